@@ -1,0 +1,1 @@
+"""Training rows: formats, canonical records, chat rendering, split and snapshot."""

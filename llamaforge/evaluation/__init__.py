@@ -1,0 +1,1 @@
+"""Judging the result in llama.cpp: fidelity, exact match, samples."""

@@ -1,0 +1,1 @@
+"""Ways out of a run: the GGUF adapter and the Modelfile."""

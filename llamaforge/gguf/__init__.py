@@ -1,0 +1,1 @@
+"""GGUF files: headers, tensors, block types, names per architecture, tokenizers, adapters."""

@@ -1,0 +1,368 @@
+"""Reading a GGUF header in milliseconds: arrays are walked over, and decoded only when asked for.
+
+Source of the format: `docs/gguf.md` of the ggml repository. Every count, length and offset is
+held against the file's size before it is believed, so a lying file is refused in bounded time
+and memory.
+"""
+
+import mmap
+import os
+import struct
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from llamaforge.errors import InvalidFileError, NotFoundError
+from llamaforge.gguf.types import BLOCK_SIZES, TensorType
+
+MAX_STRING_BYTES: Final = 16 * 1024 * 1024
+MAX_ARRAY_ITEMS: Final = 64 * 1024 * 1024
+MAX_STRING_ARRAY_ITEMS: Final = 8 * 1024 * 1024  # strings are walked one by one: bounds the time
+MAX_METADATA_KEYS: Final = 65_536
+MAX_TENSORS: Final = 65_536
+MAX_TENSOR_DIMENSIONS: Final = 4
+MAX_ARRAY_DEPTH: Final = 2
+
+_STRING, _ARRAY = 8, 9
+_SCALARS: Final[dict[int, struct.Struct]] = {
+    0: struct.Struct("<B"),
+    1: struct.Struct("<b"),
+    2: struct.Struct("<H"),
+    3: struct.Struct("<h"),
+    4: struct.Struct("<I"),
+    5: struct.Struct("<i"),
+    6: struct.Struct("<f"),
+    7: struct.Struct("<?"),
+    10: struct.Struct("<Q"),
+    11: struct.Struct("<q"),
+    12: struct.Struct("<d"),
+}
+_U32 = _SCALARS[4]
+_U64 = _SCALARS[10]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where one tensor lies in the file, and in what form."""
+
+    name: str
+    shape: tuple[int, ...]
+    """ggml's order: the row length (input width) first, so a torch `[out, in]` is `(in, out)`."""
+    type: TensorType
+    offset: int
+    """Bytes from the start of the file."""
+    n_bytes: int
+
+    @property
+    def width(self) -> int:
+        """The number of weights in a row."""
+        return self.shape[0]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows, all outer dimensions multiplied."""
+        return self.elements // self.shape[0]
+
+    @property
+    def elements(self) -> int:
+        """The number of weights."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayRef:
+    """An array that was walked over: its item type, count and place in the file."""
+
+    item_type: int
+    count: int
+    start: int
+    end: int
+
+
+class Header:
+    """The metadata and the tensor table of one GGUF file.
+
+    Scalars and strings are at hand; arrays are decoded by `strings` and `numbers` on request.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        version: int,
+        metadata: dict[str, Any],
+        tensors: dict[str, TensorInfo],
+        file_bytes: int,
+    ) -> None:
+        self.path = path
+        self.version = version
+        self.metadata = metadata
+        self.tensors = tensors
+        self.file_bytes = file_bytes
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`, or an empty string."""
+        value = self.metadata.get("general.architecture", "")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights in all tensors."""
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+    @property
+    def tensor_bytes(self) -> int:
+        """The bytes of all tensors as they lie packed in the file."""
+        return sum(tensor.n_bytes for tensor in self.tensors.values())
+
+    def own(self, key: str, default: Any = None) -> Any:
+        """Return the scalar or string at `<architecture>.<key>`."""
+        return self.get(f"{self.architecture}.{key}", default)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the scalar or string at `key`; an array counts as absent."""
+        value = self.metadata.get(key, default)
+        return default if isinstance(value, ArrayRef) else value
+
+    def length(self, key: str) -> int:
+        """Return how many items the array at `key` has; 0 where there is none."""
+        value = self.metadata.get(key)
+        return value.count if isinstance(value, ArrayRef) else 0
+
+    def strings(self, key: str) -> list[str]:
+        """Decode the array of strings at `key`; an absent one is empty.
+
+        Bytes that are not UTF-8 are kept as surrogate escapes.
+        """
+        ref = self._array(key)
+        if ref is None:
+            return []
+        if ref.item_type != _STRING:
+            raise InvalidFileError(f"In {self.path.name} the key {key} does not hold strings.")
+        data = self._read(ref)
+        found = []
+        position = 0
+        unpack = _U64.unpack_from
+        for _ in range(ref.count):
+            (size,) = unpack(data, position)
+            position += 8
+            found.append(data[position : position + size].decode("utf-8", "surrogateescape"))
+            position += size
+        return found
+
+    def numbers(self, key: str) -> list[Any]:
+        """Decode the array of numbers at `key`; an absent one is empty."""
+        ref = self._array(key)
+        if ref is None:
+            return []
+        scalar = _SCALARS.get(ref.item_type)
+        if scalar is None:
+            raise InvalidFileError(f"In {self.path.name} the key {key} does not hold numbers.")
+        code = {"?": "b"}.get(scalar.format[1], scalar.format[1])
+        values = array(code)
+        values.frombytes(self._read(ref))
+        return values.tolist()
+
+    def _array(self, key: str) -> ArrayRef | None:
+        value = self.metadata.get(key)
+        return value if isinstance(value, ArrayRef) else None
+
+    def _read(self, ref: ArrayRef) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(ref.start)
+            data = file.read(ref.end - ref.start)
+        if len(data) != ref.end - ref.start:
+            raise InvalidFileError(f"{self.path.name} changed while it was being read.")
+        return data
+
+
+class _Cursor:
+    """A position in a mapped file that never moves past its end."""
+
+    def __init__(self, data: mmap.mmap, name: str) -> None:
+        self.data = data
+        self.size = len(data)
+        self.at = 0
+        self.name = name
+
+    def refuse(self, what: str) -> InvalidFileError:
+        return InvalidFileError(
+            f"{self.name} is not a sound GGUF file: {what}.",
+            "Pull the model again; the file was damaged or cut short.",
+            code="broken_gguf",
+        )
+
+    def skip(self, size: int) -> None:
+        if size > self.size - self.at:
+            raise self.refuse("it ends before its header does")
+        self.at += size
+
+    def scalar(self, form: struct.Struct) -> Any:
+        start = self.at
+        self.skip(form.size)
+        return form.unpack_from(self.data, start)[0]
+
+    def string(self) -> str:
+        size = self.scalar(_U64)
+        if size > MAX_STRING_BYTES:
+            raise self.refuse(f"a string claims {size} bytes")
+        start = self.at
+        self.skip(size)
+        return self.data[start : self.at].decode("utf-8", "surrogateescape")
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            return self.array(depth=1)
+        form = _SCALARS.get(kind)
+        if form is None:
+            raise self.refuse(f"it holds a value of the unknown type {kind}")
+        return self.scalar(form)
+
+    def array(self, depth: int) -> ArrayRef:
+        item_type = self.scalar(_U32)
+        count = self.scalar(_U64)
+        start = self.at
+        if count > MAX_ARRAY_ITEMS:
+            raise self.refuse(f"an array claims {count} items")
+        if item_type == _STRING:
+            self._walk_strings(count)
+        elif item_type == _ARRAY:
+            if depth >= MAX_ARRAY_DEPTH or count > MAX_METADATA_KEYS:
+                raise self.refuse("its arrays are nested too deeply")
+            for _ in range(count):
+                self.array(depth + 1)
+        else:
+            form = _SCALARS.get(item_type)
+            if form is None:
+                raise self.refuse(f"an array holds items of the unknown type {item_type}")
+            self.skip(count * form.size)
+        return ArrayRef(item_type, count, start, self.at)
+
+    def _walk_strings(self, count: int) -> None:
+        """Step over `count` strings by their lengths; this loop is the header's whole cost."""
+        if count > MAX_STRING_ARRAY_ITEMS:
+            raise self.refuse(f"an array claims {count} strings")
+        at, data, unpack = self.at, self.data, _U64.unpack_from
+        try:
+            for _ in range(count):
+                at += 8 + unpack(data, at)[0]
+        except (struct.error, OverflowError) as error:
+            raise self.refuse("a string runs past its end") from error
+        if at > self.size:
+            raise self.refuse("a string runs past its end")
+        self.at = at
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of the GGUF file at `path`.
+
+    Raises:
+        NotFoundError: there is no such file, or it cannot be read.
+        InvalidFileError: it is not a GGUF file, is cut short, or contradicts itself.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < 24:
+                raise InvalidFileError(
+                    f"{path.name} is not a GGUF file: it has only {size} bytes.",
+                    "Pull the model again; the file was damaged or cut short.",
+                    code="broken_gguf",
+                )
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _parse(path, data)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"The file {path} does not exist.", "Pull the model again.") from error
+    except OSError as error:
+        raise NotFoundError(
+            f"The file {path} cannot be read: {error.strerror}.",
+            "Check its permissions, or run as a user who may read it.",
+            code="unreadable",
+        ) from error
+
+
+def _parse(path: Path, data: mmap.mmap) -> Header:
+    cursor = _Cursor(data, path.name)
+    if data[:4] != b"GGUF":
+        raise InvalidFileError(
+            f"{path.name} is not a GGUF file: it does not begin with the letters GGUF.",
+            "Only models in GGUF format can be trained; pull the model again if it should be one.",
+            code="not_gguf",
+        )
+    cursor.at = 4
+    version = cursor.scalar(_U32)
+    if version not in (2, 3):
+        raise cursor.refuse(f"it has version {version}, and only 2 and 3 are known")
+    tensor_count = cursor.scalar(_U64)
+    key_count = cursor.scalar(_U64)
+    if key_count > MAX_METADATA_KEYS or tensor_count > MAX_TENSORS:
+        raise cursor.refuse(f"it claims {key_count} keys and {tensor_count} tensors")
+    metadata: dict[str, Any] = {}
+    for _ in range(key_count):
+        key = cursor.string()
+        if key in metadata:
+            raise cursor.refuse(f"the key {key[:80]!r} appears twice")
+        metadata[key] = cursor.value(cursor.scalar(_U32))
+    return Header(path, version, metadata, _tensor_table(cursor, tensor_count, metadata), len(data))
+
+
+def _tensor_table(cursor: _Cursor, count: int, metadata: dict[str, Any]) -> dict[str, TensorInfo]:
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
+        raise cursor.refuse(f"its alignment is {alignment!r}")
+    raw = list(_raw_tensors(cursor, count))
+    base = -(-cursor.at // alignment) * alignment
+    tensors: dict[str, TensorInfo] = {}
+    for name, shape, kind, offset in raw:
+        if name in tensors:
+            raise cursor.refuse(f"the tensor {name[:80]!r} appears twice")
+        tensors[name] = _placed(cursor, name, shape, kind, base, offset)
+    return tensors
+
+
+def _raw_tensors(cursor: _Cursor, count: int) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
+    for _ in range(count):
+        name = cursor.string()
+        dimensions = cursor.scalar(_U32)
+        if not 1 <= dimensions <= MAX_TENSOR_DIMENSIONS:
+            raise cursor.refuse(f"the tensor {name[:80]!r} has {dimensions} dimensions")
+        shape = tuple(cursor.scalar(_U64) for _ in range(dimensions))
+        yield name, shape, cursor.scalar(_U32), cursor.scalar(_U64)
+
+
+def _placed(
+    cursor: _Cursor, name: str, shape: tuple[int, ...], kind: int, base: int, offset: int
+) -> TensorInfo:
+    """Return the tensor with its size worked out and held against the file's end."""
+    try:
+        tensor_type = TensorType(kind)
+    except ValueError:
+        raise InvalidFileError(
+            f"{cursor.name}: the tensor {name[:80]!r} has the unknown type number {kind}.",
+            "This file needs a newer version of LlamaForge.",
+            code="unsupported_type",
+        ) from None
+    weights, size = BLOCK_SIZES[tensor_type]
+    if shape[0] == 0 or shape[0] % weights:
+        raise cursor.refuse(
+            f"a row of {name[:80]!r} has {shape[0]} weights, no whole number of blocks"
+        )
+    elements = 1
+    for length in shape:
+        elements *= length
+    n_bytes = elements // weights * size
+    if n_bytes > cursor.size or offset > cursor.size or base + offset + n_bytes > cursor.size:
+        raise InvalidFileError(
+            f"{cursor.name} is cut short: the tensor {name[:80]!r} ends at byte "
+            f"{base + offset + n_bytes:,}, and the file has {cursor.size:,}.",
+            "Pull the model again; the download did not finish.",
+            code="truncated_gguf",
+        )
+    return TensorInfo(name, shape, tensor_type, base + offset, n_bytes)

@@ -1,0 +1,91 @@
+"""What this machine has, measured and never guessed: memory, processor, GPU, disk."""
+
+import functools
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One CUDA device as the driver reports it; memory in bytes."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+
+
+def available_memory_bytes() -> int:
+    """Return host memory that a new process can use without swapping, in bytes.
+
+    The smaller of what the kernel estimates and what a control group still allows.
+    """
+    available = int(psutil.virtual_memory().available)
+    limit = _read_number(Path("/sys/fs/cgroup/memory.max"))
+    used = _read_number(Path("/sys/fs/cgroup/memory.current"))
+    if limit is not None and used is not None:
+        available = min(available, max(limit - used, 0))
+    return available
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def physical_cores() -> int:
+    """Return the number of cores this process may use, hyper-threads not counted twice."""
+    allowed = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
+    physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return max(1, min(allowed or physical, physical))
+
+
+@functools.cache
+def cpu_has_fast_bfloat16() -> bool:
+    """Return whether the processor multiplies bfloat16 natively (AVX-512 BF16, AMX or ARM BF16).
+
+    Without such instructions bfloat16 matrix products are emulated and slower than float32.
+    """
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    for line in text.splitlines():
+        if line.startswith(("flags", "Features")):
+            flags = set(line.partition(":")[2].split())
+            return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return False
+
+
+def gpus() -> list[Gpu]:
+    """Return the CUDA devices, or an empty list where there is no driver."""
+    import pynvml  # noqa: PLC0415 - loads the driver's library
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        found = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            name = pynvml.nvmlDeviceGetName(handle)
+            found.append(Gpu(str(name), int(memory.total), int(memory.free)))
+        return found
+    except pynvml.NVMLError:
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def free_disk_bytes(place: Path) -> int:
+    """Return the bytes free for this user on the disk of `place` or its nearest existing parent."""
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free

@@ -1,0 +1,1 @@
+"""Bringing a result into Ollama, and proving that it answers there."""

@@ -1,0 +1,206 @@
+"""`Recipe` is what a person asks for; `RunSpec` is the same with every default written out."""
+
+import difflib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llamaforge.errors import NotFoundError, UsageError
+from llamaforge.files import write_atomic
+from llamaforge.safe_text import safe_line
+
+_T = TypeVar("_T", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelChoice(_Strict):
+    """Which model of which Ollama store is trained."""
+
+    name: str = Field(min_length=1)
+    """The Ollama name, such as `qwen2.5:3b`."""
+    store: Path | None = None
+    """The folder that holds `manifests` and `blobs`; empty means Ollama's own place."""
+    chat_template: str | None = None
+    """Jinja text, or `chatml`, `llama3`, to use where the file carries no template of its own."""
+
+
+class DataChoice(_Strict):
+    """Which rows are trained on, and which are held out."""
+
+    sources: list[Path] = Field(min_length=1)
+    validation_fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    """Part of the rows without a `split` of their own that is held out of training."""
+    split_seed: int = 0
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    """Tokens a row; empty means the model's context length, at most 2,048."""
+    max_rejected_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    """More rejected rows than this part stop the run before it trains."""
+
+
+class TrainingSettings(_Strict):
+    """How the adapter is trained. Names as in PEFT and TRL."""
+
+    method: Literal["sft"] = "sft"
+    base: Literal["gguf"] = "gguf"
+    lora_r: Annotated[int, Field(ge=1, le=1024)] = 16
+    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    use_rslora: bool = False
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    learning_rate: Annotated[float, Field(gt=0, le=1.0)] = 2e-4
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Part of all optimizer steps over which the learning rate rises."""
+    num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps; outranks `num_train_epochs`."""
+    per_device_train_batch_size: Annotated[int, Field(ge=1)] = 8
+    """Rows in one forward pass."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 2
+    """Forward passes in one optimizer step."""
+    per_device_eval_batch_size: Annotated[int, Field(ge=1)] = 8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    gradient_checkpointing: bool = False
+    compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """`auto`: bfloat16 where the processor multiplies it natively, float32 elsewhere."""
+    save_steps: Annotated[int, Field(ge=1)] = 50
+    """Optimizer steps between checkpoints."""
+    eval_steps: Annotated[int, Field(ge=1)] = 50
+    """Optimizer steps between losses on the validation rows."""
+    seed: int = 0
+
+
+class EvaluationSettings(_Strict):
+    """How base and tuned model are compared after training."""
+
+    fidelity_rows: Annotated[int, Field(ge=1)] = 32
+    """Held-out rows on which logits in torch and in llama.cpp are compared."""
+    max_rows: Annotated[int, Field(ge=0)] = 50
+    """Held-out rows a split that both models answer; 0 leaves the comparison out."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    """Tokens an answer may have."""
+    samples: Annotated[int, Field(ge=0)] = 3
+    """Conversations that are shown before and after."""
+
+
+class PublishChoice(_Strict):
+    """Under which name the result goes to Ollama; empty means that it is not published."""
+
+    name: str | None = None
+
+
+class Recipe(_Strict):
+    """What to do, as a file of YAML or as flags."""
+
+    version: Literal[1] = 1
+    name: str | None = None
+    model: ModelChoice
+    data: DataChoice
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    publish: PublishChoice = PublishChoice()
+
+
+class ResolvedModel(ModelChoice):
+    """The model as it was found: its file and what the file said."""
+
+    store: Path
+    blob: Path
+    digest: str
+    """`sha256:<hex>` of the blob."""
+    architecture: str
+    quantization: str
+    context_length: int
+
+
+class RunSpec(_Strict):
+    """What a run does, with nothing left open. Written once as `run.yaml`, never changed."""
+
+    version: Literal[1] = 1
+    run: str
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    program: dict[str, str] = Field(default_factory=dict)
+    """Versions of what the run was made with, by package."""
+    model: ResolvedModel
+    data: DataChoice
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+    publish: PublishChoice
+
+    def save(self, path: Path) -> None:
+        """Write the spec as YAML, atomically."""
+        write_atomic(path, to_yaml(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "RunSpec":
+        """Read a spec; raises `UsageError` with the key that is wrong."""
+        return parse(cls, load_yaml(path), path.name)
+
+
+def to_yaml(model: BaseModel) -> str:
+    """Return `model` as YAML, keys in their declared order."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_yaml(path: Path) -> Any:
+    """Return the content of a YAML file.
+
+    Raises:
+        NotFoundError: there is no such file.
+        UsageError: it is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NotFoundError(
+            f"The file {safe_line(str(path))} cannot be read: {error.strerror}.",
+            "Check the path.",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{safe_line(path.name)} is not YAML: {safe_line(str(error), limit=200)}.",
+            "Check the line that is named.",
+            code="bad_yaml",
+        ) from error
+
+
+def parse(kind: type[_T], body: Any, source: str) -> _T:
+    """Return `body` as a `kind`.
+
+    Raises:
+        UsageError: names the first key that is wrong, and the nearest known one if it is unknown.
+    """
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the file"
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(problem["loc"][-1]), known_keys(kind), n=1)
+            hint = f"Did you mean {near[0]}?" if near else "Remove it, or check its spelling."
+            message = f"{source}: {safe_line(where)} is not a known setting."
+            raise UsageError(message, hint, code="unknown_key") from None
+        given = safe_line(repr(problem.get("input")), limit=60)
+        raise UsageError(
+            f"{source}: {safe_line(where)} cannot be {given}: {problem['msg'].lower()}.",
+            "Correct the value.",
+            code="bad_value",
+        ) from None
+
+
+def known_keys(kind: type[BaseModel]) -> list[str]:
+    """Return every key that `kind` knows, those of its parts by their last name."""
+    keys: list[str] = []
+    for name, info in kind.model_fields.items():
+        keys.append(name)
+        part = info.annotation
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            keys += known_keys(part)
+    return keys

@@ -1,0 +1,1 @@
+"""Run directories: the truth about a run, its events, its control and its worker process."""

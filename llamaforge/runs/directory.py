@@ -1,0 +1,193 @@
+"""One run's directory: where each thing lies in it, and the state that it is in."""
+
+import json
+import re
+import socket
+import time
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from llamaforge import paths
+from llamaforge.errors import NotFoundError, UsageError
+from llamaforge.files import write_json
+from llamaforge.safe_text import safe_line
+
+RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MARKER: Final = "run.yaml"
+_CLOCK_SLACK_SECONDS: Final = 1.0  # two readings of one process's start differ by rounding
+
+
+class RunState(StrEnum):
+    """Where a run is in its life."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHED = "finished"
+    LOST = "lost"
+    """The state says running, and no process is behind it."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The content of `state.json`."""
+
+    state: RunState = RunState.CREATED
+    stage: str = ""
+    step: int = 0
+    total: int = 0
+    pid: int | None = None
+    pid_started: float | None = None
+    """The process's start, seconds since the epoch: with `pid` it names one process for good."""
+    host: str = ""
+    message: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    updated: float = 0.0
+
+
+class RunDirectory:
+    """The paths of one run; everything else about it is read from these files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+        self.spec_file = path / _MARKER
+        self.events_file = path / "events.jsonl"
+        self.log_file = path / "worker.log"
+        self.state_file = path / "state.json"
+        self.lock_file = path / "lock"
+        self.control = path / "control"
+        self.data = path / "data"
+        self.checkpoints = path / "checkpoints"
+        self.artifacts = path / "artifacts"
+        self.journal_file = path / "journal.jsonl"
+
+    def read_status(self) -> Status:
+        """Return the state as of now; a running state with no process behind it is `lost`."""
+        try:
+            body = json.loads(self.state_file.read_text(encoding="utf-8"))
+            body["state"] = RunState(body["state"])
+            known = {key: body[key] for key in Status.__dataclass_fields__ if key in body}
+            status = Status(**known)
+        except (OSError, ValueError, KeyError, TypeError):
+            return Status()
+        if status.state in {RunState.RUNNING, RunState.PAUSED} and not self._alive(status):
+            return Status(**(asdict(status) | {"state": RunState.LOST}))
+        return status
+
+    def write_status(self, status: Status) -> None:
+        """Replace `state.json`."""
+        write_json(self.state_file, asdict(status) | {"v": 1, "updated": time.time()})
+
+    def process(self) -> psutil.Process | None:
+        """Return the worker's process if it lives on this host, by pid and start time."""
+        status = self.read_status()
+        if status.pid is None or not self._alive(status):
+            return None
+        try:
+            return psutil.Process(status.pid)
+        except psutil.NoSuchProcess:
+            return None
+
+    def artifact_list(self) -> list[dict[str, str]]:
+        """Return what the run made: kind, path and sha256 of each artifact."""
+        try:
+            listed = json.loads((self.artifacts / "artifacts.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return [item for item in listed if Path(item["path"]).exists()]
+
+    @staticmethod
+    def _alive(status: Status) -> bool:
+        if status.host and status.host != socket.gethostname():
+            return True  # another machine's process cannot be looked at from here
+        return status.pid is not None and is_process(status.pid, status.pid_started)
+
+
+def is_process(pid: int, started: float | None) -> bool:
+    """Return whether the process `pid` lives and is the one that began at `started`."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return started is None or abs(process.create_time() - started) < _CLOCK_SLACK_SECONDS
+    except psutil.NoSuchProcess:
+        return False
+
+
+def create_run(name: str, *, numbered: bool = False) -> RunDirectory:
+    """Make a new, private run directory called `name`.
+
+    With `numbered`, a name that is taken gets `-2`, `-3` and so on; without, it is refused.
+
+    Raises:
+        UsageError: the name has characters that a folder or Ollama cannot take, or is taken.
+    """
+    check_run_name(name)
+    folder = paths.runs_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for number in range(1, 10_000):
+        candidate = folder / (name if number == 1 else f"{name}-{number}")
+        try:
+            candidate.mkdir(mode=0o700)
+        except FileExistsError:
+            if not numbered:
+                raise UsageError(
+                    f"There is already a run named {name}.",
+                    f"Choose another --name, or delete it: llamaforge runs rm {name}",
+                    code="run_exists",
+                ) from None
+            continue
+        run = RunDirectory(candidate)
+        for part in (run.data, run.checkpoints, run.artifacts, run.control):
+            part.mkdir(mode=0o700)
+        return run
+    raise UsageError(f"There are too many runs named {name}.", "Choose another --name.")
+
+
+def check_run_name(name: str) -> None:
+    """Raise `UsageError` unless `name` can name a run directory."""
+    if not RUN_NAME.fullmatch(name):
+        raise UsageError(
+            f"{safe_line(name, limit=60)!r} cannot name a run.",
+            "Use letters, digits, dots, dashes and underscores, at most 64, no dash first.",
+            code="run_name",
+        )
+
+
+def open_run(name: str) -> RunDirectory:
+    """Return the run called `name`, or the newest where `name` is `latest`.
+
+    Raises:
+        NotFoundError: there is no such run; near names are offered.
+    """
+    import difflib  # noqa: PLC0415 - only needed on this path
+
+    runs = list_runs()
+    if name == "latest" and runs:
+        return runs[0]
+    for run in runs:
+        if run.id == name:
+            return run
+    near = difflib.get_close_matches(name, [run.id for run in runs], n=3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "See: llamaforge runs list"
+    raise NotFoundError(f"There is no run named {safe_line(name, limit=60)}.", hint, code="no_run")
+
+
+def list_runs() -> list[RunDirectory]:
+    """Return all runs, newest first. A folder without a run spec is not a run."""
+    folder = paths.runs_folder()
+    if not folder.is_dir():
+        return []
+    found = []
+    for path in folder.iterdir():
+        spec = path / _MARKER
+        if spec.is_file():
+            found.append((spec.stat().st_mtime_ns, path.name, RunDirectory(path)))
+    return [run for _, _, run in sorted(found, key=lambda item: item[:2], reverse=True)]

@@ -1,0 +1,66 @@
+"""Starting the worker: a process in a session of its own that outlives the terminal."""
+
+import os
+import subprocess
+import sys
+import time
+from typing import Final
+
+from llamaforge.errors import LlamaForgeError
+from llamaforge.runs.directory import RunDirectory, RunState
+
+_START_TIMEOUT_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.02
+_PASSED_ON: Final = frozenset(
+    {
+        "HOME", "USER", "LOGNAME", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP",
+        "TMP", "SHELL", "XDG_DATA_HOME", "XDG_CACHE_HOME", "PYTHONPATH", "PYTHONHOME",
+        "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LOCALAPPDATA",
+        "USERPROFILE", "OLLAMA_HOST", "OLLAMA_MODELS", "HF_HOME", "HF_HUB_CACHE",
+        "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+        "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
+    }
+)  # fmt: skip
+_PASSED_PREFIXES: Final = ("LLAMAFORGE_", "CUDA_", "NVIDIA_", "OMP_", "MKL_", "KMP_", "TORCH_")
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the variables a worker gets: a list of known ones, so that secrets stay behind."""
+    chosen = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _PASSED_ON or name.startswith(_PASSED_PREFIXES)
+    }
+    return chosen | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def launch(run: RunDirectory) -> int:
+    """Start a worker on `run` and return its pid once it has taken the run.
+
+    Raises:
+        LlamaForgeError: the worker ended before it took the run; its log says why.
+    """
+    command = [sys.executable, "-m", "llamaforge.worker", str(run.path)]
+    with run.log_file.open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=worker_environment(),
+            close_fds=True,
+        )
+    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        status = run.read_status()
+        if status.pid == process.pid and status.state is not RunState.CREATED:
+            return process.pid
+        if process.poll() is not None:
+            break
+        time.sleep(_POLL_SECONDS)
+    raise LlamaForgeError(
+        "The worker process did not start.",
+        f"Its log says why: {run.log_file}",
+        code="worker_start",
+    )

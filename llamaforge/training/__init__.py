@@ -1,0 +1,1 @@
+"""Training on packed GGUF blocks: modules, loss, model, trainer, checkpoints."""

@@ -1,0 +1,1 @@
+"""The Textual program: a viewer of stores and run directories."""
