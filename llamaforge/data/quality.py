@@ -1,0 +1,32 @@
+"""Counts over the rows of a data set, which have to add up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llamaforge.data.records import Record, Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """How many rows there were, and what became of them."""
+
+    read: int
+    accepted: int
+    rejected: int
+    duplicates: int
+    """Accepted rows whose conversation an earlier accepted row has too."""
+
+    def __post_init__(self) -> None:
+        if self.read != self.accepted + self.rejected or self.duplicates > self.accepted:
+            raise ValueError(f"row counts do not add up: {self}")
+
+    @property
+    def rejected_fraction(self) -> float:
+        """Rejected rows as a part of all, 0 to 1."""
+        return self.rejected / self.read if self.read else 0.0
+
+
+def count(read: int, records: Sequence[Record], rejected: Sequence[Rejection]) -> RowCounts:
+    """Return the counts for `read` rows that became `records` and `rejected`."""
+    distinct = len({record.id for record in records})
+    return RowCounts(read, len(records), len(rejected), len(records) - distinct)

@@ -1,0 +1,1 @@
+"""The demo's store and data, shipped inside the package."""

@@ -1,0 +1,239 @@
+"""ggml's own C functions, called in place: unpacking and packing of blocks.
+
+The library is the one that llama-cpp-python installs, so blocks unpack here exactly as they do
+where the model is served. Its struct of function pointers is no stable interface: it is held
+against the table of block sizes before it is used, and where it does not fit, gguf-py's numpy
+functions do the same work more slowly.
+Source: `ggml/include/ggml.h` of llama.cpp (`struct ggml_type_traits`, `ggml_quantize_chunk`).
+"""
+
+import ctypes
+import functools
+import importlib.util
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from llamaforge.gguf.types import BLOCK_SIZES, FLOAT_TYPES, TensorType, row_bytes
+from llamaforge.hardware import physical_cores
+
+_Number = TypeVar("_Number", bound=np.generic)
+_CHUNK_WEIGHTS: Final = 1 << 16
+"""Weights a call: their float32 values (256 KiB) stay in a core's second-level cache."""
+_PARALLEL_WEIGHTS: Final = 1 << 18
+"""Below this many weights handing work to a second thread costs more than it saves."""
+
+
+class _TypeTraits(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012 - ctypes' own protocol
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.c_void_p),
+        ("from_float_ref", ctypes.c_void_p),
+    ]
+
+
+_ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+class Ggml:
+    """The loaded library. Addresses are plain integers; arrays must be contiguous."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        library.ggml_get_type_traits.argtypes = [ctypes.c_int]
+        library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
+        library.ggml_fp32_to_bf16_row.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        library.ggml_fp32_to_bf16_row.restype = None
+        library.ggml_quantize_chunk.argtypes = [
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_int64,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+        ]
+        library.ggml_quantize_chunk.restype = ctypes.c_size_t
+        self._library = library
+        self._to_float = {
+            kind: _ToFloat(address)
+            for kind in TensorType
+            if (address := self._checked_address(kind)) is not None
+        }
+        if TensorType.Q8_0 not in self._to_float:
+            raise OSError("the library's table of types is not laid out as expected")
+
+    def _checked_address(self, kind: TensorType) -> int | None:
+        traits = self._library.ggml_get_type_traits(int(kind)).contents
+        weights, size = BLOCK_SIZES[kind]
+        if (traits.blck_size, traits.type_size) != (weights, size):
+            return None
+        address: int | None = traits.to_float
+        return address
+
+    def can_unpack(self, kind: TensorType) -> bool:
+        """Return whether the library unpacks `kind`."""
+        return kind in self._to_float
+
+    def unpack(self, kind: TensorType, source: int, target: int, weights: int) -> None:
+        """Write `weights` float32 values to `target` from the blocks at `source`."""
+        self._to_float[kind](source, target, weights)
+
+    def to_bfloat16(self, source: int, target: int, weights: int) -> None:
+        """Round `weights` float32 values at `source` to bfloat16 at `target`."""
+        self._library.ggml_fp32_to_bf16_row(source, target, weights)
+
+    def pack(self, kind: TensorType, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """Return float32 `values` of shape [rows, width] as blocks, [rows, row bytes]."""
+        values = np.ascontiguousarray(values, dtype=np.float32)
+        rows, width = values.shape
+        packed = np.empty((rows, row_bytes(kind, width)), dtype=np.uint8)
+        self._library.ggml_quantize_chunk(
+            int(kind), values.ctypes.data, packed.ctypes.data, 0, rows, width, None
+        )
+        return packed
+
+
+@functools.cache
+def library() -> Ggml | None:
+    """Return ggml, or None where it cannot be found or is not laid out as expected."""
+    spec = importlib.util.find_spec("llama_cpp")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll"):
+            path = Path(place) / "lib" / name
+            if path.exists():
+                try:
+                    return Ggml(ctypes.CDLL(str(path)))
+                except (OSError, AttributeError):
+                    return None
+    return None
+
+
+@functools.cache
+def _helpers() -> ThreadPoolExecutor | None:
+    """Return the threads that work beside the calling one; None on a single core."""
+    extra = physical_cores() - 1
+    return ThreadPoolExecutor(extra, thread_name_prefix="unpack") if extra else None
+
+
+_scratch = threading.local()
+
+
+def _scratch_address(weights: int) -> int:
+    """Return this thread's own float32 buffer of at least `weights` values."""
+    buffer: npt.NDArray[np.float32] | None = getattr(_scratch, "buffer", None)
+    if buffer is None or buffer.size < weights:
+        buffer = np.empty(max(weights, _CHUNK_WEIGHTS), dtype=np.float32)
+        _scratch.buffer = buffer
+    return int(buffer.ctypes.data)
+
+
+def unpack_rows(
+    kind: TensorType, source: int, target: int, rows: int, width: int, *, bfloat16: bool = False
+) -> None:
+    """Unpack `rows` rows of `width` weights from the blocks at `source` to `target`.
+
+    `target` takes float32, or bfloat16 rounded to nearest even. Work is divided among the
+    machine's cores; no interpreter lock is held while it runs.
+    """
+    ggml = library()
+    source_row = row_bytes(kind, width)
+    target_row = width * (2 if bfloat16 else 4)
+    step = max(1, _CHUNK_WEIGHTS // width)
+    work: Callable[[int, int], None]
+    if ggml is not None and ggml.can_unpack(kind):
+        single = ggml  # bound for the closures below
+
+        def work(start: int, stop: int) -> None:
+            if not bfloat16:
+                single.unpack(
+                    kind,
+                    source + start * source_row,
+                    target + start * target_row,
+                    (stop - start) * width,
+                )
+                return
+            scratch = _scratch_address(step * width)
+            for first in range(start, stop, step):
+                weights = (min(first + step, stop) - first) * width
+                single.unpack(kind, source + first * source_row, scratch, weights)
+                single.to_bfloat16(scratch, target + first * target_row, weights)
+
+    else:
+
+        def work(start: int, stop: int) -> None:
+            for first in range(start, stop, step):
+                last = min(first + step, stop)
+                _unpack_with_numpy(
+                    kind,
+                    source + first * source_row,
+                    target + first * target_row,
+                    last - first,
+                    width,
+                    bfloat16=bfloat16,
+                )
+
+    helpers = _helpers()
+    if helpers is None or rows * width < _PARALLEL_WEIGHTS:
+        work(0, rows)
+        return
+    parts = physical_cores()
+    edges = [rows * part // parts for part in range(parts + 1)]
+    pending = [helpers.submit(work, start, stop) for start, stop in itertools.pairwise(edges[1:])]
+    work(edges[0], edges[1])
+    for task in pending:
+        task.result()
+
+
+def _unpack_with_numpy(
+    kind: TensorType, source: int, target: int, rows: int, width: int, *, bfloat16: bool
+) -> None:
+    """Do the work of ggml's functions with gguf-py's, which give the same bits."""
+    import gguf  # noqa: PLC0415 - only where the library is missing
+
+    packed = _view(source, rows * row_bytes(kind, width), np.uint8).reshape(rows, -1)
+    values = gguf.dequantize(packed, gguf.GGMLQuantizationType(int(kind))).reshape(-1)
+    if bfloat16:
+        _view(target, values.size, np.uint16)[:] = round_to_bfloat16(values)
+    else:
+        _view(target, values.size, np.float32)[:] = values
+
+
+def _view(address: int, count: int, kind: type[_Number]) -> npt.NDArray[_Number]:
+    size = count * np.dtype(kind).itemsize
+    raw = (ctypes.c_uint8 * size).from_address(address)
+    return np.frombuffer(memoryview(raw), dtype=kind)
+
+
+def round_to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Return float32 values as the bits of bfloat16, rounded to nearest, ties to even."""
+    bits = values.view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return rounded.astype(np.uint16)
+
+
+def unpack(
+    kind: TensorType, packed: npt.NDArray[np.uint8], shape: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Return blocks as float32 values of `shape`, [rows, width]."""
+    packed = np.ascontiguousarray(packed)
+    values = np.empty(shape, dtype=np.float32)
+    unpack_rows(kind, packed.ctypes.data, values.ctypes.data, *shape)
+    return values
+
+
+def is_unpackable(kind: TensorType) -> bool:
+    """Return whether weights of this type can be trained on."""
+    if kind in FLOAT_TYPES:
+        return True
+    ggml = library()
+    return ggml is not None and ggml.can_unpack(kind)

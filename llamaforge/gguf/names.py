@@ -1,0 +1,55 @@
+"""Tensor names: which GGUF tensor feeds which parameter, and in which row order."""
+
+from collections.abc import Callable
+from typing import Final
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from llamaforge.gguf.architectures import architecture_of
+from llamaforge.gguf.header import Header
+
+_PERMUTED: Final = frozenset({"attn_q", "attn_k"})
+
+
+def gguf_namer(header: Header) -> Callable[[str], str | None]:
+    """Return a function from a transformers module path to its GGUF name, without `.weight`.
+
+    It answers None for modules that have no tensor, such as the rotary embedding.
+    """
+    architecture = next(
+        number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == header.architecture
+    )
+    table = gguf.get_tensor_name_map(architecture, int(header.own("block_count", 0)))
+
+    def name_of(module: str) -> str | None:
+        found = table.get_name(module)
+        return None if found is None else str(found)
+
+    return name_of
+
+
+def row_order(header: Header, tensor: str) -> npt.NDArray[np.int64] | None:
+    """Return, for each of the GGUF tensor's rows, the row of the transformers weight it holds.
+
+    None means that both have one order. `tensor` is a GGUF name such as `blk.0.attn_q`.
+    Source: `LlamaModel.permute` of llama.cpp's converter: `[head, 2, dim/2]` is stored as
+    `[head, dim/2, 2]`.
+    """
+    part = tensor.rsplit(".", 1)[-1]
+    if not architecture_of(header).query_key_permuted or part not in _PERMUTED:
+        return None
+    heads = int(header.own("attention.head_count"))
+    if part == "attn_k":
+        heads = int(header.own("attention.head_count_kv", heads))
+    rows = header.tensors[f"{tensor}.weight"].rows
+    grid = np.arange(rows, dtype=np.int64).reshape(heads, 2, rows // heads // 2)
+    return grid.swapaxes(1, 2).reshape(-1)
+
+
+def inverse(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the order that undoes `order`."""
+    result = np.empty_like(order)
+    result[order] = np.arange(len(order), dtype=np.int64)
+    return result

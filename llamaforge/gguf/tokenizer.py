@@ -1,0 +1,252 @@
+"""The tokenizer that a GGUF file carries, built from its own metadata.
+
+Sources: the keys of `docs/gguf.md` of the ggml repository; the pre-tokenizer expressions are those
+of the original tokenizers, under the names that `llama-vocab.cpp` of llama.cpp gives them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from llamaforge.errors import InvalidFileError, RefusedError
+from llamaforge.gguf.header import Header
+
+_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
+
+_GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CONTRACTIONS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_TAIL: Final = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2: Final = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
+_LLAMA3: Final = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _TAIL
+_UPPER: Final = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER: Final = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN: Final = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class _PreTokenizer:
+    """How a byte-level BPE vocabulary cuts text before it merges."""
+
+    patterns: tuple[str, ...]
+    ignore_merges: bool = False
+    """Whether a piece that is a token as it stands is taken whole."""
+    adds_bos: bool = False
+
+
+_PRE_TOKENIZERS: Final[Mapping[str, _PreTokenizer]] = {
+    "gpt-2": _PreTokenizer((_GPT2,)),
+    "qwen2": _PreTokenizer((_QWEN2,)),
+    "deepseek-r1-qwen": _PreTokenizer((_QWEN2,)),
+    "llama-bpe": _PreTokenizer((_LLAMA3,), ignore_merges=True, adds_bos=True),
+    "llama3": _PreTokenizer((_LLAMA3,), ignore_merges=True, adds_bos=True),
+    "llama-v3": _PreTokenizer((_LLAMA3,), ignore_merges=True, adds_bos=True),
+    "smollm": _PreTokenizer((r"\p{N}", _GPT2)),
+    "tekken": _PreTokenizer((_TEKKEN,), ignore_merges=True, adds_bos=True),
+}
+
+_END_OF_TURN_TEXTS: Final = frozenset(
+    {
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "<|return|>",
+        "</s>",
+    }
+)
+
+
+class GgufTokenizer:
+    """Text to token ids and back, with the ids that llama.cpp gives for the same file."""
+
+    def __init__(self, header: Header) -> None:
+        """Build the tokenizer.
+
+        Raises:
+            RefusedError: the file's kind of vocabulary or pre-tokenizer is not known yet.
+            InvalidFileError: the vocabulary contradicts itself.
+        """
+        tokens = header.strings("tokenizer.ggml.tokens")
+        types = header.numbers("tokenizer.ggml.token_type") or [1] * len(tokens)
+        if not tokens or len(types) != len(tokens):
+            raise InvalidFileError(
+                f"{header.path.name} carries no usable vocabulary.",
+                "Pull the model again; without a vocabulary it cannot be trained.",
+                code="no_vocabulary",
+            )
+        self.tokens: list[str] = tokens
+        self.special_ids: dict[str, int] = {
+            text: number
+            for number, (text, kind) in enumerate(zip(tokens, types, strict=True))
+            if kind in {_CONTROL, _UNKNOWN} and text
+        }
+        self.bos_id = _id(header, "bos", len(tokens))
+        self.eos_id = _id(header, "eos", len(tokens))
+        self.pad_id = _id(header, "padding", len(tokens))
+        self.end_ids = self._end_ids(header, types)
+        self.chat_template: str | None = header.get("tokenizer.chat_template")
+        kind = header.get("tokenizer.ggml.model", "")
+        if kind == "gpt2":
+            pre = _pre_tokenizer(header)
+            self._tokenizer = _byte_level(header, tokens, pre)
+            adds_bos = pre.adds_bos
+        elif kind == "llama":
+            self._tokenizer = _sentencepiece(header, tokens, types)
+            adds_bos = True
+        else:
+            raise RefusedError(
+                f"The vocabulary kind {str(kind)[:40]!r} of {header.path.name} is not known yet.",
+                "Choose another model.",
+                code="unsupported_tokenizer",
+            )
+        self.add_bos = bool(header.get("tokenizer.ggml.add_bos_token", adds_bos))
+        self.add_bos = self.add_bos and self.bos_id is not None
+        self._tokenizer.add_special_tokens(
+            [AddedToken(text, normalized=False, special=True) for text in self.special_ids]
+        )
+        self._tokenizer.add_tokens(
+            [
+                AddedToken(text, normalized=False, special=False)
+                for text, kind in zip(tokens, types, strict=True)
+                if kind == _USER_DEFINED and text
+            ]
+        )
+        if self._tokenizer.get_vocab_size() != len(set(tokens)):
+            raise InvalidFileError(
+                f"The vocabulary of {header.path.name} contradicts itself.",
+                "Pull the model again.",
+                code="bad_vocabulary",
+            )
+
+    def _end_ids(self, header: Header, types: list[int]) -> frozenset[int]:
+        """Return the ids at which llama.cpp ends an answer."""
+        named = {_id(header, key, len(self.tokens)) for key in ("eos", "eot", "eom", "eos_token")}
+        by_text = {
+            number
+            for number, (text, kind) in enumerate(zip(self.tokens, types, strict=True))
+            if text in _END_OF_TURN_TEXTS and kind in {_CONTROL, _USER_DEFINED}
+        }
+        return frozenset(by_text | {number for number in named if number is not None})
+
+    def text_of(self, number: int | None) -> str:
+        """Return the text of one token as it stands in the vocabulary; empty for None."""
+        return "" if number is None else self.tokens[number]
+
+    def encode(self, text: str, *, parse_special: bool = True) -> list[int]:
+        """Return the ids of `text`, without BOS; special tokens' text is a token if parsed."""
+        return self.encode_with_offsets(text, parse_special=parse_special)[0]
+
+    def encode_with_offsets(
+        self, text: str, *, parse_special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the ids of `text` and, for each, the characters [start, end) it stands for."""
+        self._tokenizer.encode_special_tokens = not parse_special
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def with_bos(self, ids: list[int]) -> list[int]:
+        """Return `ids` with BOS in front where the model wants one; never two of them."""
+        if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            return [self.bos_id, *ids]
+        return ids
+
+    def decode(self, ids: list[int], *, skip_special: bool = True) -> str:
+        """Return the text of `ids`."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special)
+        return text
+
+
+def _id(header: Header, key: str, size: int) -> int | None:
+    value = header.get(f"tokenizer.ggml.{key}_token_id")
+    return value if isinstance(value, int) and 0 <= value < size else None
+
+
+def _pre_tokenizer(header: Header) -> _PreTokenizer:
+    name = header.get("tokenizer.ggml.pre", "default")
+    known = _PRE_TOKENIZERS.get(name)
+    if known is None:
+        raise RefusedError(
+            f"The pre-tokenizer {str(name)[:40]!r} of {header.path.name} is not known yet, so its "
+            "text would be cut into other tokens than when it is served.",
+            f"Choose a model with one of: {', '.join(_PRE_TOKENIZERS)}.",
+            code="unsupported_tokenizer",
+        )
+    return known
+
+
+def _byte_level(header: Header, tokens: list[str], pre: _PreTokenizer) -> Tokenizer:
+    """Return a byte-level BPE tokenizer as GPT-2 defined it."""
+    vocabulary = {text: number for number, text in enumerate(tokens)}
+    merges: list[tuple[str, str]] = []
+    for line in header.strings("tokenizer.ggml.merges"):
+        left, _, right = line.partition(" ")
+        if left + right in vocabulary and left in vocabulary and right in vocabulary:
+            merges.append((left, right))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre.ignore_merges)
+    )
+    cuts: list[Any] = [
+        pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in pre.patterns
+    ]
+    cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentencepiece(header: Header, tokens: list[str], types: list[int]) -> Tokenizer:
+    """Return a SentencePiece BPE tokenizer: merges follow from the pieces' scores.
+
+    The pair whose joined piece scores highest is merged first, as in `llm_tokenizer_spm` of
+    llama.cpp; characters without a piece become their UTF-8 bytes' tokens.
+    """
+    scores = header.numbers("tokenizer.ggml.scores")
+    if len(scores) != len(tokens):
+        raise InvalidFileError(
+            f"{header.path.name} has {len(tokens)} tokens and {len(scores)} scores.",
+            "Pull the model again.",
+            code="bad_vocabulary",
+        )
+    vocabulary = {text: number for number, text in enumerate(tokens)}
+    ranked: list[tuple[float, int, str, str]] = []
+    for number, (text, kind) in enumerate(zip(tokens, types, strict=True)):
+        if kind in {_CONTROL, _UNKNOWN, _BYTE}:
+            continue
+        for cut in range(1, len(text)):
+            left, right = text[:cut], text[cut:]
+            if left in vocabulary and right in vocabulary:
+                ranked.append((-scores[number], number, left, right))
+    ranked.sort(key=lambda item: item[:2])
+    unknown = _id(header, "unknown", len(tokens))
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=[(left, right) for _, _, left, right in ranked],
+            unk_token=tokens[unknown] if unknown is not None else None,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    steps: list[Any] = [normalizers.Replace(" ", "▁")]
+    if header.get("tokenizer.ggml.add_space_prefix", True):
+        steps.insert(0, normalizers.Prepend("▁"))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )
+    return tokenizer

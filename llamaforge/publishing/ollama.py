@@ -1,0 +1,265 @@
+"""Publishing an adapter to Ollama: tried under a name of its own, then put under the name asked.
+
+The name that was asked for goes from its old content to the new in one call of the server, and
+only after the same layers have loaded and answered under the trial's name. Whatever fails or
+dies before that call leaves the name as it was; repeating the call completes what was begun.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Final
+
+from llamaforge.catalog.names import ModelName, parse_name
+from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
+from llamaforge.publishing.journal import Change, Journal, read_journal
+from llamaforge.publishing.request import (
+    TRIAL_TAG,
+    Plan,
+    PublishRequest,
+    PublishResult,
+    checked_plan,
+    stacked,
+)
+from llamaforge.publishing.server import (
+    Layers,
+    Limits,
+    LostAnswerError,
+    OllamaServer,
+    Progress,
+    ServerRefusedError,
+)
+from llamaforge.publishing.versions import ServerVersion, require_adapters
+from llamaforge.safe_text import safe_line
+
+_LIMITS: Final = Limits()
+
+
+def publish(
+    request: PublishRequest,
+    *,
+    journal: Path,
+    on_progress: Progress,
+    limits: Limits = _LIMITS,
+) -> PublishResult:
+    """Make the model `request.name` on the server, and prove that it answers there.
+
+    Called again after it was interrupted, it completes what its journal says was begun.
+
+    Raises:
+        UsageError: a name or the server's address is not valid.
+        RefusedError: it must not or cannot be done; `no_server` where nothing listens.
+        NotFoundError: the server does not have the base, or the adapter file is gone.
+        LlamaForgeError: the server failed; the name still has what it had before.
+    """
+    plan = checked_plan(request)
+    with OllamaServer(plan.host, limits) as server:
+        return _Publication(plan, server, journal, on_progress).run()
+
+
+class _Publication:
+    """The steps of one publication."""
+
+    def __init__(
+        self, plan: Plan, server: OllamaServer, journal: Path, on_progress: Progress
+    ) -> None:
+        self._plan = plan
+        self._server = server
+        self._earlier: list[dict[str, Any]] = read_journal(journal)
+        self._journal = Journal(journal)
+        self._on_progress = on_progress
+        self._leftover = ""
+
+    def run(self) -> PublishResult:
+        plan = self._plan
+        version = self._server.version()
+        require_adapters(version, plan.architecture)
+        base_checked = self._require_base()
+        self._delete_forgotten_trials()
+        now = self._server.digest_of(plan.name)
+        begun = self._begun_earlier()
+        if now is not None and begun and self._is_ours(self._server.layers_of(plan.name)):
+            answer = self._smoke_test(plan.name)
+            return self._result(version, now, begun["previous"], base_checked, answer)
+        if now is not None and not plan.request.overwrite:
+            raise RefusedError(
+                f"There is already a model {plan.name} on the server.",
+                "Choose another name, or add --overwrite to replace it.",
+                code="name_taken",
+            )
+        self._upload()
+        try:
+            self._create("trial", plan.trial, self._server.digest_of(plan.trial))
+            answer = self._smoke_test(plan.trial)
+            digest = self._create("publish", plan.name, now)
+        finally:
+            self._delete_trial(plan.trial)
+        return self._result(version, digest, now, base_checked, answer)
+
+    def _result(
+        self,
+        version: ServerVersion,
+        digest: str,
+        previous: str | None,
+        base_checked: bool,
+        answer: str,
+    ) -> PublishResult:
+        return PublishResult(
+            name=self._plan.name.short,
+            server=self._plan.host.url,
+            version=version.text,
+            digest=digest,
+            previous_digest=previous,
+            base=self._plan.base.short,
+            adapter_sha256=self._plan.adapter_digest,
+            base_checked=base_checked,
+            answer=answer,
+            leftover=self._leftover,
+        )
+
+    def _require_base(self) -> bool:
+        """Return whether the server's base is the trained blob: True, or False if it is silent."""
+        base, digest = self._plan.base, self._plan.base_digest
+        layers = self._server.layers_of(base)
+        if layers is None:
+            raise NotFoundError(
+                f"The server at {safe_line(self._plan.host.url)} has no model {base}.",
+                f"Pull it there (ollama pull {base}), or name its server with OLLAMA_HOST.",
+                code="base_missing",
+            )
+        if layers.adapters:
+            raise stacked(base)
+        if layers.weights and digest not in layers.weights:
+            raise RefusedError(
+                f"{base} on the server is another file than the one that was trained: it has "
+                f"sha256:{layers.weights[0]}, and sha256:{digest} was trained.",
+                "Train on the model as it is now, or publish to the server that has the old one.",
+                code="other_base",
+            )
+        return bool(layers.weights)
+
+    def _upload(self) -> None:
+        digest = self._plan.adapter_digest
+        if self._server.has_blob(digest):
+            return
+        with self._change("upload", digest=digest) as change:
+            try:
+                self._server.upload(self._plan.request.adapter, digest, self._on_progress)
+                change.acted()
+            except LostAnswerError as error:
+                change.acted(answer=error.code)
+            if not self._server.has_blob(digest):
+                raise LlamaForgeError(
+                    "The server did not keep the adapter that was sent to it.",
+                    "Check the disk space of the server, and try again.",
+                    code="upload_lost",
+                )
+            change.verified(digest=digest)
+
+    def _smoke_test(self, name: ModelName) -> str:
+        self._on_progress("load", 0, 0)
+        try:
+            return self._server.chat(name)
+        except ServerRefusedError as error:
+            raise LlamaForgeError(
+                f"The server made the model but cannot run it: “{error.answer}”.",
+                "The name was left as it was. Check that the server has memory for the model and "
+                "look at its log; a merged GGUF runs where adapters do not.",
+                code="smoke_test",
+            ) from error
+
+    def _create(self, kind: str, name: ModelName, before: str | None) -> str:
+        """Make the model `name`, look whether it arrived, and return its digest."""
+        plan, request = self._plan, self._plan.request
+        with self._change(kind, model=name.full, previous=before, content=plan.content) as change:
+            lost: LostAnswerError | None = None
+            try:
+                self._server.create(
+                    name,
+                    plan.base,
+                    plan.adapter_digest,
+                    self._on_progress,
+                    template=request.template,
+                    system=request.system,
+                    parameters=request.parameters,
+                    messages=request.messages,
+                )
+                change.acted()
+            except LostAnswerError as error:
+                lost = error
+                change.acted(answer=error.code)
+            digest = self._arrived(name, before, certain=lost is None)
+            if digest is not None:
+                change.verified(digest=digest)
+                return digest
+            if lost is not None:
+                raise lost
+            raise LlamaForgeError(
+                f"The server said that it made {name}, and does not have it.",
+                "Look at the server's log, and try again.",
+                code="not_there",
+            )
+
+    def _arrived(self, name: ModelName, before: str | None, *, certain: bool) -> str | None:
+        """Return the digest of `name` if it now is what was asked for.
+
+        The layers decide where the server tells them; else, without a success to rely on
+        (`certain`), a digest that is another one than before.
+        """
+        digest = self._server.digest_of(name)
+        if digest is None:
+            return None
+        layers = self._server.layers_of(name)
+        if layers is not None and layers.adapters:
+            return digest if self._is_ours(layers) else None
+        return digest if certain or digest != before else None
+
+    def _is_ours(self, layers: Layers | None) -> bool:
+        """Return whether these are the trained base and the one adapter that is published."""
+        if layers is None or layers.adapters != (self._plan.adapter_digest,):
+            return False
+        return not layers.weights or self._plan.base_digest in layers.weights
+
+    def _begun_earlier(self) -> dict[str, Any] | None:
+        """Return the intent of an earlier attempt to publish the same content under this name."""
+        plan = self._plan
+        same = [
+            entry
+            for entry in self._earlier
+            if entry.get("change") == "publish"
+            and entry["phase"] == "intent"
+            and entry.get("server") == plan.host.url
+            and entry.get("model") == plan.name.full
+            and entry.get("content") == plan.content
+        ]
+        return same[-1] if same else None
+
+    def _delete_forgotten_trials(self) -> None:
+        """Delete trial models of this journal that a killed process left on the server."""
+        open_trials: dict[str, ModelName] = {}
+        for entry in self._earlier:
+            if entry.get("server") != self._plan.host.url:
+                continue
+            full = str(entry.get("model", ""))
+            if entry.get("change") == "trial" and entry["phase"] == "intent":
+                open_trials[full] = parse_name(full)
+            elif entry.get("change") == "delete_trial" and entry["phase"] == "verify":
+                open_trials.pop(full, None)
+        for trial in open_trials.values():
+            # The tag marks it as ours: nothing else is ever deleted.
+            if trial.tag.startswith(TRIAL_TAG):
+                self._delete_trial(trial)
+
+    def _delete_trial(self, trial: ModelName) -> None:
+        """Delete a trial model; that it cannot be done is noted, and fails nothing."""
+        try:
+            if self._server.digest_of(trial) is None:
+                return
+            with self._change("delete_trial", model=trial.full) as change:
+                self._server.delete(trial)
+                change.acted()
+                change.verified(model=trial.full, server=self._plan.host.url)
+        except LlamaForgeError:
+            self._leftover = trial.short
+
+    def _change(self, kind: str, **facts: Any) -> AbstractContextManager[Change]:
+        return self._journal.change(kind, server=self._plan.host.url, **facts)

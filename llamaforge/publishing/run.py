@@ -1,0 +1,105 @@
+"""Publishing what a run made: its verified adapter, on the model it was trained on."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from llamaforge.catalog.store import Store
+from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
+from llamaforge.publishing.ollama import publish
+from llamaforge.publishing.request import PublishRequest, PublishResult
+from llamaforge.publishing.server import Limits, Progress
+from llamaforge.recipe.spec import RunSpec
+from llamaforge.runs.directory import RunDirectory
+from llamaforge.safe_text import safe_line
+
+_LIMITS: Final = Limits()
+
+
+def publish_run(
+    run: RunDirectory,
+    name: str,
+    *,
+    on_progress: Progress,
+    host: str | None = None,
+    overwrite: bool = False,
+    allow_remote: bool = False,
+    limits: Limits = _LIMITS,
+) -> PublishResult:
+    """Publish the run's adapter under `name`; the changes are noted in the run's journal.
+
+    The caller holds the run's lock.
+
+    Raises:
+        UsageError, RefusedError, NotFoundError, LlamaForgeError: as `run_request` and `publish`.
+    """
+    request = run_request(run, name, host=host, overwrite=overwrite, allow_remote=allow_remote)
+    return publish(request, journal=run.journal_file, on_progress=on_progress, limits=limits)
+
+
+def run_request(
+    run: RunDirectory,
+    name: str,
+    *,
+    host: str | None = None,
+    overwrite: bool = False,
+    allow_remote: bool = False,
+) -> PublishRequest:
+    """Return what publishing the run under `name` asks of the server.
+
+    Raises:
+        NotFoundError: the run has no adapter.
+        RefusedError: the adapter is not verified, or the verification failed.
+    """
+    spec = RunSpec.load(run.spec_file)
+    adapter = next((item for item in run.artifact_list() if item["kind"] == "adapter"), None)
+    if adapter is None:
+        raise NotFoundError(
+            f"The run {run.id} has no adapter.",
+            f"Let it finish: llamaforge runs resume {run.id}",
+            code="no_adapter",
+        )
+    _require_verified(run)
+    return PublishRequest(
+        name=name,
+        base=spec.model.name,
+        base_blob_digest=spec.model.digest,
+        adapter=Path(adapter["path"]),
+        adapter_sha256=adapter["sha256"],
+        base_has_adapters=_has_adapters(spec),
+        host=host,
+        overwrite=overwrite,
+        allow_remote=allow_remote,
+    )
+
+
+def _require_verified(run: RunDirectory) -> None:
+    """Raise unless `artifacts/verify.json` says that what is served is what was trained."""
+    try:
+        report = json.loads((run.artifacts / "verify.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = None
+    if not isinstance(report, dict):
+        raise RefusedError(
+            f"The adapter of {run.id} is not verified.",
+            f"Verify it first: llamaforge verify {run.id}",
+            code="not_verified",
+        )
+    if report.get("passed") is not True:
+        reason = safe_line(str(report.get("reason") or "no reason is given"), limit=200).rstrip(".")
+        raise RefusedError(
+            f"The adapter of {run.id} is not verified: {reason}.",
+            f"Train it again, or look at the report: llamaforge verify {run.id}",
+            code="not_verified",
+        )
+
+
+def _has_adapters(spec: RunSpec) -> bool:
+    """Return whether the store says that the base carries adapters.
+
+    The server is asked too: a store that is gone or cannot be read by now stops nothing here.
+    """
+    try:
+        return bool(Store.open(spec.model.store).find(spec.model.name).adapters)
+    except LlamaForgeError:
+        return False

@@ -1,0 +1,122 @@
+"""Linear layers and embeddings whose weights stay as the file's packed blocks.
+
+A weight is unpacked for the moment of a product and dropped again: forward and backward each
+unpack it, and autograd keeps only the packed bytes. Gradients reach the input, never the blocks.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llamaforge.gguf.ggml import unpack_rows
+from llamaforge.gguf.types import FLOAT_TYPES, TensorType
+
+_TORCH_TYPES: Final = {
+    TensorType.F32: torch.float32,
+    TensorType.F16: torch.float16,
+    TensorType.BF16: torch.bfloat16,
+}
+
+
+class PackedWeight:
+    """A frozen matrix of shape [rows, width] in the form in which its file holds it."""
+
+    def __init__(self, blocks: Tensor, kind: TensorType, rows: int, width: int) -> None:
+        """Take `blocks`, a uint8 tensor of shape [rows, bytes of a row], without a copy."""
+        self.blocks = blocks.contiguous()
+        self.kind = kind
+        self.rows = rows
+        self.width = width
+
+    def unpack(self, dtype: torch.dtype, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return rows `start` to `stop` as `dtype`, shape [stop - start, width]."""
+        stop = self.rows if stop is None else stop
+        return _unpack(self.blocks[start:stop], self.kind, self.width, dtype)
+
+    def gather(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the rows numbered in `rows` (any shape) as `dtype`, shape [*rows, width]."""
+        unique, places = torch.unique(rows, return_inverse=True)
+        picked = self.blocks.index_select(0, unique)
+        return _unpack(picked, self.kind, self.width, dtype)[places]
+
+    def parts(self, weights: int) -> Iterator[tuple[int, int]]:
+        """Yield row ranges [start, stop) of at most about `weights` weights each."""
+        step = max(1, weights // self.width)
+        for start in range(0, self.rows, step):
+            yield start, min(start + step, self.rows)
+
+
+def _unpack(blocks: Tensor, kind: TensorType, width: int, dtype: torch.dtype) -> Tensor:
+    if kind in FLOAT_TYPES:
+        return blocks.view(_TORCH_TYPES[kind]).to(dtype)
+    rows = blocks.shape[0]
+    as_bfloat16 = dtype is torch.bfloat16
+    values = torch.empty(rows, width, dtype=torch.bfloat16 if as_bfloat16 else torch.float32)
+    unpack_rows(kind, blocks.data_ptr(), values.data_ptr(), rows, width, bfloat16=as_bfloat16)
+    return values.to(dtype)
+
+
+class _PackedProduct(torch.autograd.Function):
+    """y = x Wᵀ with W packed: saves the blocks, unpacks them again for the gradient of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, blocks: Tensor, weight: PackedWeight) -> Tensor:
+        ctx.save_for_backward(blocks)
+        ctx.weight = weight
+        return functional.linear(x, weight.unpack(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+        (gradient,) = gradients
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        weight: PackedWeight = ctx.weight
+        return gradient @ weight.unpack(gradient.dtype), None, None
+
+
+class PackedLinear(nn.Linear):
+    """A frozen linear layer over packed blocks; PEFT takes it for an `nn.Linear`.
+
+    Input of shape [..., in_features] is computed in `compute_dtype` and comes out in it.
+    """
+
+    blocks: Tensor
+
+    def __init__(
+        self, weight: PackedWeight, bias: Tensor | None, compute_dtype: torch.dtype
+    ) -> None:
+        nn.Module.__init__(self)
+        self.in_features = weight.width
+        self.out_features = weight.rows
+        self.packed = weight
+        self.compute_dtype = compute_dtype
+        self.register_buffer("blocks", weight.blocks, persistent=False)
+        self.register_parameter("weight", None)
+        self.bias = None if bias is None else nn.Parameter(bias.to(compute_dtype), False)  # type: ignore[assignment]
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear's argument
+        """Return x Wᵀ + b, shape [..., out_features]."""
+        x = input.to(self.compute_dtype)
+        product = cast("Tensor", _PackedProduct.apply(x, self.blocks, self.packed))  # type: ignore[no-untyped-call]
+        return product if self.bias is None else product + self.bias
+
+
+class PackedEmbedding(nn.Module):
+    """A frozen token embedding over packed blocks: only the rows that occur are unpacked."""
+
+    blocks: Tensor
+
+    def __init__(self, weight: PackedWeight, compute_dtype: torch.dtype) -> None:
+        super().__init__()
+        self.num_embeddings = weight.rows
+        self.embedding_dim = weight.width
+        self.packed = weight
+        self.compute_dtype = compute_dtype
+        self.register_buffer("blocks", weight.blocks, persistent=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Return the embeddings of `input_ids` [b, s], shape [b, s, embedding_dim]."""
+        return self.packed.gather(input_ids, self.compute_dtype)

@@ -1,0 +1,1 @@
+"""How the embedded demo's fine-tuning data are made: two small tasks about remembering."""

@@ -1,0 +1,1 @@
+"""How the embedded demo model is made: its words, its text, its training and its files."""
