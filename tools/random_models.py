@@ -171,15 +171,15 @@ def _tensors(
 ) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     random = np.random.default_rng(seed)
 
-    def matrix(rows: int, width: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
+    def matrix(rows: int, width: int) -> npt.NDArray[np.float32]:
         values = random.standard_normal((rows, width), dtype=np.float32)
-        return values * np.float32(scale / np.sqrt(width))
+        return values * np.float32(1.0 / np.sqrt(width))
 
     def near(value: float, size: int) -> npt.NDArray[np.float32]:
         return (value + 0.1 * random.standard_normal(size)).astype(np.float32)
 
     query, pair = shape.heads * shape.head_dim, shape.key_value_heads * shape.head_dim
-    yield "token_embd.weight", matrix(vocabulary, shape.hidden, scale=np.sqrt(shape.hidden) / 4)
+    yield "token_embd.weight", matrix(vocabulary, shape.hidden)
     for layer in range(shape.layers):
         block = f"blk.{layer}"
         yield f"{block}.attn_norm.weight", near(1.0, shape.hidden)
@@ -202,6 +202,6 @@ def _tensors(
         yield f"{block}.ffn_down.weight", matrix(shape.hidden, shape.feed_forward)
     yield "output_norm.weight", near(1.0, shape.hidden)
     if not shape.tied:
-        yield "output.weight", matrix(vocabulary, shape.hidden, scale=3.0)
+        yield "output.weight", matrix(vocabulary, shape.hidden)
     if shape.rope_scaling == "factors":
         yield "rope_freqs.weight", np.linspace(1.0, 8.0, shape.head_dim // 2, dtype=np.float32)

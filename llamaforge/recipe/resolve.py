@@ -10,7 +10,7 @@ import yaml
 
 from llamaforge import __version__
 from llamaforge.errors import UsageError
-from llamaforge.hardware import cpu_has_fast_bfloat16, gpus
+from llamaforge.hardware import cpu_has_fast_bfloat16
 from llamaforge.recipe.spec import (
     DataChoice,
     Recipe,
@@ -86,7 +86,7 @@ def _dtype(recipe: Recipe) -> str:
     chosen = recipe.training.compute_dtype
     if chosen != "auto":
         return chosen
-    return "bfloat16" if cpu_has_fast_bfloat16() or gpus() else "float32"
+    return "bfloat16" if cpu_has_fast_bfloat16() else "float32"
 
 
 def _versions() -> dict[str, str]:

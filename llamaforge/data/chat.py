@@ -1,0 +1,337 @@
+"""Conversations as token ids, with a mask of the tokens that are trained.
+
+A template may do anything with a message, so where each content ended up is found by rendering
+twice: once for real, once with a mark in place of each content. What a content says can then
+never become a control token, and exactly the assistant's words and the end of its turn are trained.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NoReturn, Protocol
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llamaforge.data.records import Message, RowError
+from llamaforge.data.templates import Template
+from llamaforge.errors import InvalidFileError
+from llamaforge.safe_text import safe_line
+
+# Two private-use characters around a number: no template looks for them, few texts hold them.
+_OPEN, _CLOSE = "\uf8d0", "\uf8d1"
+_MARK: Final = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+
+
+class Tokenizer(Protocol):
+    """What rendering needs of a tokenizer; `gguf.tokenizer.GgufTokenizer` is one."""
+
+    special_ids: dict[str, int]
+    end_ids: frozenset[int]
+    bos_id: int | None
+    eos_id: int | None
+
+    def encode_with_offsets(
+        self, text: str, *, parse_special: bool = True
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the ids of `text` and the characters that each stands for."""
+
+    def with_bos(self, ids: list[int]) -> list[int]:
+        """Return `ids` with BOS in front where the model wants one."""
+
+    def text_of(self, number: int | None) -> str:
+        """Return one token's text."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One conversation as the model sees it."""
+
+    ids: list[int]
+    trained: list[bool]
+    """For each id, whether it is a target of training."""
+    terminated: bool
+    """Whether the end of every trained turn is trained too; without it a model never stops."""
+    shortened: int = 0
+    """Messages that were left out in front, so that the row fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A stretch of rendered text: the template's own (`message` None), or one content."""
+
+    text: str
+    message: int | None
+
+
+class ChatRenderer:
+    """Renders conversations with one template and one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, template: Template, today: datetime) -> None:
+        """Compile the template; `today` is the date that a template may show.
+
+        Raises:
+            InvalidFileError: the template is not valid Jinja.
+        """
+        self.template = template
+        self._tokenizer = tokenizer
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = today.strftime
+        try:
+            self._compiled = environment.from_string(template.text)
+        except jinja2.TemplateError as error:
+            raise InvalidFileError(
+                f"The chat template cannot be read: {safe_line(str(error), limit=160)}.",
+                "Give another one: --set chat_template=chatml",
+                code="chat_template",
+            ) from error
+        # Longest first: one token's text may begin with another's.
+        texts = sorted(tokenizer.special_ids, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        """Return the conversation as text; with `generation_prompt`, up to where an answer begins.
+
+        Raises:
+            RowError: the template refuses the conversation.
+        """
+        return self._render([message.content for message in messages], messages, generation_prompt)
+
+    def encode(self, messages: Sequence[Message]) -> EncodedRow:
+        """Return the whole conversation with its mask.
+
+        Raises:
+            RowError: the template refuses it, or does not show what the assistant says.
+        """
+        ids: list[int] = []
+        trained: list[bool] = []
+        pieces = self._pieces(messages, generation_prompt=False)
+        spans = list(self._trained_spans(messages, pieces))
+        for part, start, special in self._segments(pieces):
+            if special is not None:
+                ids.append(special)
+                trained.append(_overlaps(spans, start, start + len(part)))
+                continue
+            part_ids, offsets = self._tokenizer.encode_with_offsets(part, parse_special=False)
+            ids += part_ids
+            trained += [_overlaps(spans, start + a, start + max(b, a + 1)) for a, b in offsets]
+        with_bos = self._tokenizer.with_bos(ids)
+        trained = [False] * (len(with_bos) - len(ids)) + trained
+        if not any(trained):
+            raise RowError("the chat template leaves out everything the assistant says")
+        return EncodedRow(with_bos, trained, all(span.terminated for span in spans))
+
+    def encode_within(self, messages: Sequence[Message], max_length: int) -> EncodedRow:
+        """Return `encode`, with the oldest exchanges left out until the row fits.
+
+        System messages stay, and so do the last question and its answer: an answer is never cut.
+
+        Raises:
+            RowError: as `encode`, or even the last exchange has more than `max_length` tokens.
+        """
+        row = self.encode(messages)
+        head = [message for message in messages if message.role == "system"]
+        turns = [message for message in messages if message.role != "system"]
+        dropped = 0
+        while len(row.ids) > max_length:
+            later = [place for place in range(1, len(turns)) if turns[place].role == "user"]
+            if not later:
+                raise RowError(
+                    f"its last exchange has {len(row.ids):,} tokens, more than the {max_length:,}"
+                    " allowed"
+                )
+            dropped += later[0]
+            turns = turns[later[0] :]
+            row = self.encode([*head, *turns])
+        return EncodedRow(row.ids, row.trained, row.terminated, dropped)
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids up to where the model's answer begins.
+
+        Raises:
+            RowError: the template refuses the conversation.
+        """
+        pieces = self._pieces(messages, generation_prompt=True)
+        ids: list[int] = []
+        for part, _, special in self._segments(pieces):
+            if special is not None:
+                ids.append(special)
+            else:
+                ids += self._tokenizer.encode_with_offsets(part, parse_special=False)[0]
+        return self._tokenizer.with_bos(ids)
+
+    def template_tokens(self, messages: Sequence[Message]) -> set[str]:
+        """Return the texts of the control tokens that the template itself puts in."""
+        pieces = self._pieces(messages, generation_prompt=True)
+        own = (piece.text for piece in pieces if piece.message is None)
+        return {found.group() for text in own for found in self._special.finditer(text)}
+
+    def _render(
+        self, contents: Sequence[str], messages: Sequence[Message], generation_prompt: bool
+    ) -> str:
+        turns = [
+            {"role": message.role, "content": content}
+            for message, content in zip(messages, contents, strict=True)
+        ]
+        try:
+            return self._compiled.render(
+                messages=turns,
+                add_generation_prompt=generation_prompt,
+                bos_token=self._tokenizer.text_of(self._tokenizer.bos_id),
+                eos_token=self._tokenizer.text_of(self._tokenizer.eos_id),
+                tools=None,
+            )
+        # A template is a program from outside: whatever it raises is a reason to leave the row out.
+        except Exception as error:
+            reason = safe_line(str(error), limit=120)
+            raise RowError(f"the chat template refuses it: {reason}") from error
+
+    def _pieces(self, messages: Sequence[Message], *, generation_prompt: bool) -> list[_Piece]:
+        """Return the rendered text in pieces, each the template's own or one message's content."""
+        contents = [message.content for message in messages]
+        if any(_OPEN in content or _CLOSE in content for content in contents):
+            raise RowError("it holds the private-use characters U+F8D0 or U+F8D1")
+        text = self._render(contents, messages, generation_prompt)
+        marks = [f"{_OPEN}{number}{_CLOSE}" for number in range(len(contents))]
+        marked = self._render(marks, messages, generation_prompt)
+        pieces = _aligned(text, marked, contents)
+        if pieces is None:
+            pieces = self._last_answer(text, messages, generation_prompt)
+        return pieces
+
+    def _last_answer(
+        self, text: str, messages: Sequence[Message], generation_prompt: bool
+    ) -> list[_Piece]:
+        """Return pieces for a template that treats contents by what they say.
+
+        Only the last answer is told apart then, as what follows the prompt that asks for it.
+        """
+        if any(self._special.search(message.content) for message in messages):
+            raise RowError("it holds a control token's text that the template would obey")
+        if generation_prompt or messages[-1].role != "assistant":
+            return [_Piece(text, None)]
+        prompt = self._render(
+            [message.content for message in messages[:-1]], messages[:-1], generation_prompt=True
+        )
+        answer = messages[-1].content.strip()
+        place = text.rfind(answer)
+        if not text.startswith(prompt) or place < len(prompt):
+            raise RowError("the chat template changes what the assistant says")
+        return [
+            _Piece(text[:place], None),
+            _Piece(answer, len(messages) - 1),
+            _Piece(text[place + len(answer) :], None),
+        ]
+
+    def _segments(self, pieces: Sequence[_Piece]) -> Iterator[tuple[str, int, int | None]]:
+        """Yield text between control tokens, and those tokens: text, its start, the token's id.
+
+        Only the template's own text can hold control tokens. Text on both sides of a content is
+        encoded together with it, since tokens reach over that border when it is served.
+        """
+        start = position = 0
+        text = "".join(piece.text for piece in pieces)
+        for piece in pieces:
+            if piece.message is None:
+                for found in self._special.finditer(piece.text):
+                    if position + found.start() > start:
+                        yield text[start : position + found.start()], start, None
+                    start = position + found.end()
+                    token = found.group()
+                    yield token, position + found.start(), self._tokenizer.special_ids[token]
+            position += len(piece.text)
+        if start < len(text):
+            yield text[start:], start, None
+
+    def _trained_spans(
+        self, messages: Sequence[Message], pieces: Sequence[_Piece]
+    ) -> Iterator["_Span"]:
+        """Yield the characters to train: each answer and what ends it."""
+        opening = self._answer_opening(messages)
+        position = 0
+        for number, piece in enumerate(pieces):
+            if piece.message is not None and messages[piece.message].role == "assistant":
+                # What a template puts between the prompt's end and the answer (an empty thinking
+                # block) must come from the model when it is served, so it is trained too.
+                before = pieces[number - 1].text if number else ""
+                place = before.rfind(opening) if opening else -1
+                extra = len(before) - place - len(opening) if place >= 0 else 0
+                after = pieces[number + 1].text if number + 1 < len(pieces) else ""
+                end = self._special.search(after)
+                ends = end is not None and (
+                    self._tokenizer.special_ids[end.group()] in self._tokenizer.end_ids
+                )
+                stop = end.end() if ends and end is not None else 0
+                yield _Span(position - extra, position + len(piece.text) + stop, ends)
+            position += len(piece.text)
+
+    def _answer_opening(self, messages: Sequence[Message]) -> str:
+        """Return what the template adds to ask for an answer, such as `<|im_start|>assistant`."""
+        asked = next(
+            (place for place, message in enumerate(messages) if message.role == "assistant"), 0
+        )
+        if asked == 0:
+            return ""
+        question = messages[:asked]
+        without = self.render(question)
+        with_prompt = self.render(question, generation_prompt=True)
+        return with_prompt[len(without) :] if with_prompt.startswith(without) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    start: int
+    stop: int
+    terminated: bool
+
+
+def _overlaps(spans: Sequence[_Span], start: int, stop: int) -> bool:
+    return any(span.start < stop and start < span.stop for span in spans)
+
+
+def _aligned(text: str, marked: str, contents: Sequence[str]) -> list[_Piece] | None:
+    """Return `text` in pieces as `marked` shows them; None where the two do not fit together.
+
+    A template may trim a content; anything else it does to one makes the two differ.
+    """
+    parts = _MARK.split(marked)  # literal, number, literal, number, …, literal
+    if not text.startswith(parts[0]):
+        return None
+    pieces = [_Piece(parts[0], None)]
+    position = len(parts[0])
+    for number, literal in zip(parts[1::2], parts[2::2], strict=True):
+        for variant in _variants(contents[int(number)]):
+            end = position + len(variant)
+            if text.startswith(variant, position) and text.startswith(literal, end):
+                pieces += [_Piece(variant, int(number)), _Piece(literal, None)]
+                position = end + len(literal)
+                break
+        else:
+            return None
+    return pieces if position == len(text) else None
+
+
+def _variants(content: str) -> Iterator[str]:
+    """Yield what trimming can make of a content, the least change first."""
+    yield from dict.fromkeys(
+        (content, content.rstrip(), content.lstrip(), content.strip(), content.strip("\n"),
+         content.lstrip("\n"))
+    )  # fmt: skip
+
+
+def _to_json(value: Any, **options: Any) -> str:
+    # Jinja's own filter escapes HTML, which no chat template wants.
+    known: Mapping[str, Any] = {
+        key: options[key] for key in ("indent", "separators", "sort_keys") if key in options
+    }
+    return json.dumps(value, ensure_ascii=bool(options.get("ensure_ascii", False)), **known)
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)

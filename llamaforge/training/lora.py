@@ -1,0 +1,90 @@
+"""LoRA on top of packed layers, through PEFT."""
+
+import difflib
+from collections.abc import Iterator
+from typing import Final, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from llamaforge.errors import UsageError
+from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.training.model import PackedModel
+
+ADAPTER_NAME: Final = "default"
+
+
+def attach_lora(packed: PackedModel, settings: TrainingSettings) -> PeftModel:
+    """Put trainable adapters on the layers that `settings.target_modules` names.
+
+    Their weights are float32; A is random by torch's current seed, B is zero.
+
+    Raises:
+        UsageError: a name fits no layer.
+    """
+    targets: str | list[str] = settings.target_modules
+    if not isinstance(targets, str):
+        _check_targets(targets, packed)
+    config = LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        use_rslora=settings.use_rslora,
+        target_modules=targets,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(cast("nn.Module", packed.model), config, autocast_adapter_dtype=False)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return cast("PeftModel", model)
+
+
+def _check_targets(targets: list[str], packed: PackedModel) -> None:
+    known = sorted({path.rsplit(".", 1)[-1] for path in packed.names})
+    for target in targets:
+        if target not in known:
+            near = difflib.get_close_matches(target, known, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise UsageError(
+                f"The model has no layer named {target[:40]!r} to train.",
+                f"{hint}It has: {', '.join(known)}.",
+                code="target_modules",
+            )
+
+
+def lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
+    """Yield each adapted layer with its path in the transformers model."""
+    prefix = "base_model.model."
+    for path, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield path.removeprefix(prefix), module
+
+
+def factors(layer: LoraLayer) -> tuple[Tensor, Tensor, float]:
+    """Return A [r, in_features], B [out_features, r] and the scale: W' = W + scale · B A."""
+    a = layer.lora_A[ADAPTER_NAME].weight.detach()
+    b = layer.lora_B[ADAPTER_NAME].weight.detach()
+    return a, b, float(layer.scaling[ADAPTER_NAME])
+
+
+def hidden_states(model: PeftModel, input_ids: Tensor) -> Tensor:
+    """Return the last hidden states of right-padded `input_ids` [b, s], shape [b, s, h].
+
+    No mask is needed: attention is causal, so padding behind a row never reaches it.
+    """
+    decoder = model.get_base_model().model
+    return cast("Tensor", decoder(input_ids=input_ids, use_cache=False).last_hidden_state)
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Return how many weights are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def compute_type(name: str) -> torch.dtype:
+    """Return the torch type of a spec's `compute_dtype`."""
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]

@@ -1,0 +1,338 @@
+"""The training loop: transformers' Trainer with our loss, our batches and our checkpoints."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import psutil
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from llamaforge.data.chat import EncodedRow
+from llamaforge.errors import LlamaForgeError
+from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.runs import events
+from llamaforge.training.batches import RowLoader, collate
+from llamaforge.training.checkpoints import (
+    commit_checkpoint,
+    newest_checkpoint,
+    partial_folder,
+    step_of,
+)
+from llamaforge.training.lora import compute_type, hidden_states
+from llamaforge.training.loss import token_losses, trained_positions
+from llamaforge.training.packed import PackedWeight
+
+_SPEED_STEPS: Final = 10
+"""Steps over which tokens a second and the time left are averaged."""
+_EVAL_ROWS: Final = 256
+"""Validation rows at most; the same ones every time."""
+
+Emit = Callable[[events.Event], None]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person may ask while training runs; each is looked for after every step."""
+
+    stop: Callable[[], bool]
+    save: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended."""
+
+    step: int
+    total: int
+    stopped: bool
+    """Whether a person ended it before its last step."""
+
+
+def train(
+    model: PeftModel,
+    head: PackedWeight,
+    rows: Sequence[EncodedRow],
+    validation: Sequence[EncodedRow],
+    settings: TrainingSettings,
+    checkpoints: Path,
+    *,
+    emit: Emit,
+    wishes: Wishes,
+) -> Outcome:
+    """Train the adapter of `model` in place; goes on from the newest whole checkpoint.
+
+    Args:
+        model: the packed model with LoRA layers.
+        head: the output head, [vocabulary, hidden].
+        rows: what is trained on.
+        validation: rows whose loss is reported; may be empty.
+        settings: as in the run spec, `compute_dtype` resolved.
+        checkpoints: the folder that holds them.
+        emit: takes `Step`, `Eval`, `Checkpoint` and `Warn` events.
+        wishes: what was asked from outside.
+
+    Raises:
+        LlamaForgeError: the loss is no longer a number (`diverged`).
+    """
+    arguments = TrainingArguments(
+        output_dir=str(partial_folder(checkpoints)),
+        use_cpu=True,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        num_train_epochs=settings.num_train_epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        warmup_steps=_warmup_steps(settings, len(rows)),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    reporter = _Reporter(model, head, validation, settings, checkpoints, emit, wishes)
+    trainer = _PackedTrainer(model, head, rows, settings, arguments, reporter)
+    newest, damaged = newest_checkpoint(checkpoints)
+    for path in damaged:
+        emit(
+            events.Warn(
+                code="damaged_checkpoint",
+                message=f"The checkpoint {path.name} is damaged and was passed over.",
+            )
+        )
+    if newest is not None and step_of(newest) >= reporter.total_steps(trainer):
+        trainer.restore(newest)
+        return Outcome(step_of(newest), step_of(newest), stopped=False)
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    state = trainer.state
+    return Outcome(state.global_step, state.max_steps, state.global_step < state.max_steps)
+
+
+def token_loss(
+    model: PeftModel, head: PackedWeight, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, int]:
+    """Return the summed cross entropy of the trained tokens in nats, and their number.
+
+    Args:
+        model: the packed model with LoRA layers.
+        head: the output head, [vocabulary, hidden].
+        input_ids: right-padded ids, shape [b, s].
+        labels: ids to train, `IGNORED_LABEL` elsewhere, shape [b, s].
+        dtype: what products are computed in; the adapter's weights stay float32.
+    """
+    # Autocast casts the small adapter matrices for their products; blocks unpack to `dtype` as is.
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+        states, targets = trained_positions(hidden_states(model, input_ids), labels)
+        losses = token_losses(states, targets, head)
+    return losses.sum(), int(targets.numel())
+
+
+def _warmup_steps(settings: TrainingSettings, rows: int) -> int:
+    return math.ceil(settings.warmup_ratio * _planned_steps(settings, rows))
+
+
+def _planned_steps(settings: TrainingSettings, rows: int) -> int:
+    if settings.max_steps is not None:
+        return settings.max_steps
+    batches = math.ceil(rows / settings.per_device_train_batch_size)
+    steps = math.ceil(batches / settings.gradient_accumulation_steps)
+    return max(1, math.ceil(steps * settings.num_train_epochs))
+
+
+class _PackedTrainer(Trainer):  # type: ignore[misc]
+    """transformers' loop over our batches and our loss."""
+
+    def __init__(
+        self,
+        model: PeftModel,
+        head: PackedWeight,
+        rows: Sequence[EncodedRow],
+        settings: TrainingSettings,
+        arguments: TrainingArguments,
+        reporter: "_Reporter",
+    ) -> None:
+        self._head = head
+        self._rows = rows
+        self._settings = settings
+        self._dtype = compute_type(settings.compute_dtype)
+        self._reporter = reporter
+        super().__init__(model=model, args=arguments, callbacks=[reporter])
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = True  # the loss is divided by the step's tokens here
+        reporter.take(self)
+
+    def get_train_dataloader(self) -> RowLoader:
+        """Return the batches of one epoch."""
+        return RowLoader(
+            self._rows, self._settings.per_device_train_batch_size, self._settings.seed
+        )
+
+    def compute_loss(
+        self,
+        model: PeftModel,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return the batch's share of the mean loss per trained token of its optimizer step."""
+        del return_outputs
+        total, count = token_loss(
+            model, self._head, inputs["input_ids"], inputs["labels"], self._dtype
+        )
+        self._reporter.tokens += int(inputs["lengths"].sum())
+        return total / (count if num_items_in_batch is None else num_items_in_batch)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Load the adapter of a checkpoint without training on."""
+        self._load_from_checkpoint(str(checkpoint))
+
+    def write_checkpoint(self) -> Path:
+        """Write everything that a resumed run needs, and return the folder."""
+        self._save_checkpoint(self.model, trial=None)
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
+
+class _Reporter(TrainerCallback):  # type: ignore[misc]
+    """Turns the loop's calls into events, and wishes into its switches."""
+
+    def __init__(
+        self,
+        model: PeftModel,
+        head: PackedWeight,
+        validation: Sequence[EncodedRow],
+        settings: TrainingSettings,
+        checkpoints: Path,
+        emit: Emit,
+        wishes: Wishes,
+    ) -> None:
+        self.tokens = 0
+        """Tokens read since the last step, padding not counted."""
+        self._model = model
+        self._head = head
+        self._validation = validation[:_EVAL_ROWS]
+        self._settings = settings
+        self._dtype = compute_type(settings.compute_dtype)
+        self._checkpoints = checkpoints
+        self._emit = emit
+        self._wishes = wishes
+        self._process = psutil.Process()
+        self._recent: deque[tuple[float, int]] = deque(maxlen=_SPEED_STEPS)
+        self._since = 0.0
+        self._saved_step = -1
+        self._trainer: _PackedTrainer | None = None
+
+    def take(self, trainer: _PackedTrainer) -> None:
+        """Remember the trainer that writes checkpoints."""
+        self._trainer = trainer
+
+    @staticmethod
+    def total_steps(trainer: _PackedTrainer) -> int:
+        """Return how many optimizer steps the whole training has."""
+        loader = trainer.get_train_dataloader()
+        return int(trainer.set_initial_training_values(trainer.args, loader)[-1])
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock."""
+        del args, control
+        self._since = time.monotonic()
+        self._saved_step = state.global_step
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """Report one optimizer step."""
+        del args, control
+        if not logs or "loss" not in logs:
+            return
+        now = time.monotonic()
+        self._recent.append((now - self._since, self.tokens))
+        self._since, self.tokens = now, 0
+        seconds = sum(item[0] for item in self._recent)
+        loss = float(logs["loss"])
+        finite = math.isfinite(loss)
+        norm = float(logs.get("grad_norm", math.nan))
+        self._emit(
+            events.Step(
+                step=state.global_step,
+                total=state.max_steps,
+                loss=round(loss, 6) if finite else None,
+                learning_rate=float(logs["learning_rate"]),
+                tokens_per_second=round(sum(item[1] for item in self._recent) / seconds, 1),
+                memory_bytes=self._process.memory_info().rss,
+                epoch=round(float(state.epoch), 4),
+                grad_norm=round(norm, 6) if math.isfinite(norm) else None,
+                eta_seconds=round(
+                    seconds / len(self._recent) * (state.max_steps - state.global_step), 1
+                ),
+            )
+        )
+        if not finite:
+            raise LlamaForgeError(
+                f"The loss of step {state.global_step} is not a number: training has diverged.",
+                "Start again with a lower rate, for example: --set learning_rate="
+                f"{self._settings.learning_rate / 10:g}",
+                code="diverged",
+            )
+        self._after_step(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Obey a wish to stop."""
+        del args, state
+        if self._wishes.stop():
+            control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep what the last steps learned."""
+        del args, control
+        if state.global_step != self._saved_step:
+            self._save(state)
+
+    def _after_step(self, state: Any) -> None:
+        started = time.monotonic()
+        is_last = state.global_step == state.max_steps
+        if self._validation and (is_last or state.global_step % self._settings.eval_steps == 0):
+            self._evaluate(state.global_step)
+        if self._wishes.save() or state.global_step % self._settings.save_steps == 0:
+            self._save(state)
+        self._since += time.monotonic() - started  # a step's time is the step's alone
+
+    def _evaluate(self, step: int) -> None:
+        """Report the token-weighted loss of the validation rows."""
+        size = self._settings.per_device_eval_batch_size
+        order = sorted(self._validation, key=lambda row: len(row.ids))
+        total, count = 0.0, 0
+        was_training = self._model.training
+        self._model.eval()
+        with torch.no_grad():
+            for start in range(0, len(order), size):
+                batch = collate(order[start : start + size])
+                part, tokens = token_loss(
+                    self._model, self._head, batch["input_ids"], batch["labels"], self._dtype
+                )
+                total += float(part)
+                count += tokens
+        self._model.train(was_training)
+        self._emit(events.Eval(step=step, loss=round(total / count, 6), rows=len(order)))
+
+    def _save(self, state: Any) -> None:
+        trainer = cast("_PackedTrainer", self._trainer)
+        written = trainer.write_checkpoint()
+        path = commit_checkpoint(written, self._checkpoints, state.global_step)
+        self._saved_step = state.global_step
+        self._emit(events.Checkpoint(step=state.global_step, path=str(path)))
