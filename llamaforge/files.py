@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-_CHUNK_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 1 << 22
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:
@@ -49,10 +50,17 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def sha256_of(path: Path) -> str:
-    """Return the lower-case hexadecimal sha256 of a file's content."""
+def sha256_of(path: Path, *, on_bytes: Callable[[int], None] | None = None) -> str:
+    """Return the lower-case hexadecimal sha256 of a file's content.
+
+    `on_bytes` takes the number of bytes read so far, after every few of them.
+    """
     digest = hashlib.sha256()
+    done = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
+            done += len(chunk)
+            if on_bytes is not None:
+                on_bytes(done)
     return digest.hexdigest()

@@ -166,11 +166,9 @@ class ChatRenderer:
                 ids += self._tokenizer.encode_with_offsets(part, parse_special=False)[0]
         return self._tokenizer.with_bos(ids)
 
-    def template_tokens(self, messages: Sequence[Message]) -> set[str]:
-        """Return the texts of the control tokens that the template itself puts in."""
-        pieces = self._pieces(messages, generation_prompt=True)
-        own = (piece.text for piece in pieces if piece.message is None)
-        return {found.group() for text in own for found in self._special.finditer(text)}
+    def spells_special(self, content: str) -> bool:
+        """Return whether `content` holds the text of a control token."""
+        return self._special.search(content) is not None
 
     def _render(
         self, contents: Sequence[str], messages: Sequence[Message], generation_prompt: bool
@@ -212,7 +210,7 @@ class ChatRenderer:
 
         Only the last answer is told apart then, as what follows the prompt that asks for it.
         """
-        if any(self._special.search(message.content) for message in messages):
+        if any(self.spells_special(message.content) for message in messages):
             raise RowError("it holds a control token's text that the template would obey")
         if generation_prompt or messages[-1].role != "assistant":
             return [_Piece(text, None)]

@@ -31,7 +31,7 @@ _PARALLEL_WEIGHTS: Final = 1 << 18
 
 
 class _TypeTraits(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 - ctypes' own protocol
+    _fields_ = [
         ("type_name", ctypes.c_char_p),
         ("blck_size", ctypes.c_int64),
         ("blck_size_interleave", ctypes.c_int64),

@@ -1,5 +1,6 @@
 """Rows in batches of similar length, in an order that depends on the seed and the epoch alone."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypedDict
@@ -14,6 +15,9 @@ from llamaforge.training.loss import IGNORED_LABEL
 _POOL_BATCHES: Final = 32
 """Batches' worth of rows that are sorted by length together: less padding, and still shuffled."""
 
+_PAD_MULTIPLE: Final = 8
+"""Few different lengths: the matrix library keeps a compiled kernel for each shape it meets."""
+
 
 class Batch(TypedDict):
     """Right-padded rows."""
@@ -27,8 +31,8 @@ class Batch(TypedDict):
 
 
 def collate(rows: Sequence[EncodedRow]) -> Batch:
-    """Return `rows` as one batch, padded on the right to the longest."""
-    longest = max(len(row.ids) for row in rows)
+    """Return `rows` as one batch, padded on the right to one length."""
+    longest = math.ceil(max(len(row.ids) for row in rows) / _PAD_MULTIPLE) * _PAD_MULTIPLE
     input_ids = torch.zeros(len(rows), longest, dtype=torch.int64)
     labels = torch.full((len(rows), longest), IGNORED_LABEL, dtype=torch.int64)
     for number, row in enumerate(rows):
@@ -66,7 +70,7 @@ class LengthBatches(Sampler[list[int]]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self._lengths) // self._batch_size)
+        return math.ceil(len(self._lengths) / self._batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         # Its own generator: a resumed run gets the same order whatever torch's state is.

@@ -106,3 +106,8 @@ def token_losses(hidden: Tensor, targets: Tensor, head: PackedWeight) -> Tensor:
         head: the output head, [vocabulary, h].
     """
     return cast("Tensor", _ChunkedCrossEntropy.apply(hidden, targets, head))  # type: ignore[no-untyped-call]
+
+
+def log_probabilities(hidden: Tensor, head: PackedWeight) -> Tensor:
+    """Return log P(next token) of states [n, h], float32, shape [n, vocabulary]."""
+    return torch.log_softmax(_Head(head, hidden.dtype).logits(hidden), dim=-1)

@@ -83,7 +83,8 @@ class PackedLinear(nn.Linear):
     Input of shape [..., in_features] is computed in `compute_dtype` and comes out in it.
     """
 
-    blocks: Tensor
+    qweight: Tensor
+    """The packed blocks, under the name by which PEFT knows a quantised layer."""
 
     def __init__(
         self, weight: PackedWeight, bias: Tensor | None, compute_dtype: torch.dtype
@@ -93,14 +94,14 @@ class PackedLinear(nn.Linear):
         self.out_features = weight.rows
         self.packed = weight
         self.compute_dtype = compute_dtype
-        self.register_buffer("blocks", weight.blocks, persistent=False)
+        self.register_buffer("qweight", weight.blocks, persistent=False)
         self.register_parameter("weight", None)
         self.bias = None if bias is None else nn.Parameter(bias.to(compute_dtype), False)  # type: ignore[assignment]
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear's argument
         """Return x Wᵀ + b, shape [..., out_features]."""
         x = input.to(self.compute_dtype)
-        product = cast("Tensor", _PackedProduct.apply(x, self.blocks, self.packed))  # type: ignore[no-untyped-call]
+        product = cast("Tensor", _PackedProduct.apply(x, self.qweight, self.packed))  # type: ignore[no-untyped-call]
         return product if self.bias is None else product + self.bias
 
 

@@ -1,0 +1,138 @@
+"""`python -m llamaforge.worker RUN_DIR`: carries out one run, stage by stage."""
+
+import errno
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from llamaforge.errors import ExitCode, LlamaForgeError
+from llamaforge.hardware import physical_cores
+from llamaforge.recipe.spec import RunSpec
+from llamaforge.runs import events
+from llamaforge.runs.directory import RunDirectory, RunState
+from llamaforge.runs.lock import RunLock
+from llamaforge.worker.job import Job, Stopped
+from llamaforge.worker.stages import STAGES
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out the run in the directory that is named, and return an exit code."""
+    if len(arguments) != 1:
+        print("usage: python -m llamaforge.worker RUN_DIR", file=sys.stderr)  # noqa: T201
+        return ExitCode.USAGE
+    os.umask(0o077)
+    run = RunDirectory(Path(arguments[0]).absolute())
+    try:
+        with RunLock(run.lock_file):
+            return carry_out(run)
+    except LlamaForgeError as error:
+        print(f"{error.message} {error.hint}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+
+
+def carry_out(run: RunDirectory) -> int:
+    """Do every stage that is not done yet.
+
+    Whatever happens, the last event says how it ended, and so does the run's state.
+    """
+    job = Job(run, RunSpec.load(run.spec_file))
+    resumed = run.events_file.stat().st_size > 0
+    _listen(job)
+    try:
+        job.begin(resumed=resumed)
+        _use_all_cores()
+        _do_stages(job)
+    except Stopped:
+        job.end(RunState.STOPPED)
+        return ExitCode.INTERRUPTED
+    except LlamaForgeError as error:
+        return _failed(job, error)
+    except Exception as error:
+        traceback.print_exc()
+        return _failed(job, _explained(error, run))
+    else:
+        job.end(RunState.FINISHED)
+        return ExitCode.DONE
+    finally:
+        job.close()
+
+
+def _do_stages(job: Job) -> None:
+    for stage in STAGES:
+        job.check_stop()
+        if stage.is_done(job):
+            job.emit(events.Stage(name=stage.name, state="skipped"))
+            continue
+        job.enter(stage.name)
+        started = time.monotonic()
+        stage.carry_out(job)
+        seconds = round(time.monotonic() - started, 3)
+        job.emit(events.Stage(name=stage.name, state="finished", seconds=seconds))
+
+
+def _failed(job: Job, error: LlamaForgeError) -> int:
+    job.emit(
+        events.Failed(
+            code=error.code,
+            message=error.message,
+            hint=error.hint,
+            exit_code=int(error.exit_code),
+        )
+    )
+    job.end(RunState.FAILED, error.message)
+    return int(error.exit_code)
+
+
+def _explained(error: Exception, run: RunDirectory) -> LlamaForgeError:
+    """Return an unexpected error as a sentence; its traceback is in the log by now."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return LlamaForgeError(
+            "The machine's memory is used up.",
+            "Resume after closing other programs, or start again with "
+            "--set per_device_train_batch_size=1 --set gradient_accumulation_steps=16, or with a "
+            "smaller --set max_length.",
+            code="out_of_memory",
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return LlamaForgeError(
+            "The disk is full.",
+            f"Free some space, then: llamaforge runs resume {run.id}",
+            code="disk_full",
+        )
+    return LlamaForgeError(
+        f"The worker met an unexpected {type(error).__name__}.",
+        f"Its log has the details: {run.log_file}",
+        code="internal",
+    )
+
+
+def _listen(job: Job) -> None:
+    """Obey signals: the first asks to save and stop, the second ends the process."""
+    asked = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        nonlocal asked
+        if asked:
+            job.end(RunState.STOPPED, "ended at once")
+            os._exit(ExitCode.INTERRUPTED)
+        asked = True
+        job.interrupt()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal is no reason to stop
+
+
+def _use_all_cores() -> None:
+    import torch
+
+    torch.set_num_threads(physical_cores())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""Stage 5: base and tuned model answer the same held-out rows."""
+
+from typing import Any
+
+from llamaforge.runs import events
+from llamaforge.worker.artifacts import add_report, artifact_path
+from llamaforge.worker.job import Job
+from llamaforge.worker.sampling import held_out_sets, spread
+
+
+def evaluate(job: Job) -> None:
+    """Let base and tuned model answer the held-out rows, and compare."""
+    from llamaforge.evaluation.answers import answer_all, exact_match
+    from llamaforge.evaluation.llama import Server
+
+    settings = job.spec.evaluation
+    conversations = job.conversations()
+    sets = held_out_sets(conversations, settings.max_rows)
+    questions = [question for part in sets for question in part.questions]
+    if not questions:
+        add_report(job, "evaluation", "evaluation.json", _figures([], []))
+        return
+    total, done = 2 * len(questions), 0
+
+    def on_answer() -> None:
+        nonlocal done
+        done += 1
+        job.progress("evaluate", done, total, "answers")
+
+    longest = max(len(question.prompt) for question in questions)
+    with Server(
+        job.spec.model.blob,
+        context=longest + settings.max_new_tokens,
+        adapter=artifact_path(job, "adapter"),
+    ) as server:
+        answered = answer_all(
+            server,
+            questions,
+            decode=conversations.tokenizer.decode,
+            end_ids=conversations.tokenizer.end_ids,
+            max_new_tokens=settings.max_new_tokens,
+            on_answer=on_answer,
+            stopped=job.stop_asked,
+        )
+    job.check_stop()
+    entries, samples = [], []
+    for part in sets:
+        own = [answered.pop(0) for _ in part.questions]
+        entries.append({"name": part.name} | exact_match(own))
+        if not samples:  # evenly taken from the first set, whatever the answers are
+            samples = [item.to_json() for item in spread(own, settings.samples)]
+    report = _figures(entries, samples)
+    for sample in report["samples"]:
+        job.emit(events.Sample(**sample))
+    job.emit(events.Report(kind="evaluation", figures=report))
+    first = report["sets"][0]
+    job.note(
+        exact_match_base=first["base"]["exact_match"],
+        exact_match_tuned=first["tuned"]["exact_match"],
+    )
+    add_report(job, "evaluation", "evaluation.json", report)
+
+
+def _figures(sets: list[dict[str, Any]], samples: list[dict[str, str]]) -> dict[str, Any]:
+    return {"metric": "exact_match", "sets": sets, "samples": samples}

@@ -1,0 +1,193 @@
+"""One run while it is carried out: its spec, its events, its state, and what was asked of it."""
+
+import os
+import socket
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import psutil
+
+from llamaforge.data.chat import ChatRenderer
+from llamaforge.data.encoding import EncodedSplits, encode_splits
+from llamaforge.data.snapshot import read_snapshot
+from llamaforge.data.templates import choose_template
+from llamaforge.gguf.header import Header, read_header
+from llamaforge.gguf.tokenizer import GgufTokenizer
+from llamaforge.recipe.resolve import DEFAULT_MAX_LENGTH
+from llamaforge.recipe.spec import RunSpec
+from llamaforge.runs import control, events
+from llamaforge.runs.directory import RunDirectory, RunState, Status
+
+_STATE_SECONDS: Final = 1.0
+"""How often `state.json` follows the steps; what is written between is in the events."""
+_PROGRESS_SECONDS: Final = 0.2
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """A person asked the run to stop, and what it had is saved."""
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """The run's rows as tokens, and what made them."""
+
+    tokenizer: GgufTokenizer
+    renderer: ChatRenderer
+    rows: EncodedSplits
+
+
+class Job:
+    """Everything that a stage needs; the only writer of the run's events and state."""
+
+    def __init__(self, run: RunDirectory, spec: RunSpec) -> None:
+        self.run = run
+        self.spec = spec
+        self._writer = events.EventWriter(run.events_file)
+        self._status = Status()
+        self._written = 0.0
+        self._told = 0.0
+        self._interrupted = False
+        self._conversations: Conversations | None = None
+        self._header: Header | None = None
+
+    @property
+    def header(self) -> Header:
+        """The header of the model's file."""
+        if self._header is None:
+            self._header = read_header(self.spec.model.blob)
+        return self._header
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a row may have."""
+        return self.spec.data.max_length or DEFAULT_MAX_LENGTH
+
+    def conversations(self) -> Conversations:
+        """Return the rows of the run's snapshot as tokens.
+
+        Raises:
+            InvalidFileError: the snapshot was changed.
+            RefusedError: the model's tokenizer is not known.
+        """
+        if self._conversations is None:
+            _, splits = read_snapshot(self.run.data)
+            tokenizer = GgufTokenizer(self.header)
+            template = choose_template(
+                self.spec.model.chat_template, tokenizer.chat_template, tokenizer.special_ids
+            )
+            renderer = ChatRenderer(tokenizer, template, self.spec.created)
+            rows = encode_splits(splits, renderer, self.max_length)
+            self._conversations = Conversations(tokenizer, renderer, rows)
+        return self._conversations
+
+    def begin(self, *, resumed: bool) -> None:
+        """Take the run: from here on its state names this process."""
+        control.take(self.run, control.Request.STOP)  # a wish for an earlier worker
+        control.take(self.run, control.Request.SAVE)
+        before = self.run.read_status()
+        self._status = Status(
+            state=RunState.RUNNING,
+            stage=before.stage,
+            step=before.step,
+            total=before.total,
+            pid=os.getpid(),
+            pid_started=psutil.Process().create_time(),
+            host=socket.gethostname(),
+            metrics=before.metrics,
+        )
+        self._write_status()
+        self.emit(
+            events.Started(
+                run=self.run.id,
+                pid=os.getpid(),
+                resumed=resumed,
+                model=self.spec.model.name,
+                program=self.spec.program.get("llamaforge", ""),
+            )
+        )
+
+    def enter(self, stage: str) -> None:
+        """Say that a stage begins."""
+        self._status = replace(self._status, stage=stage)
+        self._write_status()
+        self.emit(events.Stage(name=stage, state="started"))
+
+    def emit(self, event: events.Event) -> None:
+        """Write an event, and take what it says into the run's state."""
+        self._writer.write(event, durable=not isinstance(event, events.Step | events.Progress))
+        match event:
+            case events.Step():
+                metrics: dict[str, Any] = {
+                    "loss": event.loss,
+                    "learning_rate": event.learning_rate,
+                    "tokens_per_second": event.tokens_per_second,
+                    "memory_bytes": event.memory_bytes,
+                    "eta_seconds": event.eta_seconds,
+                }
+                self._status = replace(
+                    self._status,
+                    step=event.step,
+                    total=event.total,
+                    metrics=self._status.metrics | metrics,
+                )
+                if time.monotonic() - self._written >= _STATE_SECONDS:
+                    self._write_status()
+            case events.Eval():
+                self.note(eval_loss=event.loss)
+            case events.Warn():
+                print(f"warning: {event.message}", flush=True)  # noqa: T201 - the worker's log
+            case _:
+                pass
+
+    def note(self, **metrics: Any) -> None:
+        """Add figures to the run's state."""
+        self._status = replace(self._status, metrics=self._status.metrics | metrics)
+        self._write_status()
+
+    def warn(self, code: str, message: str) -> None:
+        """Tell a person something that does not stop the run."""
+        self.emit(events.Warn(code=code, message=message))
+
+    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+        """Say how far a stage has come; often enough to watch, not every time."""
+        now = time.monotonic()
+        if done < total and now - self._told < _PROGRESS_SECONDS:
+            return
+        self._told = now
+        self.emit(events.Progress(stage=stage, done=done, total=total, unit=unit))
+
+    def interrupt(self) -> None:
+        """Note that a signal asked the run to stop."""
+        self._interrupted = True
+
+    def stop_asked(self) -> bool:
+        """Return whether the run shall save and stop."""
+        return self._interrupted or control.is_asked(self.run, control.Request.STOP)
+
+    def save_asked(self) -> bool:
+        """Return whether a checkpoint was asked for; a wish is answered once."""
+        return control.take(self.run, control.Request.SAVE)
+
+    def check_stop(self) -> None:
+        """Raise `Stopped` where a person asked for it."""
+        if self.stop_asked():
+            raise Stopped
+
+    def end(self, state: RunState, message: str = "") -> None:
+        """Write the last event and the last state of this worker."""
+        control.take(self.run, control.Request.STOP)
+        listed = self.run.artifact_list()
+        finished = events.Finished(run=self.run.id, state=state.value, artifacts=listed)
+        self._writer.write(finished, durable=True)
+        # Only now: who sees the state is over has the last event before them.
+        self._status = replace(self._status, state=state, message=message, pid=None)
+        self._write_status()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+    def _write_status(self) -> None:
+        self.run.write_status(self._status)
+        self._written = time.monotonic()

@@ -1,0 +1,188 @@
+"""Stage 1: the blob is what it claims, the rows are frozen, tokens are those of llama.cpp."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from llamaforge.data.chat import ChatRenderer
+from llamaforge.data.check import Collected, collect
+from llamaforge.data.encoding import EncodedRecord, EncodedSplits
+from llamaforge.data.records import RowError
+from llamaforge.data.snapshot import read_snapshot, write_snapshot
+from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
+from llamaforge.files import sha256_of, write_json
+from llamaforge.runs import events
+from llamaforge.safe_text import safe_line
+from llamaforge.worker.job import Conversations, Job
+from llamaforge.worker.sampling import spread
+
+_COMPARED_ROWS: Final = 200
+_PROGRESS_BYTES: Final = 256 * 1024 * 1024
+_DONE: Final = "prepared.json"
+
+
+def is_prepared(job: Job) -> bool:
+    """Return whether this stage was done and nothing changed since."""
+    try:
+        noted = json.loads((job.run.data / _DONE).read_text(encoding="utf-8"))
+        manifest, _ = read_snapshot(job.run.data)
+        return bool(noted == {"blob": _stamp(job.spec.model.blob), "snapshot": manifest.id})
+    except (OSError, ValueError, LlamaForgeError):
+        return False
+
+
+def prepare(job: Job) -> None:
+    """Check the blob, freeze the rows, and prove that they are cut into the served tokens.
+
+    Raises:
+        RefusedError: the rows or the model cannot be trained on.
+        InvalidFileError: the blob is not what the store says.
+    """
+    _check_blob(job)
+    job.check_stop()
+    data = job.spec.data
+    collected = collect(
+        data.sources,
+        validation_fraction=data.validation_fraction,
+        seed=data.split_seed,
+        max_rejected_fraction=data.max_rejected_fraction,
+    )
+    manifest = write_snapshot(job.run.data, collected.splits, collected.report)
+    conversations = job.conversations()
+    _judge_rows(job, conversations.rows)
+    _warn(job, conversations, collected)
+    _compare_tokens(job, conversations)
+    figures = conversations.rows.figures()
+    figures |= {
+        "rows": {
+            "read": collected.counts.read,
+            "accepted": collected.counts.accepted - len(conversations.rows.rejected),
+            "rejected": collected.counts.rejected + len(conversations.rows.rejected),
+            "duplicates": collected.counts.duplicates,
+        },
+        "max_length": job.max_length,
+        "template": conversations.renderer.template.source,
+        "snapshot": manifest.id,
+    }
+    job.emit(events.Report(kind="data", figures=figures))
+    write_json(job.run.data / _DONE, {"blob": _stamp(job.spec.model.blob), "snapshot": manifest.id})
+
+
+def _stamp(blob: Path) -> dict[str, int]:
+    status = blob.stat()
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _check_blob(job: Job) -> None:
+    blob, expected = job.spec.model.blob, job.spec.model.digest
+    size = blob.stat().st_size
+    told = 0
+
+    def on_bytes(done: int) -> None:
+        nonlocal told
+        if done - told >= _PROGRESS_BYTES:
+            told = done
+            job.progress("prepare", done, size, "bytes")
+            job.check_stop()
+
+    actual = f"sha256:{sha256_of(blob, on_bytes=on_bytes)}"
+    if actual != expected:
+        raise InvalidFileError(
+            f"The model's file {blob.name} is damaged: its digest is {actual}.",
+            f"Pull the model again: ollama pull {safe_line(job.spec.model.name)}",
+            code="damaged_blob",
+        )
+
+
+def _judge_rows(job: Job, rows: EncodedSplits) -> None:
+    if rows.rejected:
+        total = len(rows.train) + len(rows.held_out) + len(rows.rejected)
+        first = rows.rejected[0]
+        where = f"{safe_line(first.source)} row {first.row:,}: {first.reason}"
+        if len(rows.rejected) / total > job.spec.data.max_rejected_fraction or not rows.train:
+            raise RefusedError(
+                f"{len(rows.rejected):,} of {total:,} rows cannot be used with this model; the "
+                f"first: {where}.",
+                f"Shorten them, or raise --set max_length={job.max_length * 2}, or allow them with "
+                "--set max_rejected_fraction.",
+                code="rejected_rows",
+            )
+        job.warn("rejected_rows", f"{len(rows.rejected):,} rows are left out; the first: {where}.")
+    if rows.unterminated:
+        raise RefusedError(
+            "The chat template does not end the assistant's turn with a token at which the model "
+            "stops, so a model trained with it would never stop.",
+            "Give a template that does, for example: --set chat_template=chatml",
+            code="untrained_end",
+        )
+
+
+def _warn(job: Job, conversations: Conversations, collected: Collected) -> None:
+    source = conversations.renderer.template.source
+    if source == "plain":
+        job.warn(
+            "no_template",
+            "The model's file has no chat template, so prompt and answer follow each other "
+            "directly. Give one with --set chat_template=chatml if it was trained as a chat model.",
+        )
+    elif source not in {"file", "given"} and job.spec.model.chat_template is None:
+        job.warn(
+            "guessed_template",
+            f"The model's file has no chat template; its vocabulary is that of {source}, which is "
+            "used.",
+        )
+    for move, count in collected.split_report.moved.items():
+        job.warn(
+            "moved_rows",
+            f"{count:,} rows were moved ({safe_line(move)}): their prompt stands on both sides.",
+        )
+    shortened = conversations.rows.figures()["shortened"]
+    if shortened:
+        job.warn(
+            "shortened_rows",
+            f"{shortened:,} conversations are longer than {job.max_length:,} tokens: their oldest "
+            "turns are left out.",
+        )
+    if not conversations.rows.held_out:
+        job.warn(
+            "nothing_held_out",
+            "No row is held out of training, so nothing can be said about new questions.",
+        )
+
+
+def _compare_tokens(job: Job, conversations: Conversations) -> None:
+    """Refuse to train where llama.cpp would cut the same conversations into other tokens."""
+    from llamaforge.evaluation.llama import loaded, tokenize
+
+    rows = conversations.rows
+    compared = spread([*rows.train, *rows.held_out], _COMPARED_ROWS)
+    bos = conversations.tokenizer.text_of(conversations.tokenizer.bos_id)
+    with loaded(job.spec.model.blob, vocabulary_only=True) as model:
+        for item in compared:
+            text = _plain_text(conversations.renderer, item)
+            if text is None:
+                continue
+            if bos and text.startswith(bos):
+                text = text[len(bos) :]  # llama.cpp puts it in front itself
+            if tokenize(model, text, parse_special=True) != item.row.ids:
+                raise RefusedError(
+                    f"{safe_line(item.record.source)} row {item.record.row:,} is cut into other "
+                    "tokens here than in llama.cpp, so the model would not be served what it was "
+                    "trained on.",
+                    "Choose another model, and report this one with its name.",
+                    code="tokenizer_mismatch",
+                )
+
+
+def _plain_text(renderer: ChatRenderer, item: EncodedRecord) -> str | None:
+    """Return the whole conversation's text; None where its tokens must differ from it.
+
+    That is so where a content spells a control token, and where turns were left out.
+    """
+    messages = item.record.messages
+    if item.row.shortened or any(renderer.spells_special(turn.content) for turn in messages):
+        return None
+    try:
+        return renderer.render(messages)
+    except RowError:
+        return None

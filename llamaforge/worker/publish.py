@@ -1,0 +1,40 @@
+"""Stage 6: the adapter goes to Ollama, where the run asks for it."""
+
+from llamaforge.errors import RefusedError
+from llamaforge.runs import events
+from llamaforge.worker.job import Job
+
+
+def is_published(job: Job) -> bool:
+    """Return whether there is nothing to publish: it was not asked for, or is done."""
+    return job.spec.publish.name is None or "published" in job.run.read_status().metrics
+
+
+def publish(job: Job) -> None:
+    """Bring the adapter into Ollama under the name that the spec asks for.
+
+    Raises:
+        LlamaForgeError: a server answers, and does not take it.
+    """
+    from llamaforge.publishing.run import publish_run
+
+    name = str(job.spec.publish.name)
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        job.progress("publish", done, total, what)
+
+    try:
+        result = publish_run(job.run, name, on_progress=on_progress)
+    except RefusedError as error:
+        if error.code != "no_server":
+            raise
+        job.warn(
+            "no_server",
+            f"{error.message} The adapter is finished; once Ollama runs: llamaforge publish "
+            f"{job.run.id} --name {name}",
+        )
+    else:
+        job.note(published=result.name)
+        job.emit(
+            events.Report(kind="published", figures={"name": result.name, "digest": result.digest})
+        )

@@ -1,0 +1,64 @@
+"""Which held-out rows are asked, and what each set of them is called."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from llamaforge.data.encoding import EncodedRecord
+from llamaforge.data.records import RowError
+from llamaforge.evaluation.answers import Question
+from llamaforge.worker.job import Conversations
+
+HELD_OUT: Final = "held-out rows"
+NEW_TEMPLATES: Final = "rows from templates never trained on"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """Held-out rows that are counted together."""
+
+    name: str
+    questions: list[Question]
+
+
+def held_out_sets(conversations: Conversations, max_rows: int) -> list[Set]:
+    """Return the questions of each set, at most `max_rows` a set.
+
+    Rows whose `meta.template` names a template that no training row has are a set of their own.
+    """
+    rows = conversations.rows
+    known = {item.record.meta.get("template") for item in rows.train}
+    sides: dict[str, list[EncodedRecord]] = {HELD_OUT: [], NEW_TEMPLATES: []}
+    for item in rows.held_out:
+        template = item.record.meta.get("template")
+        is_new = template is not None and template not in known
+        sides[NEW_TEMPLATES if is_new else HELD_OUT].append(item)
+    sets = []
+    for name, items in sides.items():
+        questions = [_question(conversations, item) for item in spread(items, max_rows)]
+        found = [question for question in questions if question is not None]
+        if found:
+            sets.append(Set(name, found))
+    return sets
+
+
+def spread(items: Sequence[_T], count: int) -> list[_T]:
+    """Return at most `count` items, evenly taken from all."""
+    if len(items) <= count:
+        return list(items)
+    return [items[number * len(items) // count] for number in range(count)]
+
+
+def _question(conversations: Conversations, item: EncodedRecord) -> Question | None:
+    """Return what is asked before the last answer; None where the template cannot say it."""
+    messages = item.record.messages
+    last = max(place for place, turn in enumerate(messages) if turn.role == "assistant")
+    asked = messages[:last]
+    try:
+        prompt = conversations.renderer.encode_prompt(asked)
+    except RowError:
+        return None
+    shown = "\n".join(f"{turn.role}: {turn.content}" for turn in asked)
+    return Question(prompt, shown, messages[last].content)
