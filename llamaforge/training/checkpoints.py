@@ -52,7 +52,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
 
     The second value holds newer ones that were passed over because they are damaged.
     """
-    damaged = []
+    damaged: list[Path] = []
     for _, path in reversed(_by_age(folder)):
         if _is_whole(path):
             return path, damaged

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -29,7 +29,7 @@ def attach_lora(packed: PackedModel, settings: TrainingSettings) -> PeftModel:
         _check_targets(targets, packed)
     config = LoraConfig(
         r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
+        lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # a plain factor, any number
         lora_dropout=settings.lora_dropout,
         use_rslora=settings.use_rslora,
         target_modules=targets,
@@ -66,9 +66,10 @@ def lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
 
 def factors(layer: LoraLayer) -> tuple[Tensor, Tensor, float]:
     """Return A [r, in_features], B [out_features, r] and the scale: W' = W + scale · B A."""
-    a = layer.lora_A[ADAPTER_NAME].weight.detach()
-    b = layer.lora_B[ADAPTER_NAME].weight.detach()
-    return a, b, float(layer.scaling[ADAPTER_NAME])
+    pair: Any = layer
+    a: Tensor = pair.lora_A[ADAPTER_NAME].weight
+    b: Tensor = pair.lora_B[ADAPTER_NAME].weight
+    return a.detach(), b.detach(), float(layer.scaling[ADAPTER_NAME])
 
 
 def hidden_states(model: PeftModel, input_ids: Tensor) -> Tensor:
@@ -76,7 +77,8 @@ def hidden_states(model: PeftModel, input_ids: Tensor) -> Tensor:
 
     No mask is needed: attention is causal, so padding behind a row never reaches it.
     """
-    decoder = model.get_base_model().model
+    base: Any = model.get_base_model()
+    decoder = base.model
     return cast("Tensor", decoder(input_ids=input_ids, use_cache=False).last_hidden_state)
 
 

@@ -43,7 +43,8 @@ def evaluate(job: Job) -> None:
             stopped=job.stop_asked,
         )
     job.check_stop()
-    entries, samples = [], []
+    entries: list[dict[str, Any]] = []
+    samples: list[dict[str, str]] = []
     for part in sets:
         own = [answered.pop(0) for _ in part.questions]
         entries.append({"name": part.name} | exact_match(own))

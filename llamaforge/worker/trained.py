@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +61,7 @@ def load_trained(header: Header, settings: TrainingSettings, checkpoint: Path) -
     model = attach_lora(packed, settings)
     weights = load_file(checkpoint / "adapter_model.safetensors")
     expected = sum(parameter.requires_grad for parameter in model.parameters())
-    result = set_peft_model_state_dict(model, weights)
+    result: Any = set_peft_model_state_dict(model, weights)
     if result.unexpected_keys or len(weights) != expected:
         raise LlamaForgeError(
             f"The checkpoint {checkpoint.name} does not fit the run's settings.",

@@ -1,0 +1,169 @@
+"""From a recipe to a run that a worker carries out: what `train`, `demo` and `resume` share."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from llamaforge import paths
+from llamaforge.catalog.model import StoredModel
+from llamaforge.catalog.names import parse_name
+from llamaforge.cli.models import open_store
+from llamaforge.cli.output import narrate, print_json, print_text
+from llamaforge.cli.progress import watch
+from llamaforge.data.check import first_problem
+from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
+from llamaforge.gguf.header import read_header
+from llamaforge.recipe.preflight import Needs, check_disk, check_memory, needs_of
+from llamaforge.recipe.resolve import ModelFacts, resolve
+from llamaforge.recipe.spec import Recipe, RunSpec
+from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
+from llamaforge.runs.events import Started, parse_event
+from llamaforge.runs.launcher import launch
+from llamaforge.runs.tail import EventTail
+from llamaforge.safe_text import safe_line
+
+_NAME_CHARACTERS: Final = 45
+"""Of a model's name in a run's: with a date and a number it stays within 64."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that passed every check and of which nothing is written yet."""
+
+    spec: RunSpec
+    """With the run's name as it was asked for; it may still get a number."""
+    needs: Needs
+    numbered: bool
+    """Whether a name that is taken gets a number."""
+
+
+def prepare(recipe: Recipe, *, store: Path | None, numbered: bool) -> Prepared:
+    """Check everything that can be checked before a run exists, and resolve the recipe.
+
+    Args:
+        recipe: what to do.
+        store: outranks the recipe's store.
+        numbered: whether a run's name that is taken gets a number.
+
+    Raises:
+        NotFoundError: there is no such store, model or data file.
+        UsageError: a name or a setting has no meaning.
+        RefusedError: the model or the rows cannot be trained on, or the machine is too small.
+    """
+    name = recipe.name or automatic_name(recipe.model.name)
+    check_run_name(name)
+    if recipe.publish.name is not None:
+        parse_name(recipe.publish.name)
+    chosen = store or recipe.model.store
+    found = open_store(chosen.expanduser().absolute() if chosen else None)
+    model = found.require_trainable(recipe.model.name)
+    _refuse_adapters(model)
+    facts = _facts(model, found.root)
+    spec = resolve(recipe, facts, name)
+    first_problem(spec.data.sources, spec.data.max_rejected_fraction)
+    needs = needs_of(spec, read_header(facts.blob))
+    check_memory(needs.memory)
+    check_disk(paths.runs_folder(), needs.disk)
+    return Prepared(spec, needs, numbered or recipe.name is None)
+
+
+def create(prepared: Prepared) -> RunDirectory:
+    """Make the run's directory; it is a run once its spec is in it, which comes last.
+
+    Raises:
+        UsageError: the name is taken.
+        RefusedError: the folder of the runs cannot be written to.
+    """
+    try:
+        run = create_run(prepared.spec.run, numbered=prepared.numbered)
+    except OSError as error:
+        raise RefusedError(
+            f"The folder {safe_line(str(paths.runs_folder()))} cannot be written to: "
+            f"{error.strerror}.",
+            "Set LLAMAFORGE_HOME to a folder of your own.",
+            code="home_not_writable",
+        ) from error
+    try:
+        prepared.spec.model_copy(update={"run": run.id}).save(run.spec_file)
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    return run
+
+
+def carry_out(run: RunDirectory, *, detach: bool, as_json: bool) -> ExitCode:
+    """Start a worker on `run`, then watch it or, with `detach`, say how to.
+
+    Raises:
+        LlamaForgeError: the worker did not start.
+    """
+    before = last_seq(run)
+    pid = _start(run, before)
+    if not detach:
+        if not as_json:
+            narrate(f"The run {run.id} has begun; it goes on if this terminal closes.")
+        return watch(run, as_json=as_json, after_seq=before)
+    if as_json:
+        print_json({"run": run.id, "path": str(run.path), "pid": pid})
+    else:
+        print_text(run.id)
+        narrate(f"It is carried out by process {pid}. Watch it: llamaforge runs attach {run.id}")
+    return ExitCode.DONE
+
+
+def last_seq(run: RunDirectory) -> int:
+    """Return the number of the run's newest event, 0 where there is none."""
+    newest = 0
+    if run.events_file.exists():
+        with run.events_file.open("rb") as file:
+            for line in file:
+                event = parse_event(line)
+                newest = newest if event is None else event.seq
+    return newest
+
+
+def automatic_name(model: str) -> str:
+    """Return a run's name made of the model's name and today's date."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rsplit("/", 1)[-1])
+    plain = plain.strip("-._")[:_NAME_CHARACTERS] or "run"
+    return f"{plain}-{datetime.now().astimezone():%Y-%m-%d}"
+
+
+def _start(run: RunDirectory, before: int) -> int:
+    """Start a worker and return its pid, also where it ended before it could be seen to live."""
+    try:
+        return launch(run)
+    except LlamaForgeError:
+        for event in EventTail(run, after_seq=before).read_new():
+            if isinstance(event, Started):
+                return event.pid
+        raise
+
+
+def _refuse_adapters(model: StoredModel) -> None:
+    if not model.adapters:
+        return
+    base = next((layer.from_ for layer in model.layers if layer.kind == "model"), "")
+    named = f", {safe_line(base, limit=80)}" if base else ""
+    raise RefusedError(
+        f"{safe_line(model.name)} is a base model with an adapter of its own; training would "
+        "begin from the base without it.",
+        f"Train the model that it was made FROM{named}, or make one model of both and train that.",
+        code="has_adapter",
+    )
+
+
+def _facts(model: StoredModel, store: Path) -> ModelFacts:
+    if model.blob is None:  # a model that can be trained has its blob
+        raise RefusedError(f"{safe_line(model.name)} has no file.", "Pull it again.")
+    return ModelFacts(
+        store=store.absolute(),
+        blob=model.blob,
+        digest=f"sha256:{model.blob_digest}",
+        architecture=model.architecture,
+        quantization=model.quantization,
+        context_length=model.context_length,
+    )

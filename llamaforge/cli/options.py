@@ -1,0 +1,38 @@
+"""Options that several verbs have, so that they are spelled and explained in one way."""
+
+import argparse
+from pathlib import Path
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add `--store DIR`; the chosen folder is in `arguments.store`, or None."""
+    parser.add_argument(
+        "--store",
+        type=_folder,
+        metavar="DIR",
+        help="the Ollama store to use instead of $OLLAMA_MODELS or Ollama's own",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, *, inherited: bool = False) -> None:
+    """Add `--json`; `arguments.json` says whether it was given.
+
+    With `inherited` the option is left as an outer parser has set it where it is not given.
+    """
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        default=argparse.SUPPRESS if inherited else False,
+        help="print JSON and nothing else to standard output",
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the argument RUN; the name is in `arguments.run_name`."""
+    parser.add_argument("run_name", metavar="RUN", help="a run's name, or latest")
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name of a folder is needed")
+    return Path(text).expanduser().absolute()

@@ -1,0 +1,269 @@
+"""What came of a run: its rows, before and after, the proof, the files, and what to type next."""
+
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llamaforge import paths
+from llamaforge.cli.output import console, print_text
+from llamaforge.cli.words import (
+    UNKNOWN,
+    count_words,
+    divergence_words,
+    loss_words,
+    percent_words,
+)
+from llamaforge.errors import LlamaForgeError
+from llamaforge.recipe.spec import RunSpec
+from llamaforge.runs.directory import RunDirectory
+from llamaforge.runs.events import Event, Report, parse_event
+from llamaforge.safe_text import safe_line, safe_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_SHOWN_SAMPLES: Final = 3
+_SHOWN_CHARACTERS: Final = 400
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class _Lenient(BaseModel):
+    """Figures from a file: further keys are passed over, missing ones have no number."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Rows(_Lenient):
+    """How many rows were read, and what became of them."""
+
+    read: int | None = None
+    accepted: int | None = None
+    rejected: int | None = None
+    duplicates: int | None = None
+
+
+class DataFigures(_Lenient):
+    """The report of the stage prepare."""
+
+    rows: Rows = Rows()
+    train: int | None = None
+    validation: int | None = None
+    test: int | None = None
+    trained_tokens: int | None = None
+    shortened: int | None = None
+    template: str = ""
+
+
+class Fidelity(_Lenient):
+    """The content of `verify.json`; divergences and losses are in nats a token."""
+
+    kl_mean: float | None = None
+    kl_base_mean: float | None = None
+    kl_limit: float | None = None
+    loss_trained: float | None = None
+    loss_served: float | None = None
+    loss_base: float | None = None
+    rows: int | None = None
+    tokens: int | None = None
+    passed: bool = False
+    reason: str = ""
+
+
+class Score(_Lenient):
+    """How one model did on a set of rows."""
+
+    exact_match: float | None = None
+    """Part of the answers that are the expected ones, 0 to 1."""
+    correct: int | None = None
+
+
+class ScoredSet(_Lenient):
+    """A set of rows that both models answered."""
+
+    name: str = ""
+    rows: int | None = None
+    base: Score = Score()
+    tuned: Score = Score()
+
+
+class ShownSample(_Lenient):
+    """One question with three answers, all of it text from outside."""
+
+    prompt: str = ""
+    expected: str = ""
+    base: str = ""
+    tuned: str = ""
+
+
+class Evaluation(_Lenient):
+    """The content of `evaluation.json`."""
+
+    sets: tuple[ScoredSet, ...] = ()
+    samples: tuple[ShownSample, ...] = ()
+
+
+class Published(_Lenient):
+    """Under which name the result is in Ollama."""
+
+    name: str = ""
+
+
+def print_report(run: RunDirectory) -> None:
+    """Print what came of a finished run.
+
+    Raises:
+        UsageError: its run spec cannot be read.
+    """
+    figures = {event.kind: event.figures for event in read_events(run) if isinstance(event, Report)}
+    spec = RunSpec.load(run.spec_file)
+    _print(f"The run {run.id} on {safe_line(spec.model.name)} is finished.")
+    if data := _figures(DataFigures, figures.get("data")):
+        _print_data(data)
+    if evaluation := _figures(Evaluation, figures.get("evaluation")):
+        _print_evaluation(evaluation)
+    if fidelity := _figures(Fidelity, figures.get("fidelity")):
+        print_fidelity(fidelity)
+    artifacts = run.artifact_list()
+    if artifacts:
+        _print_title("Files")
+        for item in artifacts:
+            print_text(f"{safe_line(item['kind'])}: {safe_line(item['path'])}")
+    published = _figures(Published, figures.get("published"))
+    _print_next(run, spec, published.name if published else "")
+
+
+def print_fidelity(fidelity: Fidelity) -> None:
+    """Print the proof that what is served is what was trained, or that it failed."""
+    _print_title("Proof")
+    on = f"on {count_words(fidelity.rows)} rows ({count_words(fidelity.tokens)} tokens)"
+    if fidelity.passed:
+        _print(f"Passed: llama.cpp serves what was trained, measured {on}.")
+    else:
+        why = safe_line(fidelity.reason, limit=300) or "no reason is given"
+        _print(f"Not passed {on}: {why}.")
+    _print(
+        f"Difference of the predictions: {divergence_words(fidelity.kl_mean)} nats a token (KL), "
+        f"at most {divergence_words(fidelity.kl_limit)} is allowed; without the adapter it is "
+        f"{divergence_words(fidelity.kl_base_mean)}, llama.cpp's rounding alone."
+    )
+    _print(
+        f"Loss a token: {loss_words(fidelity.loss_trained)} as trained, "
+        f"{loss_words(fidelity.loss_served)} as served, {loss_words(fidelity.loss_base)} for the "
+        "model before."
+    )
+
+
+def fidelity_of(figures: Any) -> Fidelity | None:
+    """Return the content of `verify.json`, or None where it is not such a report."""
+    return _figures(Fidelity, figures)
+
+
+def read_events(run: RunDirectory) -> Iterator[Event]:
+    """Yield the run's events up to now."""
+    if not run.events_file.exists():
+        return
+    with run.events_file.open("rb") as file:
+        for line in file:
+            event = parse_event(line)
+            if event is not None:
+                yield event
+
+
+def _figures(kind: type[_M], figures: Any) -> _M | None:
+    try:
+        return kind.model_validate(figures)
+    except ValidationError:
+        return None
+
+
+def _print_data(data: DataFigures) -> None:
+    _print_title("Rows")
+    rows = data.rows
+    _print(
+        f"{count_words(rows.read)} read, {count_words(rows.accepted)} used: "
+        f"{count_words(data.train)} to train on, {count_words(data.validation)} to validate, "
+        f"{count_words(data.test)} to test."
+    )
+    notes = (
+        (rows.rejected, "cannot be used"),
+        (rows.duplicates, "stand more than once"),
+        (data.shortened, "were shortened to the model's length"),
+    )
+    for count, what in notes:
+        if count:
+            _print(f"{count:,} {what}.")
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if evaluation.sets:
+        _print_title("Exactly the expected answer, before and after")
+        table = Table(box=None, pad_edge=False)
+        table.add_column("SET", overflow="fold", ratio=1)
+        for title in ("ROWS", "BEFORE", "AFTER"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for part in evaluation.sets:
+            table.add_row(
+                Text(safe_line(part.name, limit=200) or UNKNOWN),
+                count_words(part.rows),
+                percent_words(part.base.exact_match),
+                percent_words(part.tuned.exact_match),
+            )
+        _print(table)
+    for number, sample in enumerate(evaluation.samples[:_SHOWN_SAMPLES], start=1):
+        _print_title(f"Sample {number}")
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold", ratio=1)
+        for label, text in (
+            ("asked", sample.prompt),
+            ("expected", sample.expected),
+            ("before", sample.base),
+            ("after", sample.tuned),
+        ):
+            shown = safe_text(text.strip(), limit=_SHOWN_CHARACTERS)
+            grid.add_row(Text(label), Text(shown or "(nothing)"))
+        _print(grid)
+
+
+def _print_next(run: RunDirectory, spec: RunSpec, published: str) -> None:
+    _print_title("Next")
+    if published:
+        _print("Talk to it:")
+        print_text(shlex.join(["ollama", "run", safe_line(published)]))
+        return
+    if spec.model.store == paths.embedded_store():
+        _print("Train one of your own models on your own rows, then bring it into Ollama:")
+        model = _own_model() or "qwen2.5:3b"
+        print_text(shlex.join(["llamaforge", "train", "--model", model, "--data", "rows.jsonl"]))
+        print_text("llamaforge publish latest --name my-model")
+        return
+    _print("Bring it into Ollama:")
+    name = f"{spec.model.name.rsplit('/', 1)[-1].partition(':')[0]}-tuned"
+    print_text(shlex.join(["llamaforge", "publish", run.id, "--name", safe_line(name)]))
+
+
+def _own_model() -> str | None:
+    """Return a model of the person's own store that can be trained, if there is one."""
+    from llamaforge.catalog.store import Store
+
+    try:
+        models = Store.open(paths.default_store()).models()
+    except LlamaForgeError:
+        return None
+    return next((safe_line(model.name) for model in models if model.problem is None), None)
+
+
+def _print_title(title: str) -> None:
+    from rich.text import Text
+
+    _print("")
+    _print(Text(title, style="bold"))
+
+
+def _print(what: "RenderableType") -> None:
+    console().print(what)

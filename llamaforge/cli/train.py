@@ -1,0 +1,186 @@
+"""`llamaforge train`: from a recipe or flags to a run that trains an adapter."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from llamaforge.cli.options import add_json, add_store
+from llamaforge.cli.output import confirm, has_dialogue, narrate, print_json, print_text
+from llamaforge.errors import ExitCode, RefusedError, UsageError
+from llamaforge.safe_text import safe_line
+
+if TYPE_CHECKING:
+    from llamaforge.recipe.spec import Recipe
+
+_AVAILABLE: Final = {"base": "gguf", "method": "sft"}
+_LATER: Final = {
+    "hub": "Training from the Hugging Face base is not available in this version.",
+    "dpo": "Training on preferences (DPO) is not available in this version.",
+}
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the main parser."""
+    parser = verbs.add_parser(
+        "train",
+        help="train an adapter on a model of the store",
+        description="Train a LoRA adapter on a model's own GGUF file. What flags say outranks "
+        "what the recipe says.",
+    )
+    parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE.yaml", help="a recipe file")
+    parser.add_argument("--model", metavar="NAME", help="the model to train, such as qwen2.5:3b")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="data files: JSON Lines or JSON, plain or gzip",
+    )
+    add_store(parser)
+    parser.add_argument("--name", metavar="RUN", help="the name of the run")
+    parser.add_argument(
+        "--from",
+        dest="base",
+        choices=("gguf", "hub"),
+        help="train on the GGUF file (gguf), or on the model it was made from (hub)",
+    )
+    parser.add_argument("--method", choices=("sft", "dpo"), help="how to train; sft by default")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any setting of the recipe, such as learning_rate=1e-4",
+    )
+    parser.add_argument("--publish", metavar="NAME", help="bring the result into Ollama as NAME")
+    parser.add_argument("--detach", action="store_true", help="do not watch the run")
+    parser.add_argument("--yes", action="store_true", help="do not ask before training")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the run spec and stop"
+    )
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> ExitCode:
+    """Check, ask, and train.
+
+    Raises:
+        LlamaForgeError: it cannot be begun; no run was made.
+    """
+    from llamaforge.cli.launching import carry_out, create, prepare
+
+    recipe = recipe_of(arguments)
+    prepared = prepare(recipe, store=arguments.store, numbered=arguments.name is None)
+    spec = prepared.spec
+    if arguments.dry_run:
+        if arguments.json:
+            print_json(spec.model_dump(mode="json"))
+        else:
+            from llamaforge.recipe.spec import to_yaml
+
+            print_text(to_yaml(spec).rstrip("\n"))
+        return ExitCode.DONE
+    if not arguments.yes and not arguments.json and has_dialogue():
+        files = ", ".join(source.name for source in spec.data.sources)
+        question = (
+            f"Train an adapter on {spec.model.name} ({spec.model.quantization}) with {files}? "
+            f"It takes up to {prepared.needs.disk / 1e6:,.0f} MB of disk."
+        )
+        if not confirm(safe_line(question)):
+            narrate("Nothing was started.")
+            return ExitCode.INTERRUPTED
+    return carry_out(create(prepared), detach=arguments.detach, as_json=arguments.json)
+
+
+def recipe_of(arguments: argparse.Namespace) -> "Recipe":
+    """Return the recipe that the file and the flags make together.
+
+    Paths in the file are relative to it, those in flags to the current folder.
+
+    Raises:
+        NotFoundError: the recipe file cannot be read.
+        UsageError: no model or no data is named, or a value has no meaning.
+        RefusedError: it asks for a way of training that does not exist yet (`not_available`).
+    """
+    from llamaforge.recipe.resolve import with_settings
+
+    body = _read(arguments.recipe) if arguments.recipe else {}
+    training = _part(body, "training")
+    _lay(_part(body, "model"), "name", arguments.model)
+    _lay(_part(body, "data"), "sources", arguments.data)
+    _lay(_part(body, "publish"), "name", arguments.publish)
+    _lay(training, "base", arguments.base)
+    _lay(training, "method", arguments.method)
+    _lay(body, "name", arguments.name)
+    for key, available in _AVAILABLE.items():
+        if training.get(key) in _LATER:
+            raise RefusedError(
+                _LATER[training[key]],
+                f"Leave it out: {key} {available} is.",
+                code="not_available",
+            )
+    _require(body, arguments.settings)
+    return with_settings(body, arguments.settings)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from llamaforge.recipe.spec import load_yaml
+
+    path = path.expanduser().absolute()
+    body = load_yaml(path)
+    if not isinstance(body, dict):
+        raise UsageError(
+            f"{safe_line(path.name)} is not a recipe.",
+            "A recipe has the parts model and data.",
+            code="bad_recipe",
+        )
+    data, model = body.get("data"), body.get("model")
+    if isinstance(data, dict) and isinstance(data.get("sources"), list):
+        data["sources"] = [_beside(path, source) for source in data["sources"]]
+    if isinstance(model, dict) and "store" in model:
+        model["store"] = _beside(path, model["store"])
+    return body
+
+
+def _beside(recipe: Path, place: Any) -> Any:
+    """Return a path of the recipe file as it is meant; what is no path is judged later."""
+    return recipe.parent / Path(place).expanduser() if isinstance(place, str) else place
+
+
+def _part(body: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of the recipe, empty where it is left out.
+
+    Raises:
+        UsageError: it is not a section.
+    """
+    part = body.get(name)
+    if part is None:
+        part = body[name] = {}
+    if not isinstance(part, dict):
+        raise UsageError(
+            f"The recipe's part {name} is not a list of settings.",
+            f"Write {name}: and its settings indented below.",
+            code="bad_recipe",
+        )
+    return part
+
+
+def _lay(part: dict[str, Any], key: str, value: Any) -> None:
+    """Lay a flag's value over the recipe's."""
+    if value is not None:
+        part[key] = value
+
+
+def _require(body: dict[str, Any], settings: list[str]) -> None:
+    """Name the flag of what is missing, before the settings are read one by one."""
+    given = {setting.partition("=")[0].strip().rpartition(".")[2] for setting in settings}
+    if not body["model"].get("name") and "name" not in given:
+        raise UsageError(
+            "No model is named.", "Name one with --model NAME; see: llamaforge models",
+            code="no_model_named",
+        )  # fmt: skip
+    if not body["data"].get("sources") and "sources" not in given:
+        raise UsageError("No data file is named.", "Name one with --data FILE.", code="no_data")

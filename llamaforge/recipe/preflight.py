@@ -1,0 +1,103 @@
+"""What a run needs of the machine, and the refusal of one that could not end well."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from llamaforge import hardware
+from llamaforge.errors import RefusedError
+from llamaforge.gguf.header import Header
+from llamaforge.recipe.spec import RunSpec
+
+_FLOAT32_BYTES: Final = 4
+_CHECKPOINTS: Final = 3
+"""Two are kept while the next is written."""
+_COPIES_IN_CHECKPOINT: Final = 3
+"""The adapter and the two moments of Adam."""
+_COPIES_IN_MEMORY: Final = 4
+"""The same, and the gradients."""
+_SNAPSHOT_GROWTH: Final = 2
+"""Rows in the program's own form are larger than most that people write."""
+_GZIP_GROWTH: Final = 10
+_SLACK_DISK_BYTES: Final = 200_000_000
+"""Events, the log and reports."""
+_PROGRAM_BYTES: Final = 300_000_000
+"""Python with its libraries and the activations of one short row: the least that any run takes."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run takes, in bytes."""
+
+    adapter: int
+    """The adapter's weights as float32, if every linear layer of the blocks is adapted."""
+    disk: int
+    """The most that its directory will hold at one time."""
+    memory: int
+    """The least that it can do with: the blob in the page cache, the adapter with its
+    optimizer, and the program. Activations of longer rows come on top."""
+
+
+def needs_of(spec: RunSpec, header: Header) -> Needs:
+    """Return what the run takes on the model whose file has `header`."""
+    adapter = adapter_parameters(header, spec.training.lora_r) * _FLOAT32_BYTES
+    snapshot = sum(map(_snapshot_bytes, spec.data.sources))
+    checkpoints = _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
+    return Needs(
+        adapter=adapter,
+        disk=checkpoints + adapter + snapshot + _SLACK_DISK_BYTES,
+        memory=header.path.stat().st_size + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
+    )
+
+
+def adapter_parameters(header: Header, lora_r: int) -> int:
+    """Return the weights of a LoRA over every linear layer of the blocks.
+
+    A layer of shape [rows, width] gets A [lora_r, width] and B [rows, lora_r].
+    """
+    return sum(
+        lora_r * (tensor.width + tensor.rows)
+        for name, tensor in header.tensors.items()
+        if name.startswith("blk.") and len(tensor.shape) == 2
+    )
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Refuse a run that would fill the disk of `folder`, which need not exist yet.
+
+    Raises:
+        RefusedError: `no_disk_space`, with what is free and what is needed.
+    """
+    free = hardware.free_disk_bytes(folder)
+    if free < needed_bytes:
+        raise RefusedError(
+            f"The run needs up to {_megabytes(needed_bytes)} of disk space, and "
+            f"{_megabytes(free)} are free at {folder}.",
+            "Free some space, or set LLAMAFORGE_HOME to a folder on a larger disk.",
+            code="no_disk_space",
+        )
+
+
+def check_memory(needed_bytes: int) -> None:
+    """Refuse a run that cannot be held in this machine's memory whatever its settings.
+
+    Raises:
+        RefusedError: `no_memory`, with what is available and what is needed.
+    """
+    available = hardware.available_memory_bytes()
+    if available < needed_bytes:
+        raise RefusedError(
+            f"The run needs at least {_megabytes(needed_bytes)} of memory, and "
+            f"{_megabytes(available)} are available.",
+            "Close other programs, or choose a smaller model or one of smaller blocks.",
+            code="no_memory",
+        )
+
+
+def _snapshot_bytes(source: Path) -> int:
+    growth = _GZIP_GROWTH if source.suffix == ".gz" else 1
+    return source.stat().st_size * growth * _SNAPSHOT_GROWTH
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

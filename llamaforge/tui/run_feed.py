@@ -1,0 +1,45 @@
+"""Reading a run directory into a view; every method may wait for the disk."""
+
+from llamaforge.errors import LlamaForgeError
+from llamaforge.recipe.spec import RunSpec
+from llamaforge.runs.control import Request, is_asked
+from llamaforge.runs.directory import RunDirectory
+from llamaforge.runs.tail import EventTail
+from llamaforge.tui.run_reducer import reduce, with_status
+from llamaforge.tui.run_view import RunView, begin_view
+
+
+class RunFeed:
+    """The view of one run, brought up to date whenever it is asked for."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._tail = EventTail(run)
+        self._view: RunView | None = None
+
+    def read(self) -> RunView:
+        """Return the run as of now, after everything that was appended since the last call.
+
+        Raises:
+            OSError: the run directory cannot be read.
+        """
+        view = self._view or self._begin()
+        # The state is read before the events: what a worker wrote before it ended is not lost.
+        status = self._run.read_status()
+        stop_asked = is_asked(self._run, Request.STOP)
+        while new := self._tail.read_new():
+            view = reduce(view, new)
+        self._view = view
+        return with_status(view, status, stop_asked=stop_asked)
+
+    def _begin(self) -> RunView:
+        try:
+            spec = RunSpec.load(self._run.spec_file)
+        except LlamaForgeError:  # the events tell enough to show the run
+            return begin_view(self._run.id)
+        return begin_view(
+            self._run.id,
+            model=spec.model.name,
+            publish=spec.publish.name or "",
+            epochs=None if spec.training.max_steps else spec.training.num_train_epochs,
+        )

@@ -1,0 +1,69 @@
+"""The list of runs as a screen shows it; reading it may wait for the disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamaforge.errors import LlamaForgeError
+from llamaforge.recipe.spec import RunSpec
+from llamaforge.runs.directory import RunDirectory, RunState, Status, list_runs
+from llamaforge.safe_text import safe_line
+from llamaforge.tui.words import loss_words, number
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run; its texts are safe to print with markup off."""
+
+    id: str
+    model: str
+    created: str
+    state: RunState
+    progress: str
+    loss: str
+
+
+class RunList:
+    """All runs, newest first; what never changes of a run is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[str, str]] = {}
+
+    def read(self) -> tuple[RunRow, ...]:
+        """Return the runs as of now.
+
+        Raises:
+            OSError: the folder of runs cannot be listed.
+        """
+        return tuple(self._row(run) for run in list_runs())
+
+    def _row(self, run: RunDirectory) -> RunRow:
+        if run.path not in self._known:
+            self._known[run.path] = _spec_words(run)
+        model, created = self._known[run.path]
+        status = run.read_status()
+        return RunRow(
+            id=run.id,
+            model=model,
+            created=created,
+            state=status.state,
+            progress=_progress_words(status),
+            loss=loss_words(number(status.metrics.get("loss"))),
+        )
+
+
+def _spec_words(run: RunDirectory) -> tuple[str, str]:
+    try:
+        spec = RunSpec.load(run.spec_file)
+    except LlamaForgeError:
+        return "–", "–"
+    return safe_line(spec.model.name, limit=60), f"{spec.created.astimezone():%Y-%m-%d %H:%M}"
+
+
+def _progress_words(status: Status) -> str:
+    steps = f"{status.step:,} of {status.total:,} steps" if status.total else "–"
+    if status.state is RunState.FINISHED:
+        return steps
+    stage = safe_line(status.stage, limit=12)
+    if stage == "train" or not stage:
+        return steps
+    return stage

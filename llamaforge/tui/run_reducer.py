@@ -1,0 +1,271 @@
+"""From a run's events to its view: a pure function."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from llamaforge.runs import events
+from llamaforge.runs.directory import RunState, Status
+from llamaforge.safe_text import redact, safe_line, safe_text
+from llamaforge.tui.loss_history import LossPoint
+from llamaforge.tui.reports import data_report, evaluation_report, fidelity_report
+from llamaforge.tui.run_view import (
+    ArtifactView,
+    Failure,
+    Level,
+    LogLine,
+    RunView,
+    SampleView,
+    StageState,
+    StageView,
+)
+from llamaforge.tui.words import duration_words, loss_words, number, whole
+
+MAX_LOG_LINES: Final = 300
+MAX_SAMPLES: Final = 20
+_TEXT_LIMIT: Final = 2_000
+
+
+def reduce(view: RunView, new: Iterable[events.Event]) -> RunView:
+    """Return `view` after the events `new`, which follow those that it already holds."""
+    for kind, group in itertools.groupby(new, type):
+        batch = list(group)
+        if kind is events.Step:
+            view = _after_steps(view, [item for item in batch if isinstance(item, events.Step)])
+        else:
+            for event in batch:
+                view = _HANDLERS[type(event)](view, event)
+        view = replace(view, seq=batch[-1].seq, t=number(batch[-1].t) or view.t)
+    return view
+
+
+def with_status(view: RunView, status: Status, *, stop_asked: bool) -> RunView:
+    """Return `view` with the state that the run's files say it is in.
+
+    The events outrank `state.json`, which is written a moment later; only whether a process is
+    behind the run cannot be read from them.
+    """
+    state = view.over or status.state
+    if state is RunState.CREATED and view.seq > 0:
+        state = RunState.RUNNING
+    if state is RunState.LOST:
+        view = replace(view, stages=_ended(view.stages, StageState.STOPPED))
+    stop_asked = stop_asked and state is RunState.RUNNING
+    return replace(view, state=state, stop_asked=stop_asked)
+
+
+def _after_steps(view: RunView, steps: list[events.Step]) -> RunView:
+    points = [
+        LossPoint(number(item.step) or 0.0, loss)
+        for item in steps
+        if (loss := number(item.loss)) is not None
+    ]
+    last = steps[-1]
+    step = whole(last.step) or 0
+    return replace(
+        view,
+        step=step,
+        total=whole(last.total) or 0,
+        epoch=number(last.epoch),
+        loss=number(last.loss),
+        learning_rate=number(last.learning_rate),
+        tokens_per_second=number(last.tokens_per_second),
+        memory_bytes=number(last.memory_bytes),
+        eta_seconds=number(last.eta_seconds),
+        losses=view.losses.extended(points),
+        # A run that went on from an older checkpoint measures these again.
+        evals=tuple(point for point in view.evals if point.step < (number(steps[0].step) or 0)),
+    )
+
+
+def _after_start(view: RunView, event: events.Started) -> RunView:
+    words = "The worker goes on with the run" if event.resumed else "The worker started"
+    view = replace(
+        view,
+        over=None,
+        failure=None,
+        stages=_ended(view.stages, StageState.WAITING),
+        model=view.model or safe_line(str(event.model), limit=120),
+    )
+    return _noted(view, event, f"{words} (process {event.pid}).")
+
+
+def _after_progress(view: RunView, event: events.Progress) -> RunView:
+    done, total = whole(event.done) or 0, whole(event.total) or 0
+    unit = safe_line(str(event.unit), limit=40)
+    return _with_stage(view, str(event.stage), None, done=done, total=total, unit=unit)
+
+
+def _after_checkpoint(view: RunView, event: events.Checkpoint) -> RunView:
+    view = replace(view, checkpoint_step=whole(event.step))
+    return _noted(view, event, f"Checkpoint saved at step {_count(event.step)}.")
+
+
+def _after_warning(view: RunView, event: events.Warn) -> RunView:
+    return _noted(view, event, str(event.message), Level.WARNING)
+
+
+def _after_sample(view: RunView, event: events.Sample) -> RunView:
+    texts = (event.prompt, event.expected, event.base, event.tuned)
+    sample = SampleView(*(safe_text(str(text), limit=_TEXT_LIMIT) for text in texts))
+    return replace(view, samples=(*view.samples, sample)[-MAX_SAMPLES:])
+
+
+def _after_artifact(view: RunView, event: events.Artifact) -> RunView:
+    made = _artifact(event.kind, event.path, event.sha256)
+    others = tuple(item for item in view.artifacts if item.kind != made.kind)
+    return replace(view, artifacts=(*others, made))
+
+
+def _after_failure(view: RunView, event: events.Failed) -> RunView:
+    failure = Failure(
+        code=safe_line(str(event.code), limit=40),
+        message=safe_line(redact(str(event.message)), limit=_TEXT_LIMIT),
+        hint=safe_line(redact(str(event.hint)), limit=_TEXT_LIMIT),
+    )
+    return _noted(replace(view, failure=failure), event, failure.message, Level.ERROR)
+
+
+def _after_other(view: RunView, event: events.Other) -> RunView:
+    return _noted(view, event, f"An event that a newer version knows: {event.name}")
+
+
+def _after_stage(view: RunView, event: events.Stage) -> RunView:
+    name = safe_line(str(event.name), limit=40)
+    match event.state:
+        case "started":
+            view = _with_stage(view, name, StageState.RUNNING)
+            # The samples of a stage that is carried out again take the place of the old ones.
+            return replace(view, samples=()) if name == "evaluate" else view
+        case "finished":
+            view = _with_stage(view, name, StageState.DONE)
+            seconds = number(event.seconds)
+            after = "" if seconds is None else f" after {duration_words(seconds)}"
+            return _noted(view, event, f"Stage {name} finished{after}.")
+        case "skipped":
+            known = any(stage.name == name for stage in view.stages)
+            view = _with_stage(view, name, StageState.SKIPPED)
+            return _noted(view, event, f"Stage {name} was done already.") if known else view
+        case _:
+            return view
+
+
+def _after_eval(view: RunView, event: events.Eval) -> RunView:
+    loss = number(event.loss)
+    if loss is None:
+        return _noted(view, event, "The held-out loss is not a number.", Level.WARNING)
+    point = LossPoint(number(event.step) or 0.0, loss)
+    kept = tuple(item for item in view.evals if item.step < point.step)
+    view = replace(view, eval_loss=loss, evals=(*kept, point))
+    return _noted(view, event, f"Held-out loss {loss_words(loss)} at step {_count(event.step)}.")
+
+
+def _after_report(view: RunView, event: events.Report) -> RunView:
+    match event.kind:
+        case "data":
+            data = data_report(event.figures)
+            words = (
+                f"{_count(data.train)} rows to train on, {_count(data.validation)} to validate, "
+                f"{_count(data.test)} to test; {_count(data.rejected)} rejected, "
+                f"{_count(data.duplicates)} duplicates left out, "
+                f"{_count(data.shortened)} shortened."
+            )
+            return _noted(replace(view, data=data), event, words)
+        case "fidelity":
+            fidelity = fidelity_report(event.figures)
+            words = "does what the trained one does" if fidelity.passed else "differs from training"
+            level = Level.NOTE if fidelity.passed else Level.WARNING
+            view = replace(view, fidelity=fidelity)
+            return _noted(view, event, f"The served model {words}.", level)
+        case "evaluation":
+            return replace(view, sets=evaluation_report(event.figures))
+        case "published":
+            name = event.figures.get("name") if isinstance(event.figures, dict) else None
+            published = safe_line(str(name or ""), limit=120)
+            return _noted(replace(view, published=published), event, f"Published as {published}.")
+        case _:
+            return view
+
+
+def _after_end(view: RunView, event: events.Finished) -> RunView:
+    try:
+        over = RunState(event.state)
+    except ValueError:
+        return view
+    listed = event.artifacts if isinstance(event.artifacts, list) else []
+    made = tuple(
+        _artifact(item.get("kind"), item.get("path"), item.get("sha256"))
+        for item in listed
+        if isinstance(item, dict)
+    )
+    end = StageState.FAILED if over is RunState.FAILED else StageState.STOPPED
+    view = replace(view, over=over, artifacts=made or view.artifacts, eta_seconds=None)
+    view = replace(view, stages=_ended(view.stages, end))
+    return _noted(view, event, f"The run {_END_WORDS.get(over, 'ended')}.")
+
+
+_END_WORDS: Final = {
+    RunState.FINISHED: "finished",
+    RunState.STOPPED: "stopped as asked",
+    RunState.FAILED: "failed",
+}
+
+
+def _artifact(kind: object, path: object, sha256: object) -> ArtifactView:
+    return ArtifactView(
+        kind=safe_line(str(kind), limit=40),
+        path=safe_line(str(path), limit=1_000),
+        sha256=safe_line(str(sha256), limit=64),
+    )
+
+
+def _ended(stages: tuple[StageView, ...], state: StageState) -> tuple[StageView, ...]:
+    """Return `stages` with those that are neither to come nor done put into `state`."""
+    open_states = {StageState.RUNNING, StageState.STOPPED, StageState.FAILED}
+    return tuple(
+        replace(stage, state=state) if stage.state in open_states else stage for stage in stages
+    )
+
+
+def _with_stage(
+    view: RunView,
+    name: str,
+    state: StageState | None,
+    *,
+    done: int = 0,
+    total: int = 0,
+    unit: str = "",
+) -> RunView:
+    """Return `view` with one stage's progress, and its state where one is given."""
+    stages = tuple(
+        StageView(name, state or stage.state, done, total, unit) if stage.name == name else stage
+        for stage in view.stages
+    )
+    return replace(view, stages=stages)
+
+
+def _noted(view: RunView, event: events.Event, text: str, level: Level = Level.NOTE) -> RunView:
+    line = LogLine(number(event.t) or 0.0, level, safe_line(redact(text), limit=_TEXT_LIMIT))
+    return replace(view, log=(*view.log, line)[-MAX_LOG_LINES:])
+
+
+def _count(value: object) -> str:
+    found = whole(value)
+    return "–" if found is None else f"{found:,}"
+
+
+_HANDLERS: Final[dict[type[events.Event], Callable[[RunView, Any], RunView]]] = {
+    events.Started: _after_start,
+    events.Stage: _after_stage,
+    events.Progress: _after_progress,
+    events.Eval: _after_eval,
+    events.Checkpoint: _after_checkpoint,
+    events.Warn: _after_warning,
+    events.Sample: _after_sample,
+    events.Report: _after_report,
+    events.Artifact: _after_artifact,
+    events.Failed: _after_failure,
+    events.Finished: _after_end,
+    events.Other: _after_other,
+}

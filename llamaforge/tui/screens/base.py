@@ -1,0 +1,55 @@
+"""What every screen can do: say what it is for, and follow files from a thread."""
+
+import threading
+from typing import ClassVar
+
+from textual.message import Message
+from textual.screen import Screen
+from textual.worker import Worker, WorkerState
+
+from llamaforge.safe_text import safe_line
+
+
+class ForgeScreen(Screen[None]):
+    """A whole screen of the program."""
+
+    HELP_TITLE: ClassVar[str] = ""
+    HELP_LINES: ClassVar[tuple[str, ...]] = ()
+    """Sentences for somebody who sees the screen for the first time."""
+
+    def tell(self, text: str, *, bad: bool = False) -> None:
+        """Show a passing message; text from outside is made safe here."""
+        self.notify(safe_line(text), severity="error" if bad else "information", markup=False)
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Say that reading failed for a reason nobody foresaw; the screen goes on."""
+        if event.state is WorkerState.ERROR:
+            self.log.error(event.worker.error)
+            self.tell(f"Reading failed: {event.worker.error!r}", bad=True)
+
+
+class FollowingScreen(ForgeScreen):
+    """A screen that reads files again and again, in a thread, as long as it is open."""
+
+    PERIOD_SECONDS: ClassVar[float] = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = threading.Event()
+
+    def on_mount(self) -> None:
+        """Begin to follow."""
+        self.run_worker(self._follow, thread=True, group="follow", exit_on_error=False)
+
+    def on_unmount(self) -> None:
+        """Cease to follow, at once."""
+        self._left.set()
+
+    def read(self) -> Message:
+        """Return what the files say now; runs in the thread and must not touch widgets."""
+        raise NotImplementedError
+
+    def _follow(self) -> None:
+        while not self._left.is_set():
+            self.post_message(self.read())
+            self._left.wait(self.PERIOD_SECONDS)

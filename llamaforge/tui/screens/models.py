@@ -1,0 +1,237 @@
+"""The models of a store: which can be trained, why the others cannot, and how to begin."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Final
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, VerticalScroll
+from textual.content import Content
+from textual.events import Resize
+from textual.message import Message
+from textual.widgets import DataTable, Footer
+
+from llamaforge.catalog.model import ModelStatus, StoredModel
+from llamaforge.safe_text import safe_line
+from llamaforge.tui.screens.base import ForgeScreen
+from llamaforge.tui.screens.dialogs import Commands
+from llamaforge.tui.screens.runs import RunsScreen
+from llamaforge.tui.store_view import (
+    StoreChoice,
+    StoreContent,
+    detail_lines,
+    read_store,
+    row_cells,
+    short_path,
+    train_commands,
+)
+from llamaforge.tui.widgets.lines import MUTED, Lines
+from llamaforge.tui.widgets.notice import Notice
+from llamaforge.tui.widgets.title_bar import TitleBar
+
+_COLUMNS: Final = (("PARAMS", 6), ("QUANT", 8), ("SIZE", 7), ("CONTEXT", 9), ("STATUS", 14))
+_LEAST_NAME: Final = 12
+_NUMBERS: Final = frozenset({1, 3, 4})
+"""Columns with numbers, which end at the same place; the name is column 0."""
+
+
+class ModelsScreen(ForgeScreen):
+    """A table of models with the one that is chosen in detail."""
+
+    CSS_PATH = "models.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "train", "Train", priority=True),
+        Binding("r", "runs", "Runs"),
+        Binding("s", "switch_store", "Other store"),
+        Binding("u", "look_again", "Look again"),
+    ]
+    HELP_TITLE = "Models"
+    HELP_LINES = (
+        "These are the models in your Ollama store. A model that is ready can be trained on "
+        "rows of your own: the weights that Ollama serves stay as they are, and a small adapter "
+        "is trained on top of them.",
+        "Where a model cannot be trained, choose it to read why, and what to do.",
+    )
+
+    @dataclass
+    class Read(Message):
+        """A store was read."""
+
+        content: StoreContent
+
+    def __init__(
+        self, choices: tuple[StoreChoice, ...], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._clock = clock
+        self._choices = choices
+        self._chosen = 0
+        self._models: tuple[StoredModel, ...] = ()
+
+    @property
+    def choice(self) -> StoreChoice:
+        """The store that is shown."""
+        return self._choices[self._chosen]
+
+    def compose(self) -> ComposeResult:
+        """Lay out the table, the detail and what stands in their place where there is nothing."""
+        yield TitleBar()
+        with Container(id="models"):
+            table: DataTable[Text] = DataTable(id="table", cursor_type="row")
+            yield table
+            with VerticalScroll(id="detail"):
+                yield Lines(id="facts")
+        yield Notice()
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Read the store."""
+        self._look()
+
+    def _look(self) -> None:
+        self._show_title("reading …")
+        self.run_worker(
+            partial(self._read, self.choice),
+            thread=True,
+            exclusive=True,
+            group="store",
+            exit_on_error=False,
+        )
+
+    def _read(self, choice: StoreChoice) -> None:
+        self.post_message(self.Read(read_store(choice)))
+
+    def on_models_screen_read(self, message: Read) -> None:
+        """Show what was read, unless another store was chosen meanwhile."""
+        content = message.content
+        if content.choice != self.choice:
+            return
+        kept = self._highlighted()
+        self._models = content.models
+        notice, models = self.query_one(Notice), self.query_one("#models")
+        models.display = bool(content.models)
+        if content.models:
+            ready = sum(model.status is ModelStatus.READY for model in content.models)
+            self._show_title(f"{ready} of {len(content.models)} ready to train")
+            notice.hide()
+            self._fill(kept.full_name if kept else "")
+            self.query_one(DataTable).focus()
+        else:
+            self._show_nothing(content)
+        self.refresh_bindings()
+
+    def _show_nothing(self, content: StoreContent) -> None:
+        demo = "Press s to look at the built-in demo store." if len(self._choices) > 1 else ""
+        notice = self.query_one(Notice)
+        if content.error is not None:
+            self._show_title("no store")
+            mark = Content.styled("✗", "bold $text-error")
+            notice.tell(mark, content.error.message, (content.error.hint, demo))
+        else:
+            self._show_title("no models")
+            mark = Content.styled("○", "bold $text-warning")
+            hints = ("Pull one with: ollama pull qwen2.5:3b   Then press u to look again.", demo)
+            notice.tell(mark, "This store has no models yet.", hints)
+
+    def _show_title(self, words: str) -> None:
+        place = f"{self.choice.title}  {short_path(self.choice.root)}"
+        if self.choice.is_demo:
+            place = self.choice.title
+        self.query_one(TitleBar).tell(place, Content.styled(words, MUTED))
+
+    def _fill(self, name: str) -> None:
+        """Fill the table, with the cursor on the model whose full name is `name`."""
+        table: DataTable[Text] = self.query_one("#table", DataTable)
+        table.clear(columns=True)
+        fixed = sum(width + 2 * table.cell_padding for _, width in _COLUMNS)
+        room = table.size.width - fixed - 2 * table.cell_padding - 1  # a column for the scrollbar
+        longest = max((len(safe_line(model.name)) for model in self._models), default=0)
+        name_width = max(min(room, max(longest, 24)), _LEAST_NAME)
+        table.add_column("NAME", width=name_width)
+        for number, (title, width) in enumerate(_COLUMNS, start=1):
+            justify = "right" if number in _NUMBERS else "left"
+            table.add_column(Text(title, justify=justify), width=width)  # type: ignore[arg-type]
+        styles = self._status_styles()
+        for model in self._models:
+            cells = [Text(cell, no_wrap=True) for cell in row_cells(model, name_width)]
+            for number in _NUMBERS:
+                cells[number].justify = "right"
+            cells[-1].stylize(styles[model.status])
+            table.add_row(*cells)
+        rows = [row for row, model in enumerate(self._models) if model.full_name == name]
+        table.move_cursor(row=rows[0] if rows else 0)
+        self._show_detail()
+
+    def _status_styles(self) -> dict[ModelStatus, str]:
+        theme = self.app.current_theme
+        bad, quiet = theme.error or "", "dim"
+        return {
+            ModelStatus.READY: theme.success or "",
+            ModelStatus.PARTIAL: theme.warning or "",
+            ModelStatus.MISSING_BLOB: bad,
+            ModelStatus.REMOTE: quiet,
+            ModelStatus.UNSUPPORTED: quiet,
+            ModelStatus.BROKEN: bad,
+        }
+
+    def _highlighted(self) -> StoredModel | None:
+        row = self.query_one(DataTable).cursor_row
+        return self._models[row] if 0 <= row < len(self._models) else None
+
+    def _show_detail(self) -> None:
+        model = self._highlighted()
+        if model is not None:
+            self.query_one("#facts", Lines).show(partial(detail_lines, model))
+            self.query_one("#detail").scroll_home(animate=False)
+
+    @on(DataTable.RowHighlighted)
+    def on_other_model(self) -> None:
+        """Show the model under the cursor."""
+        self._show_detail()
+        self.refresh_bindings()
+
+    def on_resize(self, event: Resize) -> None:
+        """Give the names the room that there is now."""
+        del event
+        if self._models:
+            kept = self._highlighted()
+            self.call_after_refresh(self._fill, kept.full_name if kept else "")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Dim what cannot be done with the model under the cursor."""
+        del parameters
+        if action == "switch_store":
+            return len(self._choices) > 1
+        if action == "train" and self.is_mounted:
+            model = self._highlighted()
+            return True if model and model.status is ModelStatus.READY else None
+        return True
+
+    def action_train(self) -> None:
+        """Show how to train the model under the cursor, or why that cannot be done."""
+        model = self._highlighted()
+        if model is None:
+            return
+        name = safe_line(model.name, limit=50)
+        if model.problem is not None:
+            self.tell(f"{name} cannot be trained: {model.problem.reason}.", bad=True)
+            return
+        self.app.push_screen(Commands(f"Train {name}", train_commands(model, self.choice)))
+
+    def action_switch_store(self) -> None:
+        """Look at the next store."""
+        self._chosen = (self._chosen + 1) % len(self._choices)
+        self._look()
+
+    def action_look_again(self) -> None:
+        """Read the store again."""
+        self._look()
+
+    def action_runs(self) -> None:
+        """Open the list of runs."""
+        self.app.push_screen(RunsScreen(self._clock))

@@ -1,0 +1,59 @@
+"""A widget whose lines are a pure function of its width: what it shows can be tested without it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from textual.content import Content
+from textual.geometry import Size
+from textual.widget import Widget
+
+Build = Callable[[int], Sequence[Content]]
+"""Takes a width in cells, returns lines of at most that width."""
+
+MUTED: Final = "$foreground 60%"
+
+
+class Lines(Widget):
+    """Shows what a function of the width returns; as high as that is, unless styled otherwise."""
+
+    DEFAULT_CSS = """
+    Lines { height: auto; width: 1fr; }
+    """
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id, classes=classes)
+        self._build: Build = lambda width: []
+
+    def show(self, build: Build) -> None:
+        """Show the lines of `build` from now on."""
+        self._build = build
+        self.refresh(layout=True)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Return the number of lines."""
+        del container, viewport
+        return len(self._build(width))
+
+    def render(self) -> Content:
+        """Return the lines."""
+        return Content("\n").join(self._build(self.content_size.width))
+
+
+def hanging(label: Content, value: Content, *, indent: int, width: int) -> list[Content]:
+    """Return `value` wrapped at `width`, all lines `indent` cells in, the first behind `label`."""
+    room = max(width - indent, 8)
+    blank = Content.blank(indent)
+    first = label.pad_right(max(indent - label.cell_length, 0))
+    lines = value.wrap(room) or [Content("")]
+    return [(first if number == 0 else blank) + line for number, line in enumerate(lines)]
+
+
+def facts(pairs: Iterable[tuple[str, str | Content]], width: int) -> list[Content]:
+    """Return pairs of label and value as two aligned columns, without empty values."""
+    shown = [(label, value) for label, value in pairs if value]
+    indent = max((len(label) for label, _ in shown), default=0) + 2
+    lines: list[Content] = []
+    for label, value in shown:
+        text = value if isinstance(value, Content) else Content(value)
+        lines += hanging(Content.styled(label, MUTED), text, indent=indent, width=width)
+    return lines

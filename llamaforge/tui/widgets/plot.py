@@ -1,0 +1,117 @@
+"""The geometry of a curve drawn in braille: ticks, dots and cells, without any widget."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from llamaforge.tui.loss_history import LossPoint
+
+# The bits of the eight dots of a braille cell (U+2800 ff.), by column and row from the top.
+_DOTS: Final = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+_STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A range of values with round ticks in it."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    labels: tuple[str, ...]
+
+    def place(self, value: float, dots: int) -> int:
+        """Return which of `dots` places `value` is nearest to; 0 is the low end."""
+        part = (value - self.low) / (self.high - self.low)
+        return round(part * (dots - 1))
+
+
+def axis_of(low: float, high: float, count: int) -> Axis:
+    """Return an axis from `low` to `high`, widened to round numbers, with about `count` ticks."""
+    if not high > low:
+        margin = abs(low) * 0.1 or 0.1
+        low, high = low - margin, high + margin
+    rough = (high - low) / max(count - 1, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * part for part in _STEPS if power * part >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = tuple(number * step for number in range(first, last + 1))
+    return Axis(ticks[0], ticks[-1], ticks, tuple(_label(tick, step) for tick in ticks))
+
+
+def step_axis(low: float, high: float, count: int) -> Axis:
+    """Return an axis that ends exactly at the first and the last step, with round ticks inside."""
+    low, high = (low, high) if high > low else (low, low + 1)
+    whole = axis_of(low, high, count)
+    inside = [
+        (tick, label)
+        for tick, label in zip(whole.ticks, whole.labels, strict=True)
+        if low <= tick <= high and tick == int(tick)
+    ]
+    return Axis(low, high, tuple(tick for tick, _ in inside), tuple(label for _, label in inside))
+
+
+def _label(tick: float, step: float) -> str:
+    if step >= 1:
+        return f"{tick:,.0f}" if tick < 1e6 else f"{tick:.3g}"
+    decimals = -math.floor(math.log10(step) + 1e-9)
+    if round(step * 10**decimals, 6) != int(round(step * 10**decimals, 6)):
+        decimals += 1  # steps of 0.25
+    return f"{tick:.{decimals}f}"
+
+
+class Canvas:
+    """A grid of cells, each of two by four dots."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self.columns, self.rows = columns, rows
+        self._cells = [[0] * columns for _ in range(rows)]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Dots across and dots high."""
+        return 2 * self.columns, 4 * self.rows
+
+    def cell(self, column: int, row: int) -> str:
+        """Return the braille character of a cell, or an empty string where it has no dot."""
+        bits = self._cells[row][column]
+        return chr(0x2800 + bits) if bits else ""
+
+    def dot(self, x: int, y: int) -> None:
+        """Set the dot `x` from the left and `y` from the bottom; outside the grid is no dot."""
+        width, height = self.size
+        if 0 <= x < width and 0 <= y < height:
+            top = height - 1 - y
+            self._cells[top // 4][x // 2] |= _DOTS[x % 2][top % 4]
+
+    def curve(self, places: Sequence[tuple[int, int]]) -> None:
+        """Set the dots of the lines from each place to the next."""
+        for x, y in places[:1]:
+            self.dot(x, y)
+        for (x0, y0), (x1, y1) in itertools.pairwise(places):
+            length = max(abs(x1 - x0), abs(y1 - y0), 1)
+            for number in range(1, length + 1):
+                part = number / length
+                self.dot(round(x0 + (x1 - x0) * part), round(y0 + (y1 - y0) * part))
+
+
+def places(
+    points: Iterable[LossPoint], across: Axis, up: Axis, size: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """Return where `points` lie on a grid of dots, one place a column: the mean of its points."""
+    columns: dict[int, list[float]] = {}
+    for point in points:
+        columns.setdefault(across.place(point.step, size[0]), []).append(point.loss)
+    return [
+        (column, up.place(sum(losses) / len(losses), size[1]))
+        for column, losses in sorted(columns.items())
+    ]
+
+
+def usual_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the range of `values` without the outermost fiftieth at either end."""
+    ordered = sorted(values)
+    cut = len(ordered) // 50
+    return ordered[cut], ordered[-1 - cut]

@@ -1,0 +1,140 @@
+"""The parts of the monitor above the curve: stages, what is being done, progress, figures."""
+
+from typing import Final
+
+from textual.content import Content
+
+from llamaforge.runs.directory import RunState
+from llamaforge.tui.run_view import Level, LogLine, RunView, StageState
+from llamaforge.tui.widgets.lines import MUTED, hanging
+from llamaforge.tui.words import (
+    UNKNOWN,
+    clock_words,
+    duration_words,
+    loss_words,
+    short_number,
+    size_words,
+)
+
+_STAGE_MARKS: Final = {
+    StageState.WAITING: ("○", MUTED),
+    StageState.RUNNING: ("▸", "bold $primary"),
+    StageState.DONE: ("✓", "$text-success"),
+    StageState.SKIPPED: ("✓", "$text-success"),
+    StageState.STOPPED: ("■", "$text-warning"),
+    StageState.FAILED: ("✗", "bold $text-error"),
+}
+STATE_MARKS: Final = {
+    RunState.CREATED: ("○", MUTED),
+    RunState.RUNNING: ("▸", "$primary"),
+    RunState.PAUSED: ("■", "$text-warning"),
+    RunState.STOPPED: ("■", "$text-warning"),
+    RunState.FAILED: ("✗", "$text-error"),
+    RunState.FINISHED: ("✓", "$text-success"),
+    RunState.LOST: ("✗", "$text-error"),
+}
+_LOG_MARKS: Final = {
+    Level.NOTE: ("·", MUTED),
+    Level.WARNING: ("!", "$text-warning"),
+    Level.ERROR: ("✗", "$text-error"),
+}
+_BAR_FULL, _BAR_HALF, _BAR_REST = "━", "╸", "─"
+_LONGEST_BAR: Final = 60
+
+
+def state_content(state: RunState) -> Content:
+    """Return a run's state as a mark and a word."""
+    mark, style = STATE_MARKS[state]
+    return Content.styled(f"{mark} {state.value}", style)
+
+
+def stage_lines(view: RunView, width: int) -> list[Content]:
+    """Return the stages in their order, each with a mark; short of room, their marks alone."""
+    parts: list[Content] = []
+    for stage in view.stages:
+        mark, style = _STAGE_MARKS[stage.state]
+        parts.append(Content.styled(f"{mark} {stage.name}", style))
+    line = Content.styled(" ─ ", MUTED).join(parts)
+    if line.cell_length <= width:
+        return [line]
+    marks = [Content.styled(*_STAGE_MARKS[stage.state]) for stage in view.stages]
+    current = view.stage
+    return [Content(" ").join([*marks, Content(current.name if current else "")])]
+
+
+def progress_lines(view: RunView, width: int) -> list[Content]:
+    """Return a bar with the running stage's progress in figures, or nothing where there is none."""
+    stage = view.stage
+    trains = stage is None or stage.name == "train"
+    if trains or stage is None:
+        done, total, unit = view.step, view.total, "steps"
+    else:
+        done, total, unit = stage.done, stage.total, stage.unit
+    if total <= 0:
+        return [Content.styled(_BAR_REST * min(width, _LONGEST_BAR), MUTED)]
+    part = min(max(done / total, 0.0), 1.0)
+    words = f"  {part * 100:3.0f} %   {done:,} of {total:,} {unit}"
+    room = max(min(width - len(words), _LONGEST_BAR), 4)
+    halves = round(part * room * 2)
+    full = _BAR_FULL * (halves // 2) + _BAR_HALF * (halves % 2)
+    rest = _BAR_REST * (room - len(full))
+    return [Content.assemble((full, "$primary"), (rest, MUTED), words).truncate(width)]
+
+
+def figure_lines(view: RunView, elapsed_seconds: float, width: int) -> list[Content]:
+    """Return the run's figures in two rows of four; short of room, in four rows of two."""
+    epoch = short_epoch(view)
+    cells = [
+        ("loss", loss_words(view.loss)),
+        ("held-out loss", loss_words(view.eval_loss)),
+        ("learning rate", short_number(view.learning_rate)),
+        ("tokens/s", _thousands(view.tokens_per_second)),
+        ("elapsed", duration_words(elapsed_seconds)),
+        ("time left", _time_left(view)),
+        ("memory", size_words(view.memory_bytes)),
+        ("epoch", epoch),
+    ]
+    across = 4 if width >= 76 else 2
+    rows = [cells[at : at + across] for at in range(0, len(cells), across)]
+    labels = [max(len(row[at][0]) for row in rows) for at in range(across)]
+    room = width // across
+    lines = []
+    for row in rows:
+        parts = []
+        for at, (label, value) in enumerate(row):
+            cell = Content.assemble((f"{label:<{labels[at]}} ", MUTED), (value, "bold"))
+            parts.append(cell.pad_right(max(room - cell.cell_length, 1)))
+        lines.append(Content("").join(parts).truncate(width))
+    return lines
+
+
+def short_epoch(view: RunView) -> str:
+    """Return how many times the rows were seen, of how many times they are to be."""
+    if view.epoch is None:
+        return UNKNOWN
+    return f"{view.epoch:.1f}/{view.epochs:g}" if view.epochs else f"{view.epoch:.1f}"
+
+
+def log_lines(log: tuple[LogLine, ...], width: int) -> list[Content]:
+    """Return the log, the newest line last; what matters has a mark and a colour."""
+    lines: list[Content] = []
+    for line in log:
+        mark, style = _LOG_MARKS[line.level]
+        label = Content.assemble((f"{clock_words(line.t):>8} ", MUTED), (mark, style))
+        text = Content(line.text) if line.level is Level.NOTE else Content.styled(line.text, style)
+        lines += hanging(label, text, indent=11, width=width)
+    return lines or [Content.styled("Nothing has happened yet.", MUTED)]
+
+
+def _time_left(view: RunView) -> str:
+    if view.is_over:
+        return UNKNOWN
+    stage = view.stage
+    trains = stage is not None and stage.name == "train"
+    return duration_words(view.eta_seconds) if trains else UNKNOWN
+
+
+def _thousands(value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
