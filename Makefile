@@ -54,7 +54,7 @@ contracts: install-dev ## which room may import which
 	$(BIN)/lint-imports
 
 unit: install-dev ## pytest
-	$(BIN)/pytest --numprocesses $(WORKERS) -m 'not campaign'
+	OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses $(WORKERS) -m 'not campaign'
 
 campaign: install-dev ## the slow tests: kill the worker at random, many times
 	$(BIN)/pytest -m campaign

@@ -95,6 +95,16 @@ class _Parser(argparse.ArgumentParser):
         sentence = message[:1].upper() + message[1:].rstrip(".")
         raise UsageError(f"{sentence}.", f"See: {self.prog} --help", code="usage")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            near = difflib.get_close_matches(str(value), list(action.choices), n=1)
+            name = "/".join(action.option_strings) or str(action.metavar)
+            known = ", ".join(action.choices)
+            raise UsageError(
+                f"{name} cannot be {safe_line(str(value), limit=60)}; it is one of: {known}.",
+                f"Did you mean {near[0]}?" if near else f"See: {self.prog} --help",
+            )
+
     def print_help(self, file: object = None) -> None:
         del file
         output.print_text(self.format_help().rstrip("\n"))

@@ -11,7 +11,8 @@ from llamaforge.safe_text import safe_line
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-STAGES: Final = ("prepare", "train", "export", "verify", "evaluate", "publish")
+STAGES: Final = ("prepare", "train", "export", "verify", "evaluate")
+"""What every run does; publishing is shown where a run does it."""
 _LINE_STEPS: Final = 10
 _LINE_SECONDS: Final = 5.0
 _LEAST_LINE_SECONDS: Final = 1.0
@@ -106,11 +107,12 @@ class Picture:
         from rich.text import Text
 
         marks = {"started": "[>]", "finished": "[x]", "skipped": "[x]"}
-        begun = [*STAGES[:-1], *(name for name in self.stages if name not in STAGES[:-1])]
-        stages = "  ".join(
-            f"{marks.get(self.stages.get(name, ''), '[ ]')} {name}" for name in begun
+        further = {name: state for name, state in self.stages.items() if name not in STAGES}
+        begun = [*STAGES, *(name for name, state in further.items() if state != "skipped")]
+        stages = (
+            f"{marks.get(self.stages.get(name, ''), '[ ]')} {safe_line(name)}" for name in begun
         )
-        lines: list[RenderableType] = [Text(safe_line(stages))]
+        lines: list[RenderableType] = [Text("  ".join(stages))]
         if self.total:
             row = Table.grid(padding=(0, 1))
             bar = ProgressBar(
@@ -132,7 +134,7 @@ def _line(event: events.Event) -> str | None:
         case events.Started(resumed=True):
             line = "resumed"
         case events.Stage(state="skipped"):
-            line = f"{event.name}: done before"
+            line = f"{event.name}: nothing to do"
         case events.Stage(state="finished"):
             took = "" if event.seconds is None else f" in {duration_words(event.seconds)}"
             line = f"{event.name}: done{took}"

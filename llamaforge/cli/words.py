@@ -11,6 +11,8 @@ _DAY: Final = 24 * _HOUR
 def duration_words(seconds: float) -> str:
     """Return a duration in its two largest units: `12 s`, `3 min 20 s`, `1 h 05 min`."""
     whole = max(round(seconds), 0)
+    if 0 < seconds < 1:
+        return "under 1 s"
     if whole < _MINUTE:
         return f"{whole} s"
     if whole < _HOUR:

@@ -23,6 +23,7 @@ from llamaforge.safe_text import safe_line
 _BATCH_TOKENS: Final = 512
 _LOGITS_BYTES: Final = 256 * 1024 * 1024
 """Bytes of logits that one call may hold: a vocabulary of 152,000 tokens takes 0.6 MB a token."""
+_SMALL_MODEL_BYTES: Final = 64 * 1024 * 1024
 _LOG_LINES: Final = 20
 _ERROR_LEVEL: Final = 4  # GGML_LOG_LEVEL_ERROR
 
@@ -118,7 +119,11 @@ class Server:
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = self._context_tokens
         parameters.n_batch = parameters.n_ubatch = self._batch_tokens
-        parameters.n_threads = parameters.n_threads_batch = physical_cores()
+        # Threads wait for each other in a loop after every operation: for a small model that costs
+        # more than they bring, and a hundred times more where other programs want the cores.
+        is_small = self._blob.stat().st_size < _SMALL_MODEL_BYTES
+        threads = 1 if is_small else physical_cores()
+        parameters.n_threads = parameters.n_threads_batch = threads
         if self._adapter_path is not None:
             path = str(self._adapter_path).encode()
             self._adapter = llama_cpp.llama_adapter_lora_init(self._model, path)

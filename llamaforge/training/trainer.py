@@ -96,8 +96,6 @@ def train(
         warmup_steps=_warmup_steps(settings, len(rows)),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -106,6 +104,9 @@ def train(
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+    if settings.gradient_checkpointing:
+        base: Any = model.get_base_model()
+        base.gradient_checkpointing_enable({"use_reentrant": False})
     reporter = _Reporter(model, head, validation, settings, checkpoints, emit, wishes)
     trainer = _PackedTrainer(model, head, rows, settings, arguments, reporter)
     newest, damaged = newest_checkpoint(checkpoints)

@@ -60,12 +60,12 @@ def _mean(points: list[LossPoint] | tuple[LossPoint, ...]) -> LossPoint:
 
 
 def smoothed(points: tuple[LossPoint, ...]) -> tuple[LossPoint, ...]:
-    """Return the exponential moving average of `points`, over about a fiftieth of them.
+    """Return the exponential moving average of `points`, over about a twentieth of them.
 
     The average of the first points is corrected for having begun at zero, as in Adam (Kingma and
     Ba, 2015, section 3), so that the curve starts where the losses do.
     """
-    keep = 1 - 1 / max(len(points) / 50, 1)
+    keep = 1 - 1 / max(len(points) / 20, 1)
     average, weight, result = 0.0, 0.0, []
     for point in points:
         average = keep * average + (1 - keep) * point.loss

@@ -25,7 +25,7 @@ _DOING: Final = {
 
 
 class Tone(StrEnum):
-    """How a sentence is meant; also a style class of the screen."""
+    """How a sentence is meant; it has its own mark and colour."""
 
     CALM = "calm"
     GOOD = "good"

@@ -112,7 +112,7 @@ def row_cells(model: StoredModel, name_width: int) -> tuple[str, ...]:
     return (
         safe_line(model.name, limit=name_width) or "–",
         count_words(model.parameter_count) if model.parameter_count else "–",
-        safe_line(model.quantization, limit=8) or "–",
+        safe_line(model.quantization, limit=7) or "–",
         size_words(model.size_bytes) if model.size_bytes else "–",
         f"{model.context_length:,}" if model.context_length else "–",
         status_text(model.status),

@@ -11,9 +11,13 @@ _DAY: Final = 24 * _HOUR
 
 def number(value: Any) -> float | None:
     """Return `value` if it is a finite number, else None: figures are read from files."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return found if math.isfinite(found) else None
 
 
 def whole(value: Any) -> int | None:

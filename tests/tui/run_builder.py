@@ -96,9 +96,7 @@ class RunBuilder:
                 self.write(events.Report(kind="fidelity", figures=FIDELITY))
             if name == "evaluate":
                 for question, right, wrong in SAMPLES:
-                    sample = events.Sample(
-                        prompt=question, expected=right, base=wrong, tuned=right
-                    )
+                    sample = events.Sample(prompt=question, expected=right, base=wrong, tuned=right)
                     self.write(sample)
                 self.write(events.Report(kind="evaluation", figures=EVALUATION))
             self.write(events.Stage(name=name, state="finished", seconds=2.0))

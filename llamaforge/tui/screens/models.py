@@ -34,7 +34,7 @@ from llamaforge.tui.widgets.lines import MUTED, Lines
 from llamaforge.tui.widgets.notice import Notice
 from llamaforge.tui.widgets.title_bar import TitleBar
 
-_COLUMNS: Final = (("PARAMS", 6), ("QUANT", 8), ("SIZE", 7), ("CONTEXT", 9), ("STATUS", 14))
+_COLUMNS: Final = (("PARAMS", 6), ("QUANT", 7), ("SIZE", 7), ("CONTEXT", 8), ("STATUS", 13))
 _LEAST_NAME: Final = 12
 _NUMBERS: Final = frozenset({1, 3, 4})
 """Columns with numbers, which end at the same place; the name is column 0."""

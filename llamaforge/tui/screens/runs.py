@@ -31,10 +31,10 @@ _COLUMNS: Final = (
     ("PROGRESS", 20),
 )
 _WIDE_COLUMNS: Final = (
-    ("RUN", 30),
-    ("MODEL", 26),
+    ("RUN", 26),
+    ("MODEL", 24),
     ("STATE", 10),
-    ("PROGRESS", 22),
+    ("PROGRESS", 20),
     ("LOSS", 8),
     ("CREATED", 16),
 )

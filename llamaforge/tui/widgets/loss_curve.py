@@ -8,12 +8,14 @@ from textual.widget import Widget
 
 from llamaforge.tui.loss_history import LossHistory, LossPoint, smoothed
 from llamaforge.tui.widgets.lines import MUTED
-from llamaforge.tui.widgets.plot import Axis, Canvas, axis_of, places, step_axis, usual_range
+from llamaforge.tui.widgets.plot import Axis, Canvas, axis_of, places, usual_range
 
 EVAL_MARK: Final = "◆"
 _CURVE: Final = "$primary"
 _EACH: Final = "$foreground 25%"
 _EVAL: Final = "bold $secondary"
+_MARGIN: Final = 0.04
+"""Part of the range that is left free above and below the curve."""
 _LEAST_WIDTH: Final = 24
 _LEAST_HEIGHT: Final = 6
 _ROWS_A_TICK: Final = 3
@@ -59,7 +61,7 @@ def curve_lines(
     gutter = max(map(len, up.labels))
     columns = width - gutter - 2
     steps = [point.step for point in (*points, *evals)]
-    across = step_axis(min(steps), max(steps), max(columns // _COLUMNS_A_TICK, 2))
+    across = axis_of(min(steps), max(steps), max(columns // _COLUMNS_A_TICK, 2), whole=True)
 
     each, curve = Canvas(columns, rows), Canvas(columns, rows)
     each.curve(places(points, across, up, each.size))
@@ -115,7 +117,8 @@ def _loss_axis(
     if points:
         usual = usual_range([point.loss for point in points])
         low, high = min(low, usual[0]), max(high, usual[1])
-    return axis_of(low, high, max(rows // _ROWS_A_TICK + 1, 2))
+    margin = (high - low) * _MARGIN
+    return axis_of(low - margin, high + margin, max(rows // _ROWS_A_TICK + 1, 2))
 
 
 def _legend(width: int, has_evals: bool) -> Content:

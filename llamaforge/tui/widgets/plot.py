@@ -10,7 +10,7 @@ from llamaforge.tui.loss_history import LossPoint
 
 # The bits of the eight dots of a braille cell (U+2800 ff.), by column and row from the top.
 _DOTS: Final = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-_STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
+_PARTS: Final = (10.0, 5.0, 2.5, 2.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,36 +28,34 @@ class Axis:
         return round(part * (dots - 1))
 
 
-def axis_of(low: float, high: float, count: int) -> Axis:
-    """Return an axis from `low` to `high`, widened to round numbers, with about `count` ticks."""
+def axis_of(low: float, high: float, count: int, *, whole: bool = False) -> Axis:
+    """Return the axis from `low` to `high` with about `count` round ticks inside it, at least two.
+
+    With `whole`, ticks are whole numbers, and where there are not two of them there is one.
+    """
     if not high > low:
-        margin = abs(low) * 0.1 or 0.1
+        margin = 0.5 if whole else abs(low) * 0.1 or 0.1
         low, high = low - margin, high + margin
-    rough = (high - low) / max(count - 1, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * part for part in _STEPS if power * part >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(number * step for number in range(first, last + 1))
-    return Axis(ticks[0], ticks[-1], ticks, tuple(_label(tick, step) for tick in ticks))
-
-
-def step_axis(low: float, high: float, count: int) -> Axis:
-    """Return an axis that ends exactly at the first and the last step, with round ticks inside."""
-    low, high = (low, high) if high > low else (low, low + 1)
-    whole = axis_of(low, high, count)
-    inside = [
-        (tick, label)
-        for tick, label in zip(whole.ticks, whole.labels, strict=True)
-        if low <= tick <= high and tick == int(tick)
-    ]
-    return Axis(low, high, tuple(tick for tick, _ in inside), tuple(label for _, label in inside))
+    power = math.floor(math.log10(high - low))
+    sizes = [part * 10.0**exponent for exponent in (power, power - 1) for part in _PARTS]
+    if whole:
+        sizes = [size for size in sizes if size >= 1 and size.is_integer()] or [1.0]
+    best: list[float] = []
+    step = sizes[0]
+    for size in sizes:  # from large to small: the first that gives enough, and never too many
+        first, last = math.ceil(low / size - 1e-9), math.floor(high / size + 1e-9)
+        found = [number * size for number in range(first, last + 1)]
+        if len(best) >= 2 and len(found) > count:
+            break
+        best, step = found, size
+    return Axis(low, high, tuple(best), tuple(_label(tick, step) for tick in best))
 
 
 def _label(tick: float, step: float) -> str:
-    if step >= 1:
-        return f"{tick:,.0f}" if tick < 1e6 else f"{tick:.3g}"
-    decimals = -math.floor(math.log10(step) + 1e-9)
-    if round(step * 10**decimals, 6) != int(round(step * 10**decimals, 6)):
+    if step >= 1 and step.is_integer():
+        return f"{tick:,.0f}" if abs(tick) < 1e6 else f"{tick:.3g}"
+    decimals = max(-math.floor(math.log10(step) + 1e-9), 1)
+    if not math.isclose(step * 10**decimals, round(step * 10**decimals)):
         decimals += 1  # steps of 0.25
     return f"{tick:.{decimals}f}"
 

@@ -16,7 +16,7 @@ _ARTIFACT_WORDS: Final = {
     "verify": "proof",
     "evaluation": "comparison",
 }
-_FIGURE_WIDTH: Final = 9
+_FIGURE_WIDTH: Final = 11
 _BLANK: Final = Content("")
 
 
@@ -47,8 +47,8 @@ def _set_lines(sets: tuple[SetReport, ...], width: int) -> list[Content]:
         label = Content(name).truncate(room, ellipsis=True)
         change, style = "–", MUTED
         if part.base is not None and part.tuned is not None:
-            points = round((part.tuned - part.base) * 100)
-            change = f"{points:+d} pts" if points else "same"
+            points = round((part.tuned - part.base) * 100, 1)
+            change = f"{points:+g} pts" if points else "same"
             style = "bold $text-success" if points > 0 else "bold $text-error" if points else MUTED
         figures = (percent_words(part.base), percent_words(part.tuned), change)
         lines.append(_row(label, figures, room, "bold", style))

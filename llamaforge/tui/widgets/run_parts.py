@@ -40,6 +40,9 @@ _LOG_MARKS: Final = {
 }
 _BAR_FULL, _BAR_HALF, _BAR_REST = "━", "╸", "─"
 _LONGEST_BAR: Final = 60
+_FOUR_ACROSS: Final = 76
+_VALUE_WIDTHS: Final = (8, 11, 7, 8)
+"""Room kept for the values of each column, so that they do not move as they change."""
 
 
 def state_content(state: RunState) -> Content:
@@ -83,36 +86,37 @@ def progress_lines(view: RunView, width: int) -> list[Content]:
 
 def figure_lines(view: RunView, elapsed_seconds: float, width: int) -> list[Content]:
     """Return the run's figures in two rows of four; short of room, in four rows of two."""
-    epoch = short_epoch(view)
     cells = [
         ("loss", loss_words(view.loss)),
-        ("held-out loss", loss_words(view.eval_loss)),
+        ("held-out", loss_words(view.eval_loss)),
         ("learning rate", short_number(view.learning_rate)),
         ("tokens/s", _thousands(view.tokens_per_second)),
-        ("elapsed", duration_words(elapsed_seconds)),
+        ("elapsed", clock_words(elapsed_seconds)),
         ("time left", _time_left(view)),
         ("memory", size_words(view.memory_bytes)),
-        ("epoch", epoch),
+        ("epoch", _epoch_words(view)),
     ]
-    across = 4 if width >= 76 else 2
+    across = 4 if width >= _FOUR_ACROSS else 2
     rows = [cells[at : at + across] for at in range(0, len(cells), across)]
     labels = [max(len(row[at][0]) for row in rows) for at in range(across)]
-    room = width // across
+    values = [max(_VALUE_WIDTHS[at], *(len(row[at][1]) for row in rows)) for at in range(across)]
+    spare = width - sum(labels) - sum(values) - across
+    gap = max(spare // max(across - 1, 1), 1)
     lines = []
     for row in rows:
-        parts = []
-        for at, (label, value) in enumerate(row):
-            cell = Content.assemble((f"{label:<{labels[at]}} ", MUTED), (value, "bold"))
-            parts.append(cell.pad_right(max(room - cell.cell_length, 1)))
-        lines.append(Content("").join(parts).truncate(width))
+        parts = [
+            Content.assemble((f"{label:<{labels[at]}} ", MUTED), (f"{value:<{values[at]}}", "bold"))
+            for at, (label, value) in enumerate(row)
+        ]
+        lines.append(Content(" " * gap).join(parts).truncate(width))
     return lines
 
 
-def short_epoch(view: RunView) -> str:
+def _epoch_words(view: RunView) -> str:
     """Return how many times the rows were seen, of how many times they are to be."""
     if view.epoch is None:
         return UNKNOWN
-    return f"{view.epoch:.1f}/{view.epochs:g}" if view.epochs else f"{view.epoch:.1f}"
+    return f"{view.epoch:.1f} of {view.epochs:g}" if view.epochs else f"{view.epoch:.1f}"
 
 
 def log_lines(log: tuple[LogLine, ...], width: int) -> list[Content]:

@@ -1,0 +1,283 @@
+"""Training is the same whether weights are packed, batches are cut up, or the worker dies."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from engine_bench import SETTINGS, make_lora, make_model, make_rows, unpack_in_place
+from peft import PeftModel
+from torch.nn import functional
+
+from llamaforge.data.chat import EncodedRow
+from llamaforge.errors import LlamaForgeError
+from llamaforge.gguf.header import Header
+from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.runs import events
+from llamaforge.training.batches import LengthBatches, RowLoader, collate
+from llamaforge.training.lora import attach_lora, compute_type, factors, lora_layers
+from llamaforge.training.loss import IGNORED_LABEL
+from llamaforge.training.model import load_packed_model
+from llamaforge.training.trainer import Outcome, Wishes, token_loss, train
+
+NEVER = Wishes(stop=lambda: False, save=lambda: False)
+
+
+class Session:
+    """One training of a small model, with what it reported."""
+
+    def __init__(
+        self,
+        header: Header,
+        folder: Path,
+        settings: TrainingSettings = SETTINGS,
+        *,
+        packed: bool = True,
+        rows: Sequence[EncodedRow] | None = None,
+    ) -> None:
+        self.packed = load_packed_model(header, compute_type(settings.compute_dtype))
+        self.settings = settings
+        self.folder = folder
+        if not packed:
+            unpack_in_place(self.packed)
+        torch.manual_seed(0)
+        self.model: PeftModel = attach_lora(self.packed, settings)
+        self.rows = make_rows(16) if rows is None else rows
+        self.events: list[events.Event] = []
+
+    def run(self, wishes: Wishes = NEVER, validation: Sequence[EncodedRow] = ()) -> Outcome:
+        return train(
+            self.model,
+            self.packed.head,
+            self.rows,
+            validation,
+            self.settings,
+            self.folder,
+            emit=self.events.append,
+            wishes=wishes,
+        )
+
+    @property
+    def losses(self) -> list[float]:
+        return [
+            event.loss
+            for event in self.events
+            if isinstance(event, events.Step) and event.loss is not None
+        ]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{path}.{part}": value
+            for path, layer in lora_layers(self.model)
+            for part, value in zip("ab", factors(layer)[:2], strict=True)
+        }
+
+
+@pytest.mark.parametrize("quantization", ["Q4_K_M", "Q8_0"])
+def test_packed_and_unpacked_training_have_one_trajectory(
+    quantization: str, tmp_path: Path
+) -> None:
+    header = make_model(tmp_path, quantization)
+    packed = Session(header, tmp_path / "a")
+    packed.run()
+    plain = Session(header, tmp_path / "b", packed=False)
+    plain.run()
+    assert len(packed.losses) == 6
+    assert packed.losses[-1] < packed.losses[0] - 0.05, "it must have learned something"
+    assert packed.losses == pytest.approx(plain.losses, abs=1e-5)
+
+
+def test_the_loss_is_that_of_transformers(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    packed, model = make_lora(header)
+    unpacked, dense = make_lora(header)
+    unpack_in_place(unpacked)
+    batch = collate(make_rows(3))
+    total, count = token_loss(
+        model, packed.head, batch["input_ids"], batch["labels"], torch.float32
+    )
+    mask = (torch.arange(batch["input_ids"].shape[1]) < batch["lengths"][:, None]).long()
+    theirs = dense(input_ids=batch["input_ids"], attention_mask=mask, labels=batch["labels"]).loss
+    assert total.item() / count == pytest.approx(theirs.item(), abs=1e-5)
+
+
+def test_every_trained_token_counts_the_same_however_a_step_is_cut_up(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    rows = make_rows(8, longest=60)
+    whole = Session(
+        header,
+        tmp_path / "a",
+        SETTINGS.model_copy(update={"per_device_train_batch_size": 8, "max_steps": 4}),
+        rows=rows,
+    )
+    cut = Session(
+        header,
+        tmp_path / "b",
+        SETTINGS.model_copy(
+            update={
+                "per_device_train_batch_size": 1,
+                "gradient_accumulation_steps": 8,
+                "max_steps": 4,
+            }
+        ),
+        rows=rows,
+    )
+    whole.run()
+    cut.run()
+    assert whole.losses == pytest.approx(cut.losses, abs=2e-5)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    settings = SETTINGS.model_copy(
+        update={"max_steps": 9, "lora_dropout": 0.1, "gradient_accumulation_steps": 2}
+    )
+    through = Session(header, tmp_path / "a", settings)
+    assert through.run() == Outcome(9, 9, stopped=False)
+
+    first = Session(header, tmp_path / "b", settings)
+    stop = Wishes(stop=lambda: len(first.losses) >= 4, save=lambda: False)
+    outcome = first.run(stop)
+    assert outcome.stopped
+    assert 4 <= outcome.step < 9
+    second = Session(header, tmp_path / "b", settings)
+    assert second.run() == Outcome(9, 9, stopped=False)
+
+    assert first.losses + second.losses == through.losses
+    ours, theirs = second.weights(), through.weights()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    settings = SETTINGS.model_copy(update={"save_steps": 2})
+    through = Session(header, tmp_path / "a", settings)
+    through.run()
+    newest = tmp_path / "a" / "step-000006" / "adapter_model.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.write_bytes(bytes(content))
+    again = Session(header, tmp_path / "a", settings)
+    again.run()
+    assert again.losses == through.losses[4:]
+    warnings = [event for event in again.events if isinstance(event, events.Warn)]
+    assert [event.code for event in warnings] == ["damaged_checkpoint"]
+    assert all(torch.equal(a, b) for a, b in zip(
+        again.weights().values(), through.weights().values(), strict=True
+    ))  # fmt: skip
+
+
+def test_a_finished_training_is_read_back_and_not_repeated(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    through = Session(header, tmp_path / "a")
+    through.run()
+    again = Session(header, tmp_path / "a")
+    assert again.run() == Outcome(6, 6, stopped=False)
+    assert not again.losses
+    assert all(
+        torch.equal(again.weights()[name], value) for name, value in through.weights().items()
+    )
+
+
+def test_a_checkpoint_is_saved_when_it_is_asked_for(tmp_path: Path) -> None:
+    wishes = iter([False, True, False, False, False, False])
+    session = Session(make_model(tmp_path), tmp_path / "a")
+    session.run(Wishes(stop=lambda: False, save=lambda: next(wishes)))
+    saved = [event.step for event in session.events if isinstance(event, events.Checkpoint)]
+    assert saved == [2, 6]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_good(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"max_steps": 60, "save_steps": 1})
+    session = Session(make_model(tmp_path), tmp_path / "a", settings)
+    layer = session.packed.model.get_submodule("model.layers.0.mlp.up_proj")
+    calls = 0
+
+    def poison(module: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return output * math.inf if calls > 3 else output
+
+    layer.register_forward_hook(poison)
+    with pytest.raises(LlamaForgeError) as caught:
+        session.run()
+    assert caught.value.code == "diverged"
+    assert "learning_rate" in caught.value.hint
+    steps = [event for event in session.events if isinstance(event, events.Step)]
+    assert steps[-1].loss is None
+    saved = [event.step for event in session.events if isinstance(event, events.Checkpoint)]
+    assert saved == [1, 2, 3]
+    json.loads(steps[-1].to_json())  # no NaN reaches the event file
+
+
+def test_validation_loss_is_the_mean_over_tokens(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    validation = make_rows(5, seed=4, longest=60)
+    settings = SETTINGS.model_copy(
+        update={"eval_steps": 3, "per_device_eval_batch_size": 2, "learning_rate": 1e-12}
+    )
+    session = Session(header, tmp_path / "a", settings)
+    session.run(validation=validation)
+    found = [event for event in session.events if isinstance(event, events.Eval)]
+    assert [(event.step, event.rows) for event in found] == [(3, 5), (6, 5)]
+    packed, model = make_lora(header)
+    total, count = 0.0, 0
+    for row in validation:
+        ids = torch.tensor([row.ids])
+        logits = model(ids).logits[0, :-1].float()
+        labels = torch.where(torch.tensor(row.trained), ids[0], IGNORED_LABEL)[1:]
+        total += float(functional.cross_entropy(logits, labels, reduction="sum").detach())
+        count += int((labels != IGNORED_LABEL).sum())
+    assert packed.head.rows == logits.shape[-1]
+    assert found[0].loss == pytest.approx(total / count, abs=1e-4)
+
+
+def test_every_row_comes_once_an_epoch_in_an_order_of_its_own() -> None:
+    batches = LengthBatches([row % 50 for row in range(1000)], batch_size=7, seed=3)
+    orders = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        order = list(batches)
+        assert len(order) == len(batches)
+        assert sorted(row for batch in order for row in batch) == list(range(1000))
+        orders.append(order)
+    assert orders[0] != orders[1]
+    batches.set_epoch(0)
+    assert list(batches) == orders[0]
+
+
+def test_padding_is_never_trained_and_rows_are_padded_on_the_right() -> None:
+    rows = make_rows(6)
+    for batch in RowLoader(rows, batch_size=3, seed=0):
+        assert batch["input_ids"].shape[1] % 8 == 0
+        for ids, labels, length in zip(
+            batch["input_ids"], batch["labels"], batch["lengths"], strict=True
+        ):
+            row = next(row for row in rows if row.ids == ids[:length].tolist())
+            assert (labels[length:] == IGNORED_LABEL).all()
+            assert [label != IGNORED_LABEL for label in labels[:length].tolist()] == row.trained
+
+
+def test_recomputed_activations_change_nothing(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    plain = Session(header, tmp_path / "a")
+    plain.run()
+    settings = SETTINGS.model_copy(update={"gradient_checkpointing": True})
+    recomputed = Session(header, tmp_path / "b", settings)
+    recomputed.run()
+    assert recomputed.losses == pytest.approx(plain.losses, abs=1e-6)
+
+
+def test_bfloat16_follows_float32(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    exact = Session(header, tmp_path / "a")
+    exact.run()
+    rounded = Session(
+        header, tmp_path / "b", SETTINGS.model_copy(update={"compute_dtype": "bfloat16"})
+    )
+    rounded.run()
+    assert rounded.losses == pytest.approx(exact.losses, abs=0.05)
+    assert rounded.losses != exact.losses

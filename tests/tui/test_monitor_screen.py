@@ -1,0 +1,242 @@
+"""The monitor shows what a run's directory says, and changes nothing unless asked to."""
+
+from typing import Any
+
+import pytest
+from run_builder import RunBuilder, step
+from textual.pilot import Pilot
+from waiting import screen_text, text_of, until
+
+from llamaforge.errors import NotFoundError
+from llamaforge.runs import events
+from llamaforge.runs.control import Request, is_asked
+from llamaforge.runs.directory import RunState
+from llamaforge.tui.app import LlamaForgeApp
+from llamaforge.tui.screens.dialogs import Question
+from llamaforge.tui.screens.monitor import MonitorScreen
+from llamaforge.tui.screens.runs import RunsScreen
+
+SIZES = [(80, 24), (120, 40)]
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def monitor(pilot: Pilot[Any]) -> MonitorScreen:
+    screen = pilot.app.screen
+    assert isinstance(screen, MonitorScreen)
+    return screen
+
+
+async def attached(pilot: Pilot[Any]) -> None:
+    def is_shown() -> bool:
+        screen = pilot.app.screen
+        return isinstance(screen, MonitorScreen) and screen.view is not None
+
+    await until(pilot, is_shown)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_run_at_work_shows_stages_figures_curve_and_log(
+    running: RunBuilder, size: tuple[int, int]
+) -> None:
+    app = LlamaForgeApp(None, running.run.id, Clock())
+    async with app.run_test(size=size) as pilot:
+        await attached(pilot)
+        shown = screen_text(pilot)
+        for part in (
+            "✓ prepare ─ ▸ train ─ ○ export ─ ○ verify ─ ○ evaluate",
+            "120 of 200 steps",
+            "60 %",
+            "held-out 0.9",
+            "2.3 GB",
+            "1.8 of 3",
+            "Loss, nats per token",
+            "◆",
+            "! 3 rows were shortened.",
+            "▸ running",
+        ):
+            assert part in shown, part
+        assert any("⠁" <= char <= "⣿" for char in shown)
+
+
+async def test_what_the_worker_writes_appears_by_itself(running: RunBuilder) -> None:
+    app = LlamaForgeApp(None, running.run.id, Clock())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        running.write(step(121))
+        await until(pilot, lambda: "121 of 200 steps" in screen_text(pilot))
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_finished_run_shows_its_results_first(
+    finished: RunBuilder, size: tuple[int, int]
+) -> None:
+    app = LlamaForgeApp(None, finished.run.id, Clock())
+    async with app.run_test(size=size) as pilot:
+        await attached(pilot)
+        await until(pilot, lambda: "What to do next" in screen_text(pilot))
+        results = text_of(pilot, "#results")
+        flat = " ".join(results.split())
+        for part in (
+            "llamaforge publish tickets --name MY-MODEL",
+            "held-out rows (50) 4 % 96 % +92 pts",
+            "0 % 82.5 % +82.5 pts",
+            "✓ Yes. On 32 rows, llama.cpp with the adapter differs from the trained model by "
+            "0.00031 nats per token",
+            "prompt Which team takes a lost card?",
+            "after ✓ cards",
+        ):
+            assert part in flat, part
+        await pilot.press("end")
+        await until(pilot, lambda: "The run finished." in screen_text(pilot))
+
+
+async def test_a_proof_that_did_not_pass_says_no_and_offers_no_publishing() -> None:
+    builder = RunBuilder("bad")
+    builder.begin()
+    reason = "the served model differs from the trained one by 0.4 nats a token"
+    builder.write(
+        events.Report(kind="fidelity", figures={"passed": False, "reason": reason}),
+        events.Failed(code="not_faithful", message=f"It is not faithful: {reason}.", hint="Stop."),
+        events.Finished(run="bad", state="failed"),
+    )
+    builder.state(RunState.FAILED)
+    async with LlamaForgeApp(None, "bad", Clock()).run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        await until(pilot, lambda: "✗ failed" in screen_text(pilot))
+        assert "It is not faithful" in text_of(pilot, "#headline")
+        results = " ".join(text_of(pilot, "#results").split())
+        assert f"✗ No: {reason}. Do not use the adapter." in results
+        assert "publish" not in results
+
+
+async def test_a_worker_that_is_gone_is_told_with_the_way_on(running: RunBuilder) -> None:
+    running.state(RunState.RUNNING, alive=False)
+    async with LlamaForgeApp(None, running.run.id, Clock()).run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        told = " ".join(text_of(pilot, "#headline").split())
+        assert "The worker is gone" in told
+        assert "the last checkpoint is of step 100" in told
+        assert "llamaforge runs resume tickets" in told
+        assert "worker.log" in told
+        assert "x Stop" not in screen_text(pilot)
+
+
+async def test_a_worker_without_news_is_told_after_a_while(running: RunBuilder) -> None:
+    clock = Clock()
+    async with LlamaForgeApp(None, running.run.id, clock).run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        assert "Nothing new" not in text_of(pilot, "#headline")
+        clock.now += 180.0
+        await until(pilot, lambda: "Nothing new for 3 min 00 s" in text_of(pilot, "#headline"))
+        running.write(step(121))
+        await until(pilot, lambda: "Nothing new" not in text_of(pilot, "#headline"))
+
+
+async def test_elapsed_time_goes_on_between_events(running: RunBuilder) -> None:
+    clock = Clock()
+    async with LlamaForgeApp(None, running.run.id, clock).run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        assert "elapsed 0:01:05" in text_of(pilot, "#figures")
+        clock.now += 10.0
+        await until(pilot, lambda: "elapsed 0:01:15" in text_of(pilot, "#figures"))
+
+
+@pytest.mark.parametrize(("keys", "asked"), [(["y"], True), (["n"], False), (["enter"], False)])
+async def test_stopping_needs_a_yes(running: RunBuilder, keys: list[str], asked: bool) -> None:
+    async with LlamaForgeApp(None, running.run.id, Clock()).run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Question))
+        await pilot.press(*keys)
+        await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen))
+        if asked:
+            await until(pilot, lambda: "Stopping" in text_of(pilot, "#headline"))
+            assert "x Stop" not in screen_text(pilot)
+        await pilot.app.workers.wait_for_complete(
+            [worker for worker in pilot.app.workers if worker.group == "ask"]
+        )
+        assert is_asked(running.run, Request.STOP) is asked
+
+
+async def test_leaving_says_that_the_run_goes_on_and_asks_nothing_of_it(
+    running: RunBuilder,
+) -> None:
+    app = LlamaForgeApp(None, running.run.id, Clock())
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await attached(pilot)
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: "Press q to leave" in screen_text(pilot))
+        await pilot.press("q")
+        await until(pilot, lambda: bool(app._exit_renderables))
+        farewell = str(app._exit_renderables[0])
+    assert "goes on in the background" in farewell
+    assert "llamaforge runs attach tickets" in farewell
+    assert list(running.run.control.iterdir()) == []
+
+
+async def test_hostile_text_is_shown_as_it_is() -> None:
+    builder = RunBuilder("odd", model="[red]m\x1b[31m")
+    builder.begin()
+    builder.write(events.Warn(code="w", message='[/foo] {"b": [true]} \x1b[2J'))
+    sample = "[bold]x\x1b]0;t\x07"
+    builder.write(events.Sample(prompt=sample, expected=sample, base="[", tuned="]"))
+    builder.write(events.Finished(run="odd", state="stopped"))
+    builder.state(RunState.STOPPED)
+    async with LlamaForgeApp(None, "odd", Clock()).run_test(size=(120, 40)) as pilot:
+        await attached(pilot)
+        await until(pilot, lambda: "[bold]x\\x1b]0;t\\x07" in text_of(pilot, "#results"))
+        shown = screen_text(pilot)
+        assert "\x1b" not in shown
+        assert "[red]m\\x1b[31m" in shown
+        assert '[/foo] {"b": [true]} \\x1b[2J' in text_of(pilot, "#lines")
+
+
+async def test_a_directory_that_cannot_be_read_is_told(running: RunBuilder) -> None:
+    running.run.events_file.unlink()
+    running.run.events_file.mkdir()
+    async with LlamaForgeApp(None, running.run.id, Clock()).run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "cannot be read" in screen_text(pilot))
+
+
+async def test_resizing_to_any_size_breaks_nothing(running: RunBuilder) -> None:
+    async with LlamaForgeApp(None, running.run.id, Clock()).run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        for size in ((20, 5), (200, 60), (1, 1), (37, 11), (80, 24)):
+            await pilot.resize_terminal(*size)
+        assert "120 of 200 steps" in screen_text(pilot)
+
+
+async def test_the_list_of_runs_is_newest_first_and_enter_watches_one(
+    running: RunBuilder,
+) -> None:
+    done = RunBuilder("later", model="[red]x")
+    done.state(RunState.STOPPED, step=5, total=10)
+    async with LlamaForgeApp(None, None, Clock()).run_test(size=(80, 24)) as pilot:
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(pilot.app.screen, RunsScreen))
+        await until(pilot, lambda: "tickets" in screen_text(pilot))
+        shown = screen_text(pilot)
+        assert shown.index("later") < shown.index("tickets")
+        for part in ("[red]x", "■ stopped", "5 of 10 steps", "▸ running", "120 of 200 steps"):
+            assert part in shown, part
+        done.state(RunState.STOPPED, step=7, total=10)
+        await until(pilot, lambda: "7 of 10 steps" in screen_text(pilot))
+        await pilot.press("down", "enter")
+        await attached(pilot)
+        assert monitor(pilot).run_directory.id == "tickets"
+        await pilot.press("escape")
+        assert isinstance(pilot.app.screen, RunsScreen)
+
+
+def test_a_run_that_is_not_there_is_refused_before_the_screen_is_taken() -> None:
+    with pytest.raises(NotFoundError):
+        LlamaForgeApp(None, "absent")

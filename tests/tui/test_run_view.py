@@ -1,0 +1,232 @@
+"""A run's view says what its events say, whatever is in them."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_builder import ARTIFACTS, EVALUATION, FIDELITY, RunBuilder, step
+
+from llamaforge.runs import events
+from llamaforge.runs.directory import RunState, Status
+from llamaforge.tui.loss_history import MAX_POINTS, LossHistory, LossPoint, smoothed
+from llamaforge.tui.run_feed import RunFeed
+from llamaforge.tui.run_reducer import MAX_LOG_LINES, reduce, with_status
+from llamaforge.tui.run_view import Level, RunView, StageState, begin_view
+
+
+def view_of(*written: events.Event, publish: str = "") -> RunView:
+    numbered = [
+        replace(event, seq=number, t=float(number)) for number, event in enumerate(written, start=1)
+    ]
+    return reduce(begin_view("r", model="m", publish=publish), numbered)
+
+
+def stage_states(view: RunView) -> dict[str, StageState]:
+    return {stage.name: stage.state for stage in view.stages}
+
+
+START = events.Started(run="r", pid=7)
+
+
+def test_stages_go_from_waiting_through_running_to_done() -> None:
+    view = view_of(START, events.Stage(name="prepare", state="started"))
+    assert stage_states(view)["prepare"] is StageState.RUNNING
+    view = view_of(
+        START,
+        events.Stage(name="prepare", state="started"),
+        events.Stage(name="prepare", state="finished", seconds=1.0),
+        events.Stage(name="train", state="started"),
+    )
+    assert stage_states(view) == {
+        "prepare": StageState.DONE,
+        "train": StageState.RUNNING,
+        "export": StageState.WAITING,
+        "verify": StageState.WAITING,
+        "evaluate": StageState.WAITING,
+    }
+
+
+def test_publishing_is_a_stage_only_of_runs_that_publish() -> None:
+    assert "publish" not in stage_states(view_of(START))
+    assert "publish" in stage_states(view_of(START, publish="mine"))
+
+
+@pytest.mark.parametrize(
+    ("end", "mark"),
+    [("stopped", StageState.STOPPED), ("failed", StageState.FAILED)],
+)
+def test_the_stage_at_which_a_run_ended_is_marked(end: str, mark: StageState) -> None:
+    view = view_of(
+        START, events.Stage(name="train", state="started"), events.Finished(run="r", state=end)
+    )
+    assert view.over == RunState(end)
+    assert stage_states(view)["train"] is mark
+
+
+def test_a_new_worker_takes_back_that_the_run_failed() -> None:
+    view = view_of(
+        START,
+        events.Stage(name="train", state="started"),
+        events.Failed(code="disk_full", message="The disk is full.", hint="Free some."),
+        events.Finished(run="r", state="failed"),
+        events.Started(run="r", pid=8, resumed=True),
+        events.Stage(name="prepare", state="skipped"),
+        events.Stage(name="train", state="started"),
+    )
+    assert (view.over, view.failure) == (None, None)
+    assert stage_states(view)["prepare"] is StageState.SKIPPED
+    assert stage_states(view)["train"] is StageState.RUNNING
+
+
+def test_figures_are_those_of_the_last_step() -> None:
+    view = view_of(START, step(1), step(2), step(3))
+    last = step(3)
+    assert (view.step, view.total, view.loss) == (3, 200, last.loss)
+    assert view.learning_rate == last.learning_rate
+    assert view.eta_seconds == last.eta_seconds
+
+
+def test_a_loss_that_is_no_number_is_not_drawn() -> None:
+    view = view_of(START, step(1), replace(step(2), loss=None))
+    assert view.loss is None
+    assert [point.step for point in view.losses.all_points()] == [1]
+
+
+def test_steps_that_are_trained_again_replace_those_of_before() -> None:
+    again = [replace(step(number), loss=9.0) for number in (2, 3)]
+    resumed = events.Started(run="r", pid=8, resumed=True)
+    evals = [events.Eval(step=1, loss=3.0), events.Eval(step=3, loss=2.0)]
+    view = view_of(START, step(1), evals[0], step(2), step(3), evals[1], step(4), resumed, *again)
+    assert [point.step for point in view.losses.all_points()] == [1, 2, 3]
+    assert [point.loss for point in view.losses.all_points()][1:] == [9.0, 9.0]
+    assert view.evals == (LossPoint(1, 3.0),)
+
+
+def test_reports_become_results() -> None:
+    view = view_of(
+        events.Report(kind="fidelity", figures=FIDELITY),
+        events.Report(kind="evaluation", figures=EVALUATION),
+        events.Sample(prompt="p", expected="e", base="b", tuned="t"),
+        events.Finished(run="r", state="finished", artifacts=ARTIFACTS),
+    )
+    assert view.fidelity is not None
+    assert view.fidelity.passed
+    assert [(part.name, part.base, part.tuned) for part in view.sets] == [
+        ("held-out rows", 0.04, 0.96),
+        ("rows from templates never trained on", 0.0, 0.825),
+    ]
+    assert view.samples[0].tuned == "t"
+    modelfile = view.artifact("modelfile")
+    assert modelfile is not None
+    assert modelfile.path.endswith("Modelfile")
+
+
+def test_a_proof_that_is_not_passed_is_never_shown_as_passed() -> None:
+    for passed in (False, None, "true", 1):
+        figures = FIDELITY | {"passed": passed, "reason": "too far", "kl_mean": None}
+        report = view_of(events.Report(kind="fidelity", figures=figures)).fidelity
+        assert report is not None
+        assert not report.passed
+
+
+def test_text_from_outside_cannot_reach_the_terminal_raw() -> None:
+    hostile = "\x1b[31mred\x07‮"
+    view = view_of(
+        events.Warn(code="w", message=hostile),
+        events.Failed(code="c", message=hostile, hint=hostile),
+        events.Sample(prompt=hostile, expected=hostile, base=hostile, tuned=hostile),
+        events.Artifact(kind=hostile, path=hostile, sha256=hostile),
+        events.Report(kind="evaluation", figures={"sets": [{"name": hostile}]}),
+        events.Report(kind="fidelity", figures={"reason": hostile}),
+        events.Report(kind="published", figures={"name": hostile}),
+        events.Other(name=hostile, body={}),
+    )
+    shown = repr(view)
+    assert "\\x1b" not in shown.replace("\\\\x1b", "")
+    assert "\x1b" not in "".join(line.text for line in view.log)
+    assert "‮" not in "".join((view.failure.message if view.failure else "", view.published))
+
+
+def test_a_token_in_a_message_is_not_shown() -> None:
+    view = view_of(events.Warn(code="w", message="with hf_abcdefghijklmnop it fails"))
+    assert view.log[-1].text == "with *** it fails"
+    assert view.log[-1].level is Level.WARNING
+
+
+def test_the_log_keeps_the_newest_lines() -> None:
+    view = view_of(*(events.Checkpoint(step=n, path="x") for n in range(MAX_LOG_LINES + 50)))
+    assert len(view.log) == MAX_LOG_LINES
+    assert view.log[-1].text.endswith(f"step {MAX_LOG_LINES + 49}.")
+
+
+ANYTHING: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+
+
+@given(ANYTHING, ANYTHING, st.sampled_from(["data", "fidelity", "evaluation", "published", "x"]))
+def test_no_content_of_an_event_breaks_the_view(one: Any, two: Any, kind: str) -> None:
+    view_of(
+        events.Started(run=one, pid=two, model=one),
+        events.Stage(name=one, state=two, seconds=one),
+        events.Progress(stage=one, done=two, total=one, unit=two),
+        replace(step(1), step=one, loss=two, total=one, epoch=two),
+        events.Eval(step=one, loss=two),
+        events.Checkpoint(step=one, path=two),
+        events.Warn(code=one, message=two),
+        events.Sample(prompt=one, expected=two, base=one, tuned=two),
+        events.Report(kind=kind, figures=one),
+        events.Artifact(kind=one, path=two, sha256=one),
+        events.Failed(code=one, message=two, hint=one),
+        events.Other(name=one, body={}),
+        events.Finished(run=one, state=two, artifacts=one),
+    )
+
+
+def test_a_state_without_a_process_is_lost_until_the_events_say_how_it_ended() -> None:
+    view = view_of(START, events.Stage(name="train", state="started"))
+    lost = with_status(view, Status(state=RunState.LOST), stop_asked=True)
+    assert lost.state is RunState.LOST
+    assert not lost.stop_asked
+    ended = reduce(view, [events.Finished(run="r", state="stopped", seq=9)])
+    assert with_status(ended, Status(state=RunState.LOST), stop_asked=False).state == "stopped"
+
+
+def test_a_long_history_keeps_its_shape_in_few_points() -> None:
+    losses = LossHistory().extended(LossPoint(n, 1000 - n / 50) for n in range(1, 50_001))
+    points = losses.all_points()
+    assert MAX_POINTS // 2 <= len(points) <= MAX_POINTS
+    assert points[0].step < 100
+    assert points[-1].step > 49_900
+    assert all(abs(point.loss - (1000 - point.step / 50)) < 0.01 for point in points)
+
+
+def test_it_makes_no_difference_in_which_parts_a_history_comes() -> None:
+    points = [LossPoint(n, n % 17) for n in range(1, 6_000)]
+    piecewise = LossHistory()
+    for at in range(0, len(points), 37):
+        piecewise = piecewise.extended(points[at : at + 37])
+    assert piecewise == LossHistory().extended(points)
+
+
+def test_smoothing_leaves_a_constant_alone_and_starts_at_the_first_loss() -> None:
+    flat = tuple(LossPoint(n, 2.0) for n in range(500))
+    assert all(abs(point.loss - 2.0) < 1e-9 for point in smoothed(flat))
+    assert smoothed((LossPoint(1, 7.0), *flat))[0].loss == pytest.approx(7.0)
+
+
+def test_an_old_run_of_fifty_thousand_steps_opens_fast(running: RunBuilder) -> None:
+    with running.run.events_file.open("a", encoding="utf-8") as file:
+        for number in range(121, 50_001):
+            event = replace(step(number, 50_000), seq=1_000 + number, t=float(number))
+            file.write(event.to_json() + "\n")
+    began = time.process_time()
+    view = RunFeed(running.run).read()
+    assert time.process_time() - began < 5.0
+    assert view.step == 50_000
+    assert len(view.losses.points) <= MAX_POINTS

@@ -1,0 +1,36 @@
+"""Waiting for what a screen shows, in place of waiting for a time."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from textual.pilot import Pilot
+from textual.widget import Widget
+
+from llamaforge.tui.widgets.lines import Lines
+
+DEADLINE_SECONDS = 20.0
+
+
+async def until(pilot: Pilot[Any], holds: Callable[[], bool]) -> None:
+    """Wait until `holds` does, or fail."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.01)
+        await pilot.pause()
+
+
+def text_of(pilot: Pilot[Any], selector: str) -> str:
+    """Return what the widget of the screen on top shows."""
+    widget = pilot.app.screen.query_one(selector, Widget)
+    assert isinstance(widget, Lines)
+    return widget.render().plain
+
+
+def screen_text(pilot: Pilot[Any]) -> str:
+    """Return the whole picture as lines of text."""
+    app = pilot.app
+    strips = app.screen._compositor.render_strips()
+    return "\n".join(strip.text for strip in strips)

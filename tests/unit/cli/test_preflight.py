@@ -1,0 +1,87 @@
+"""Preflight: the adapter's size is that of its layers, and the estimate covers what is written."""
+
+from pathlib import Path
+
+import pytest
+
+from llamaforge import hardware, paths
+from llamaforge.catalog.store import Store
+from llamaforge.errors import RefusedError
+from llamaforge.gguf.header import Header, read_header
+from llamaforge.recipe.preflight import (
+    adapter_parameters,
+    check_disk,
+    check_memory,
+    needs_of,
+)
+from llamaforge.recipe.resolve import ModelFacts, resolve
+from llamaforge.recipe.spec import DataChoice, ModelChoice, Recipe, TrainingSettings
+
+
+@pytest.fixture
+def header() -> Header:
+    blob = Store.open(paths.embedded_store()).require_trainable("llamaforge-demo").blob
+    assert blob is not None
+    return read_header(blob)
+
+
+def test_the_adapter_has_two_factors_for_each_linear_layer_of_each_block(header: Header) -> None:
+    hidden = int(header.own("embedding_length"))
+    inner = int(header.own("feed_forward_length"))
+    blocks = int(header.own("block_count"))
+    heads = int(header.own("attention.head_count"))
+    key_value = hidden // heads * int(header.own("attention.head_count_kv", heads))
+    attention = 2 * (hidden + hidden) + 2 * (hidden + key_value)
+    feed_forward = 3 * (hidden + inner)
+    assert adapter_parameters(header, 16) == 16 * blocks * (attention + feed_forward)
+
+
+def needs(header: Header, rows: Path, lora_r: int = 16) -> tuple[int, int, int]:
+    recipe = Recipe(
+        model=ModelChoice(name="m"),
+        data=DataChoice(sources=[rows]),
+        training=TrainingSettings(lora_r=lora_r),
+    )
+    facts = ModelFacts(rows.parent, header.path, "sha256:0", "llama", "Q4_K_M", 1024)
+    found = needs_of(resolve(recipe, facts, "r"), header)
+    return found.adapter, found.disk, found.memory
+
+
+def test_the_disk_holds_three_checkpoints_the_adapter_the_rows_and_some_slack(
+    header: Header, rows: Path
+) -> None:
+    adapter, disk, _ = needs(header, rows)
+    assert adapter == 4 * adapter_parameters(header, 16)
+    assert disk == 10 * adapter + 2 * rows.stat().st_size + 200_000_000
+
+
+def test_packed_rows_are_counted_as_they_will_be_unpacked(header: Header, rows: Path) -> None:
+    _, plain, _ = needs(header, rows)
+    packed = rows.rename(rows.with_suffix(".jsonl.gz"))
+    assert needs(header, packed)[1] - plain == 18 * packed.stat().st_size
+
+
+def test_a_larger_rank_needs_more_and_a_model_never_less_memory_than_its_file(
+    header: Header, rows: Path
+) -> None:
+    small, large = needs(header, rows, 4), needs(header, rows, 64)
+    assert all(a < b for a, b in zip(small, large, strict=True))
+    assert small[2] > header.path.stat().st_size
+
+
+def test_what_just_fits_is_allowed_and_a_byte_more_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "free_disk_bytes", lambda place: 1_000)
+    monkeypatch.setattr(hardware, "available_memory_bytes", lambda: 1_000)
+    check_disk(tmp_path, 1_000)
+    check_memory(1_000)
+    with pytest.raises(RefusedError) as disk:
+        check_disk(tmp_path, 1_001)
+    with pytest.raises(RefusedError) as memory:
+        check_memory(1_001)
+    assert (disk.value.code, memory.value.code) == ("no_disk_space", "no_memory")
+
+
+def test_the_disk_of_a_folder_that_is_not_there_yet_is_that_of_its_parent(tmp_path: Path) -> None:
+    check_disk(tmp_path / "not" / "there" / "yet", 1)
