@@ -101,7 +101,14 @@ def carry_out(run: RunDirectory, *, detach: bool, as_json: bool) -> ExitCode:
         LlamaForgeError: the worker did not start.
     """
     before = last_seq(run)
-    pid = _start(run, before)
+    try:
+        pid = _start(run, before)
+    except KeyboardInterrupt:
+        narrate(
+            f"The run {run.id} may have begun. Watch it: llamaforge runs attach {run.id}; "
+            f"stop it: llamaforge runs stop {run.id}"
+        )
+        raise
     if not detach:
         if not as_json:
             narrate(f"The run {run.id} has begun; it goes on if this terminal closes.")

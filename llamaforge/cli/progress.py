@@ -15,15 +15,17 @@ from llamaforge.cli.picture import Picture
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.runs import control, events
 from llamaforge.runs.directory import RunDirectory, RunState
-from llamaforge.runs.tail import follow
+from llamaforge.runs.lock import RunLock
+from llamaforge.runs.tail import POLL_SECONDS, follow
 from llamaforge.safe_text import safe_line
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.live import Live
 
 _STOPPING: Final = "Saving a checkpoint and stopping; press Ctrl-C again to end at once."
 _REFRESH_SECONDS: Final = 0.125
+_END_SECONDS: Final = 15.0
+"""How long a worker may take from its last event to its end."""
 
 
 def watch(run: RunDirectory, *, as_json: bool, after_seq: int = 0) -> ExitCode:
@@ -41,7 +43,29 @@ def watch(run: RunDirectory, *, as_json: bool, after_seq: int = 0) -> ExitCode:
     with _interrupts() as interrupts:
         viewer = _json_viewer if as_json else _terminal_viewer
         viewer(run, picture, interrupts, after_seq)
+        wait_for_end(run)
     return _outcome(run, picture, interrupted=interrupts.count > 0, as_json=as_json)
+
+
+def wait_for_end(run: RunDirectory) -> None:
+    """Wait until the worker whose last event was seen has written its state and let go of the run.
+
+    Between the two a script would still be told that it is running, and could not resume it. A
+    worker that hangs there is not waited for without end.
+    """
+    deadline = time.monotonic() + _END_SECONDS
+    while time.monotonic() < deadline:
+        if control.is_over(run) and _is_free(run):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _is_free(run: RunDirectory) -> bool:
+    try:
+        with RunLock(run.lock_file):
+            return True
+    except RefusedError:
+        return False
 
 
 def end_worker(run: RunDirectory) -> bool:
@@ -132,7 +156,7 @@ def _live_viewer(
     from rich.live import Live
     from rich.text import Text
 
-    shown = 0.0
+    drawn, is_stale = 0.0, True
     # Refreshed below: a thread of Rich's own would draw while the picture changes.
     with Live(console=out, auto_refresh=False, transient=True, redirect_stdout=False) as live:
         for event in follow(run, after_seq=after_seq):
@@ -141,13 +165,10 @@ def _live_viewer(
             for text in (said, line):
                 if text:
                     out.print(Text(safe_line(text)))
-            if event is None or time.monotonic() - shown >= _REFRESH_SECONDS:
-                shown = _draw(live, picture)
-
-
-def _draw(live: "Live", picture: Picture) -> float:
-    live.update(picture.render(), refresh=True)
-    return time.monotonic()
+            is_stale = is_stale or event is not None
+            if is_stale and time.monotonic() - drawn >= _REFRESH_SECONDS:
+                live.update(picture.render(), refresh=True)
+                drawn, is_stale = time.monotonic(), False
 
 
 def _outcome(run: RunDirectory, picture: Picture, *, interrupted: bool, as_json: bool) -> ExitCode:

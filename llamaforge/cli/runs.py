@@ -204,7 +204,7 @@ def _attach(arguments: argparse.Namespace) -> ExitCode:
 
 def _stop(arguments: argparse.Namespace) -> ExitCode:
     from llamaforge.cli.launching import last_seq
-    from llamaforge.cli.progress import end_worker
+    from llamaforge.cli.progress import end_worker, wait_for_end
     from llamaforge.runs.tail import follow
 
     run = open_run(arguments.run_name)
@@ -223,6 +223,7 @@ def _stop(arguments: argparse.Namespace) -> ExitCode:
         narrate("Waiting for the worker to save a checkpoint …")
     for _ in follow(run, after_seq=before):
         pass  # until no worker will write any more
+    wait_for_end(run)
     if arguments.json:
         print_json(_Seen.of(run).to_json() | {"checkpoint": _checkpoint(run)})
     else:

@@ -110,13 +110,18 @@ def _facts(model: StoredModel) -> list[tuple[str, str]]:
 def row_cells(model: StoredModel, name_width: int) -> tuple[str, ...]:
     """Return a model's row: name, parameters, quantisation, size, context, status."""
     return (
-        safe_line(model.name, limit=name_width) or "–",
+        _end_of(safe_line(model.name), name_width) or "–",
         count_words(model.parameter_count) if model.parameter_count else "–",
         safe_line(model.quantization, limit=7) or "–",
         size_words(model.size_bytes) if model.size_bytes else "–",
         f"{model.context_length:,}" if model.context_length else "–",
         status_text(model.status),
     )
+
+
+def _end_of(name: str, width: int) -> str:
+    """Return a name's last `width` characters: models of one place differ at their ends."""
+    return name if len(name) <= width else f"…{name[len(name) - width + 1 :]}"
 
 
 def train_commands(model: StoredModel, choice: StoreChoice) -> tuple[tuple[str, str], ...]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from run_builder import RunBuilder, step
 from textual.pilot import Pilot
-from waiting import screen_text, text_of, until
+from waiting import screen_text, text_of, until, until_shown
 
 from llamaforge.errors import NotFoundError
 from llamaforge.runs import events
@@ -50,12 +50,11 @@ async def test_a_run_at_work_shows_stages_figures_curve_and_log(
     app = LlamaForgeApp(None, running.run.id, Clock())
     async with app.run_test(size=size) as pilot:
         await attached(pilot)
-        shown = screen_text(pilot)
         for part in (
             "✓ prepare ─ ▸ train ─ ○ export ─ ○ verify ─ ○ evaluate",
             "120 of 200 steps",
             "60 %",
-            "held-out 0.9",
+            "held-out  0.9",
             "2.3 GB",
             "1.8 of 3",
             "Loss, nats per token",
@@ -63,7 +62,8 @@ async def test_a_run_at_work_shows_stages_figures_curve_and_log(
             "! 3 rows were shortened.",
             "▸ running",
         ):
-            assert part in shown, part
+            await until_shown(pilot, part)
+        shown = screen_text(pilot)
         assert any("⠁" <= char <= "⣿" for char in shown)
 
 
@@ -72,7 +72,7 @@ async def test_what_the_worker_writes_appears_by_itself(running: RunBuilder) -> 
     async with app.run_test(size=(80, 24)) as pilot:
         await attached(pilot)
         running.write(step(121))
-        await until(pilot, lambda: "121 of 200 steps" in screen_text(pilot))
+        await until_shown(pilot, "121 of 200 steps")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -194,9 +194,8 @@ async def test_hostile_text_is_shown_as_it_is() -> None:
     async with LlamaForgeApp(None, "odd", Clock()).run_test(size=(120, 40)) as pilot:
         await attached(pilot)
         await until(pilot, lambda: "[bold]x\\x1b]0;t\\x07" in text_of(pilot, "#results"))
-        shown = screen_text(pilot)
-        assert "\x1b" not in shown
-        assert "[red]m\\x1b[31m" in shown
+        await until_shown(pilot, "[red]m\\x1b[31m")
+        assert "\x1b" not in screen_text(pilot)
         assert '[/foo] {"b": [true]} \\x1b[2J' in text_of(pilot, "#lines")
 
 
@@ -212,7 +211,7 @@ async def test_resizing_to_any_size_breaks_nothing(running: RunBuilder) -> None:
         await attached(pilot)
         for size in ((20, 5), (200, 60), (1, 1), (37, 11), (80, 24)):
             await pilot.resize_terminal(*size)
-        assert "120 of 200 steps" in screen_text(pilot)
+        await until_shown(pilot, "120 of 200 steps")
 
 
 async def test_the_list_of_runs_is_newest_first_and_enter_watches_one(

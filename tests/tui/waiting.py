@@ -22,6 +22,15 @@ async def until(pilot: Pilot[Any], holds: Callable[[], bool]) -> None:
         await pilot.pause()
 
 
+async def until_shown(pilot: Pilot[Any], text: str) -> None:
+    """Wait until `text` is on the screen, or fail with what is there."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while text not in (shown := screen_text(pilot)):
+        assert time.monotonic() < deadline, f"{text!r} is not in:\n{shown}"
+        await asyncio.sleep(0.01)
+        await pilot.pause()
+
+
 def text_of(pilot: Pilot[Any], selector: str) -> str:
     """Return what the widget of the screen on top shows."""
     widget = pilot.app.screen.query_one(selector, Widget)

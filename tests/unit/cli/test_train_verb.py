@@ -324,6 +324,17 @@ def test_json_streams_the_events_of_the_run(
     assert [line["type"] for line in lines] == ["started", "finished"]
 
 
+def test_ctrl_c_while_the_worker_starts_tells_how_to_stop_it(
+    flags: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(run: RunDirectory) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launching, "launch", interrupted)
+    assert main([*flags, "--name", "mine"]) == 130
+    assert "llamaforge runs stop mine" in capsys.readouterr().err
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -23,6 +23,7 @@ from llamaforge.cli.progress import watch
 from llamaforge.errors import ExitCode, RefusedError
 from llamaforge.runs import control, events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, is_process
+from llamaforge.runs.lock import RunLock
 
 Capture = pytest.CaptureFixture[str]
 MakeRun = Callable[..., RunDirectory]
@@ -101,6 +102,30 @@ def test_events_are_shown_as_a_worker_writes_them(
     worker.join()
     numbers = [json.loads(line)["seq"] for line in capsys.readouterr().out.splitlines()]
     assert numbers == list(range(1, 203))
+
+
+def test_the_end_is_told_once_the_state_says_so_and_the_run_is_free(
+    make_run: MakeRun, alive: dict[str, Any]
+) -> None:
+    run = make_run("one", started(), finished(), state=RunState.RUNNING, **alive)
+    held = threading.Event()
+    freed: list[float] = []
+
+    def end() -> None:
+        with RunLock(run.lock_file):
+            held.set()
+            time.sleep(0.3)
+            run.write_status(Status(state=RunState.FINISHED))
+            time.sleep(0.3)
+            freed.append(time.monotonic())
+
+    worker = threading.Thread(target=end)
+    worker.start()
+    held.wait()
+    assert watch(run, as_json=True) is ExitCode.DONE
+    assert freed
+    assert time.monotonic() >= freed[0]
+    worker.join()
 
 
 @pytest.mark.parametrize(

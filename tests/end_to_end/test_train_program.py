@@ -1,0 +1,218 @@
+"""From a store to a proven adapter, through the command line and a worker of its own."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from store_builder import StoreBuilder
+
+from llamaforge import paths
+from llamaforge.files import sha256_of
+from llamaforge.runs.directory import RunState
+from tools.random_models import Shape, Vocabulary, write_random_model
+
+pytestmark = pytest.mark.slow
+
+STEPS = 12
+SETTINGS = {
+    "max_steps": STEPS,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 1e-3,
+    "save_steps": 3,
+    "eval_steps": 5,
+    "fidelity_rows": 4,
+    "max_rows": 4,
+    "max_new_tokens": 8,
+    "samples": 2,
+}
+
+
+def train_words(rows: Path, name: str, **settings: object) -> list[str]:
+    words = ["train", "--store", str(paths.embedded_store()), "--model", "llamaforge-demo"]
+    words += ["--data", str(rows), "--name", name, "--yes"]
+    for key, value in (SETTINGS | settings).items():
+        words += ["--set", f"{key}={value}"]
+    return words
+
+
+def adapter_digest(program: Program, name: str) -> str:
+    return sha256_of(program.directory(name).artifacts / "adapter.gguf")
+
+
+def test_the_whole_job_streams_events_and_leaves_verified_artifacts(
+    program: Program, rows: Path
+) -> None:
+    events = program.events(*train_words(rows, "whole"))
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert {"v", "seq", "t", "type"} <= set(events[0])
+    stages = [(e["name"], e["state"]) for e in events if e["type"] == "stage"]
+    names = ["prepare", "train", "export", "verify", "evaluate"]
+    assert stages == [
+        *((name, state) for name in names for state in ("started", "finished")),
+        ("publish", "skipped"),
+    ]
+    steps = [event for event in events if event["type"] == "step"]
+    assert [event["step"] for event in steps] == list(range(1, STEPS + 1))
+    assert all(event["total"] == STEPS and event["tokens_per_second"] > 0 for event in steps)
+    assert steps[-1]["loss"] < steps[0]["loss"] / 2, "it must have learned something"
+    assert [event["step"] for event in events if event["type"] == "eval"] == [5, 10, 12]
+    assert len([event for event in events if event["type"] == "sample"]) == 2
+    assert events[-1]["type"] == "finished"
+    assert events[-1]["state"] == "finished"
+
+    shown = program.json("runs", "show", "whole")
+    assert (shown["state"], shown["step"], shown["total"]) == ("finished", STEPS, STEPS)
+    kinds = {item["kind"] for item in shown["artifacts"]}
+    assert kinds == {"adapter", "verify", "modelfile", "evaluation"}
+    for item in shown["artifacts"]:
+        assert sha256_of(Path(item["path"])) == item["sha256"]
+
+    proof = program.json("verify", "whole")
+    assert proof["passed"] is True
+    assert proof["kl_mean"] <= proof["kl_limit"]
+    assert proof["loss_served"] < proof["loss_base"]
+    assert proof["rows"] == 4
+
+    report = program.run("runs", "attach", "whole")
+    assert "llamaforge publish" in report
+    assert max(map(len, report.splitlines())) <= 80 or "/" in report  # only paths are longer
+
+
+def test_a_worker_that_was_killed_goes_on_to_the_very_same_adapter(
+    program: Program, rows: Path
+) -> None:
+    program.run(*train_words(rows, "through"))
+    program.run(*train_words(rows, "killed"), "--detach")
+    program.wait_for_step("killed", 5)
+    program.kill("killed")
+    assert program.json("runs", "show", "killed")["state"] == "lost"
+    program.run("runs", "resume", "killed")
+    assert program.json("runs", "show", "killed")["state"] == "finished"
+    assert adapter_values(program, "killed") == adapter_values(program, "through")
+    lines = program.directory("killed").events_file.read_text().splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == list(range(1, len(lines) + 1))
+
+
+def adapter_values(program: Program, name: str) -> dict[str, bytes]:
+    """Return the adapter's tensors; its name is that of its run, so files differ."""
+    import gguf
+
+    reader = gguf.GGUFReader(program.directory(name).artifacts / "adapter.gguf")
+    return {tensor.name: tensor.data.tobytes() for tensor in reader.tensors}
+
+
+def test_stop_saves_and_resume_goes_on(program: Program, rows: Path) -> None:
+    program.run(*train_words(rows, "stopped", max_steps=400, save_steps=300), "--detach")
+    program.wait_for_step("stopped", 3)
+    program.run("runs", "stop", "stopped")
+    shown = program.json("runs", "show", "stopped")
+    assert shown["state"] == "stopped"
+    assert 3 <= shown["step"] < 400
+    checkpoints = [path.name for path in program.directory("stopped").checkpoints.glob("step-*")]
+    assert checkpoints == [f"step-{shown['step']:06d}"]
+    program.run("runs", "resume", "stopped", "--detach")
+    program.wait(lambda: program.json("runs", "show", "stopped")["step"] > shown["step"])
+    program.run("runs", "stop", "stopped", "--now")
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_one_ctrl_c_saves_and_a_second_one_ends_the_worker(
+    presses: int, program: Program, rows: Path
+) -> None:
+    directory = program.directory("pressed")
+    process = program.start(*train_words(rows, "pressed", max_steps=4000, save_steps=3000))
+    program.wait_for_step("pressed", 3)
+    process.send_signal(signal.SIGINT)
+    if presses == 2:
+        asked = directory.control / "stop"
+        program.wait(lambda: asked.exists() or directory.process() is None)
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert directory.process() is None, "no worker is left behind"
+    assert directory.read_status().state in {RunState.STOPPED, RunState.LOST}
+    if presses == 1:
+        assert list(directory.checkpoints.glob("step-*"))
+
+
+def test_a_terminal_that_closes_leaves_the_worker_running(program: Program, rows: Path) -> None:
+    process = program.start(*train_words(rows, "closed", max_steps=4000))
+    program.wait_for_step("closed", 2)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=120)
+    before = program.json("runs", "show", "closed")
+    assert before["state"] == "running"
+    program.wait(lambda: program.json("runs", "show", "closed")["step"] > before["step"])
+    program.run("runs", "stop", "closed")
+
+
+def test_a_run_has_one_worker(program: Program, rows: Path) -> None:
+    program.run(*train_words(rows, "held", max_steps=4000), "--detach")
+    program.wait_for_step("held", 1)
+    program.run("runs", "resume", "held", code=3)
+    program.run("runs", "stop", "held")
+
+
+def test_a_blob_that_changed_is_never_trained_on(
+    program: Program, rows: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(paths.embedded_store(), store)
+    blob = max((store / "blobs").iterdir(), key=lambda path: path.stat().st_size)
+    blob.chmod(0o644)
+    content = bytearray(blob.read_bytes())
+    content[-1000] ^= 1
+    blob.write_bytes(bytes(content))
+    words = train_words(rows, "damaged")
+    words[words.index("--store") + 1] = str(store)
+    events = program.events(*words, code=3)
+    failed = next(event for event in events if event["type"] == "failed")
+    assert failed["code"] == "damaged_blob"
+    assert blob.name in failed["message"]
+    assert events[-1]["state"] == "failed"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_any_store_and_every_kind_of_rows(
+    architecture: str, program: Program, tmp_path: Path
+) -> None:
+    shape = Shape(architecture=architecture, feed_forward=256)
+    blob = write_random_model(tmp_path / "m.gguf", shape, Vocabulary.byte_level(), "Q5_K_M")
+    builder = StoreBuilder(tmp_path / "store")
+    builder.add("mine:small", blob.read_bytes())
+    kinds = [
+        {"messages": [{"role": "user", "content": "{}?"}, {"role": "assistant", "content": "no"}]},
+        {"prompt": "is {} red?", "completion": "yes"},
+        {"instruction": "say {}", "input": "now", "output": "said"},
+    ]
+    sources = []
+    for number, kind in enumerate(kinds):
+        path = tmp_path / f"{number}.jsonl"
+        text = json.dumps(kind)
+        path.write_text("".join(text.replace("{}", str(row)) + "\n" for row in range(12)))
+        sources += ["--data", str(path)]
+    words = ["train", "--store", str(builder.root), "--model", "mine:small", *sources]
+    words += ["--name", "small", "--yes"]
+    for key, value in (SETTINGS | {"max_steps": 3}).items():
+        words += ["--set", f"{key}={value}"]
+    events = program.events(*words)
+    assert events[-1]["state"] == "finished"
+    assert program.json("verify", "small")["passed"] is True
+
+
+def test_an_adapter_that_was_changed_is_made_and_proven_again(program: Program, rows: Path) -> None:
+    program.run(*train_words(rows, "spoiled"))
+    digest = adapter_digest(program, "spoiled")
+    directory = program.directory("spoiled")
+    adapter = directory.artifacts / "adapter.gguf"
+    content = bytearray(adapter.read_bytes())
+    content[-1] ^= 1
+    adapter.write_bytes(bytes(content))
+    status = json.loads(directory.state_file.read_text())
+    directory.state_file.write_text(json.dumps(status | {"state": "stopped"}))
+    program.run("runs", "resume", "spoiled")
+    assert adapter_digest(program, "spoiled") == digest
