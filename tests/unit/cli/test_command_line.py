@@ -1,5 +1,6 @@
 """`main`: verbs and near verbs, errors in two sentences, exit codes, JSON for scripts."""
 
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from llamaforge import __version__, paths
 from llamaforge.cli import models
 from llamaforge.cli.main import VERBS, main
+from llamaforge.errors import ExitCode
 
 Capture = pytest.CaptureFixture[str]
 COMMAND = [sys.executable, "-m", "llamaforge"]
@@ -49,6 +51,25 @@ def test_without_a_verb_and_a_terminal_the_help_is_printed_and_it_is_a_usage_err
 ) -> None:
     assert main([]) == 2
     assert capsys.readouterr().out.startswith("usage: llamaforge")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_without_a_verb_the_screens_open_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[object, object]] = []
+
+    def screens(store: object, run: object) -> ExitCode:
+        opened.append((store, run))
+        return ExitCode.INTERRUPTED
+
+    monkeypatch.setattr("llamaforge.tui.app.main", screens)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("sys.stdout", Terminal())
+    assert main([]) == 130
+    assert opened == [(None, None)]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 from llamaforge.cli import launching
 from llamaforge.cli.main import main
+from llamaforge.errors import ExitCode
 from llamaforge.runs import control, events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, is_process, list_runs
 from llamaforge.runs.lock import RunLock
@@ -136,6 +137,21 @@ def test_attaching_to_a_run_that_has_not_begun_is_refused(
     error = as_json(["runs", "attach", "one"], capsys, 3)["error"]
     assert error["code"] == "not_running"
     assert "runs resume one" in error["hint"]
+
+
+def test_a_run_can_be_watched_on_its_screen(
+    make_run: MakeRun, alive: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+
+    def screens(store: object, run: object) -> ExitCode:
+        opened.append(run)
+        return ExitCode.DONE
+
+    monkeypatch.setattr("llamaforge.tui.app.main", screens)
+    make_run("one", STARTED, state=RunState.RUNNING, **alive)
+    assert main(["runs", "attach", "latest", "--screen"]) == 0
+    assert opened == ["one"]
 
 
 @pytest.mark.parametrize(("more", "first"), [([], 13), (["--from-start"], 1)])
