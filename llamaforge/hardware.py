@@ -4,8 +4,11 @@ import functools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
+
+_CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,20 @@ def available_memory_bytes() -> int:
     The smaller of what the kernel estimates and what a control group still allows.
     """
     available = int(psutil.virtual_memory().available)
-    limit = _read_number(Path("/sys/fs/cgroup/memory.max"))
-    used = _read_number(Path("/sys/fs/cgroup/memory.current"))
+    limit = _read_number(_CGROUP / "memory.max")
+    used = _read_number(_CGROUP / "memory.current")
     if limit is not None and used is not None:
-        available = min(available, max(limit - used, 0))
+        # Cached file pages count as used, and are given up for anyone who needs memory.
+        available = min(available, max(limit - used + _cached_bytes(), 0))
     return available
+
+
+def _cached_bytes() -> int:
+    try:
+        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def _read_number(path: Path) -> int | None:

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         "name": arguments.name,
         "model": {"name": _MODEL},
         # The rows say themselves which of them are for testing.
-        "data": {"sources": [paths.embedded_data()], "validation_fraction": 0.0},
+        "data": {"sources": [paths.embedded_data()], "validation_fraction": 0.1},
     }
     recipe = parse(Recipe, body, "The demo's recipe")
     prepared = prepare(recipe, store=paths.embedded_store(), numbered=True)

@@ -14,15 +14,14 @@ from llamaforge.cli.models import open_store
 from llamaforge.cli.output import narrate, print_json, print_text
 from llamaforge.cli.progress import watch
 from llamaforge.data.check import first_problem
-from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
+from llamaforge.errors import ExitCode, RefusedError
 from llamaforge.gguf.header import read_header
 from llamaforge.recipe.preflight import Needs, check_disk, check_memory, needs_of
 from llamaforge.recipe.resolve import ModelFacts, resolve
 from llamaforge.recipe.spec import Recipe, RunSpec
 from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
-from llamaforge.runs.events import Started, parse_event
+from llamaforge.runs.events import parse_event
 from llamaforge.runs.launcher import launch
-from llamaforge.runs.tail import EventTail
 from llamaforge.safe_text import safe_line
 
 _NAME_CHARACTERS: Final = 45
@@ -102,7 +101,7 @@ def carry_out(run: RunDirectory, *, detach: bool, as_json: bool) -> ExitCode:
     """
     before = last_seq(run)
     try:
-        pid = _start(run, before)
+        pid = launch(run)
     except KeyboardInterrupt:
         narrate(
             f"The run {run.id} may have begun. Watch it: llamaforge runs attach {run.id}; "
@@ -137,17 +136,6 @@ def automatic_name(model: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rsplit("/", 1)[-1])
     plain = plain.strip("-._")[:_NAME_CHARACTERS] or "run"
     return f"{plain}-{datetime.now().astimezone():%Y-%m-%d}"
-
-
-def _start(run: RunDirectory, before: int) -> int:
-    """Start a worker and return its pid, also where it ended before it could be seen to live."""
-    try:
-        return launch(run)
-    except LlamaForgeError:
-        for event in EventTail(run, after_seq=before).read_new():
-            if isinstance(event, Started):
-                return event.pid
-        raise
 
 
 def _refuse_adapters(model: StoredModel) -> None:

@@ -88,8 +88,10 @@ class RunDirectory:
     def process(self) -> psutil.Process | None:
         """Return the worker's process if it lives on this host, by pid and start time."""
         status = self.read_status()
-        if status.pid is None or not self._alive(status):
+        if status.pid is None or not is_process(status.pid, status.pid_started):
             return None
+        if status.host and status.host != socket.gethostname():
+            return None  # another machine's process; the one with its pid here is a stranger
         try:
             return psutil.Process(status.pid)
         except psutil.NoSuchProcess:

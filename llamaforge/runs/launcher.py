@@ -8,6 +8,8 @@ from typing import Final
 
 from llamaforge.errors import LlamaForgeError
 from llamaforge.runs.directory import RunDirectory, RunState
+from llamaforge.runs.events import Started
+from llamaforge.runs.tail import EventTail
 
 _START_TIMEOUT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
@@ -24,7 +26,9 @@ _PASSED_ON: Final = frozenset(
 _SPIN_COUNT: Final = "2000"
 """Turns for which an idle OpenMP thread waits in a loop before it sleeps. The usual 300,000 make a
 run six times slower as soon as another program wants the same cores."""
-_PASSED_PREFIXES: Final = ("LLAMAFORGE_", "CUDA_", "NVIDIA_", "OMP_", "GOMP_", "MKL_", "KMP_", "TORCH_")
+_PASSED_PREFIXES: Final = (
+    "LLAMAFORGE_", "CUDA_", "NVIDIA_", "OMP_", "GOMP_", "MKL_", "KMP_", "TORCH_",
+)  # fmt: skip
 
 
 def worker_environment() -> dict[str, str]:
@@ -45,7 +49,10 @@ def launch(run: RunDirectory) -> int:
         LlamaForgeError: the worker ended before it took the run; its log says why.
     """
     command = [sys.executable, "-m", "llamaforge.worker", str(run.path)]
-    with run.log_file.open("ab") as log:
+    seen = EventTail(run)
+    while seen.read_new():
+        pass  # what earlier workers wrote
+    with open(run.log_file, "ab", opener=_private) as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -61,6 +68,9 @@ def launch(run: RunDirectory) -> int:
         if status.pid == process.pid and status.state is not RunState.CREATED:
             return process.pid
         if process.poll() is not None:
+            # It may have come and gone between two looks: then its events tell why.
+            if any(isinstance(event, Started) for event in seen.read_new()):
+                return process.pid
             break
         time.sleep(_POLL_SECONDS)
     raise LlamaForgeError(
@@ -68,3 +78,7 @@ def launch(run: RunDirectory) -> int:
         f"Its log says why: {run.log_file}",
         code="worker_start",
     )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

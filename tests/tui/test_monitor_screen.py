@@ -161,9 +161,6 @@ async def test_stopping_needs_a_yes(running: RunBuilder, keys: list[str], asked:
         if asked:
             await until(pilot, lambda: "Stopping" in text_of(pilot, "#headline"))
             assert "x Stop" not in screen_text(pilot)
-        await pilot.app.workers.wait_for_complete(
-            [worker for worker in pilot.app.workers if worker.group == "ask"]
-        )
         assert is_asked(running.run, Request.STOP) is asked
 
 
