@@ -69,7 +69,7 @@ class LlamaForgeApp(App[ExitCode]):
             return None
         name = shlex.quote(live[-1])
         return Text(
-            f"The run {live[-1]} goes on in the background. "
+            f"The run {live[-1]} goes on in the background.\n"
             f"Watch it again with: llamaforge runs attach {name}"
         )
 

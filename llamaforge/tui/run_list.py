@@ -7,7 +7,7 @@ from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory, RunState, Status, list_runs
 from llamaforge.safe_text import safe_line
-from llamaforge.tui.words import loss_words, number
+from llamaforge.tui.words import loss_words, number, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class RunList:
             created=created,
             state=status.state,
             progress=_progress_words(status),
-            loss=loss_words(number(status.metrics.get("loss"))),
+            loss=loss_words(_loss(status)),
         )
 
 
@@ -59,11 +59,17 @@ def _spec_words(run: RunDirectory) -> tuple[str, str]:
     return safe_line(spec.model.name, limit=60), f"{spec.created.astimezone():%Y-%m-%d %H:%M}"
 
 
+def _loss(status: Status) -> float | None:
+    metrics: object = status.metrics  # a file's content, whatever its type says
+    return number(metrics.get("loss")) if isinstance(metrics, dict) else None
+
+
 def _progress_words(status: Status) -> str:
-    steps = f"{status.step:,} of {status.total:,} steps" if status.total else "–"
+    step, total = whole(status.step) or 0, whole(status.total) or 0
+    steps = f"{step:,} of {total:,} steps" if total else "–"
     if status.state is RunState.FINISHED:
         return steps
-    stage = safe_line(status.stage, limit=12)
+    stage = safe_line(str(status.stage), limit=12)
     if stage == "train" or not stage:
         return steps
     return stage

@@ -74,9 +74,8 @@ async def test_a_store_that_is_not_there_is_explained_and_the_demo_is_one_key_aw
 async def test_an_empty_store_says_how_to_fill_it(tmp_path: Path) -> None:
     async with LlamaForgeApp(tmp_path).run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: is_read(pilot))
-        told = text_of(pilot, "Notice")
-        assert "This store has no models yet." in told
-        assert "ollama pull" in told
+        await until_shown(pilot, "This store has no models yet.")
+        await until_shown(pilot, "Pull one with: ollama pull")
 
 
 async def test_hostile_names_are_shown_as_they_are_and_never_obeyed(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from llamaforge.tui.widgets.lines import MUTED, Lines
 from llamaforge.tui.widgets.notice import Notice
 from llamaforge.tui.widgets.title_bar import TitleBar
 
-_COLUMNS: Final = (("PARAMS", 6), ("QUANT", 7), ("SIZE", 7), ("CONTEXT", 8), ("STATUS", 13))
+_COLUMNS: Final = (("PARAMS", 6), ("QUANT", 7), ("SIZE", 7), ("CONTEXT", 8), ("STATUS", 14))
 _LEAST_NAME: Final = 12
 _NUMBERS: Final = frozenset({1, 3, 4})
 """Columns with numbers, which end at the same place; the name is column 0."""
@@ -113,13 +113,14 @@ class ModelsScreen(ForgeScreen):
             return
         kept = self._highlighted()
         self._models = content.models
+        name = kept.full_name if kept else ""
         notice, models = self.query_one(Notice), self.query_one("#models")
         models.display = bool(content.models)
         if content.models:
             ready = sum(model.status is ModelStatus.READY for model in content.models)
             self._show_title(f"{ready} of {len(content.models)} ready to train")
             notice.hide()
-            self._fill(kept.full_name if kept else "")
+            self._fill(name)
             self.query_one(DataTable).focus()
         else:
             self._show_nothing(content)
@@ -135,7 +136,7 @@ class ModelsScreen(ForgeScreen):
         else:
             self._show_title("no models")
             mark = Content.styled("○", "bold $text-warning")
-            hints = ("Pull one with: ollama pull qwen2.5:3b   Then press u to look again.", demo)
+            hints = ("Pull one with: ollama pull qwen2.5:3b", "Then press u to look again.", demo)
             notice.tell(mark, "This store has no models yet.", hints)
 
     def _show_title(self, words: str) -> None:
@@ -198,9 +199,12 @@ class ModelsScreen(ForgeScreen):
     def on_resize(self, event: Resize) -> None:
         """Give the names the room that there is now."""
         del event
-        if self._models:
-            kept = self._highlighted()
-            self.call_after_refresh(self._fill, kept.full_name if kept else "")
+        self.call_after_refresh(self._fill_again)
+
+    def _fill_again(self) -> None:
+        kept = self._highlighted()
+        if kept is not None:
+            self._fill(kept.full_name)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Dim what cannot be done with the model under the cursor."""

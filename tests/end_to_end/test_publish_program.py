@@ -1,0 +1,65 @@
+"""From a finished run into an Ollama server, through the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from fake_ollama import FakeOllama
+from test_train_program import train_words
+
+from llamaforge import paths
+from llamaforge.catalog.store import Store
+from llamaforge.files import sha256_of
+
+pytestmark = pytest.mark.slow
+
+
+def test_train_publishes_the_proven_adapter_over_the_very_blob(
+    program: Program, rows: Path
+) -> None:
+    base = Store.open(paths.embedded_store()).find("llamaforge-demo")
+    with FakeOllama() as server:
+        server.add("llamaforge-demo", base.blob_digest)
+        program.environment["OLLAMA_HOST"] = server.url
+        events = program.events(*train_words(rows, "r"), "--publish", "graded:v1")
+        assert events[-1]["state"] == "finished"
+        published = next(e for e in events if e["type"] == "report" and e["kind"] == "published")
+        assert published["figures"]["name"] == "graded:v1"
+        model = server.models["graded:v1"]
+        adapter = program.directory("r").artifacts / "adapter.gguf"
+        assert model.adapters == [sha256_of(adapter)]
+        assert model.weights == base.blob_digest
+        assert set(server.models) == {"llamaforge-demo:latest", "graded:v1"}, "no trial is left"
+
+        again = program.json("publish", "r", "--name", "graded:v2")
+        assert again["published"] is True
+        assert server.models["graded:v2"].adapters == model.adapters
+
+
+def test_without_a_server_the_run_finishes_and_says_how_to_publish(
+    program: Program, rows: Path
+) -> None:
+    events = program.events(*train_words(rows, "r"), "--publish", "graded")
+    assert events[-1]["state"] == "finished"
+    warning = next(event for event in events if event["type"] == "warning")
+    assert warning["code"] == "no_server"
+    assert "llamaforge publish r --name graded" in warning["message"]
+    by_hand = program.json("publish", "r", "--name", "graded", code=1)
+    assert by_hand["published"] is False
+    modelfile = Path(by_hand["modelfile"])
+    assert by_hand["commands"][0].startswith("ollama create graded")
+    assert "ADAPTER" in modelfile.read_text()
+
+
+def test_what_is_not_proven_is_not_published(program: Program, rows: Path) -> None:
+    program.run(*train_words(rows, "r"))
+    report = program.directory("r").artifacts / "verify.json"
+    body = json.loads(report.read_text())
+    report.write_text(json.dumps(body | {"passed": False, "reason": "it differs"}))
+    with FakeOllama() as server:
+        server.add("llamaforge-demo", "0" * 64)
+        program.environment["OLLAMA_HOST"] = server.url
+        refused = program.json("publish", "r", "--name", "graded", code=3)
+        assert refused["error"]["code"] == "not_verified"
+        assert set(server.models) == {"llamaforge-demo:latest"}
