@@ -13,11 +13,14 @@ from llamaforge.training.packed import PackedWeight
 
 IGNORED_LABEL: Final = -100
 _LOGITS_BYTES: Final = 128 * 1024 * 1024
-"""Bytes that one chunk's float32 logits may take."""
-_HEAD_PART_WEIGHTS: Final = 16 * 1024 * 1024
-"""Weights of the head that are unpacked at a time where it is not kept whole."""
+"""Bytes that one chunk's logits may take beside a head that is kept unpacked."""
+_SOFTMAX_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of the float32 logits that are worked on at a time, so that they stay in the cache."""
 _HEAD_KEPT_BYTES: Final = 512 * 1024 * 1024
-"""A head that unpacks to at most this is unpacked once a step, a larger one part by part."""
+"""A head that unpacks to at most this is unpacked once a step, a larger one part by part; then
+a chunk's logits may take as much, for every chunk unpacks all parts twice."""
+_HEAD_PART_WEIGHTS: Final = 8 * 1024 * 1024
+"""Weights of the head that are unpacked at a time where it is not kept whole."""
 
 
 def trained_positions(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,47 +48,64 @@ class _Head:
         self.kept = weight.unpack(dtype) if size <= _HEAD_KEPT_BYTES else None
         self.parts = list(weight.parts(_HEAD_PART_WEIGHTS)) if self.kept is None else []
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return float32 logits [n, vocabulary] of states [n, h]."""
+    @property
+    def chunk(self) -> int:
+        """How many positions' logits may exist at a time."""
+        room = _HEAD_KEPT_BYTES if self.kept is None else _LOGITS_BYTES
+        return max(1, room // (self.dtype.itemsize * self.weight.rows))
+
+    def logits(self, hidden: Tensor, out: Tensor) -> Tensor:
+        """Write the logits of states [n, h] to `out` [n, vocabulary], and return it."""
         if self.kept is not None:
-            return (hidden @ self.kept.T).float()
-        result = torch.empty(hidden.shape[0], self.weight.rows)
+            return torch.mm(hidden, self.kept.T, out=out)
         for start, stop in self.parts:
             part = self.weight.unpack(self.dtype, start, stop)
-            result[:, start:stop] = hidden @ part.T
-        return result
+            out[:, start:stop] = hidden @ part.T
+        return out
 
     def back(self, gradient: Tensor) -> Tensor:
         """Return the states' gradient [n, h] from that of the logits [n, vocabulary]."""
         if self.kept is not None:
-            return gradient.to(self.dtype) @ self.kept
+            return gradient @ self.kept
         result = torch.zeros(gradient.shape[0], self.weight.width)
         for start, stop in self.parts:
             part = self.weight.unpack(self.dtype, start, stop)
-            result += gradient[:, start:stop].to(self.dtype) @ part
+            result += gradient[:, start:stop] @ part
         return result
+
+
+def _to_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+    """Turn `logits` [n, vocabulary] in place into their gradient; return the losses [n].
+
+    The loss is -log softmax(logits)[target] and its gradient softmax(logits) - onehot(target),
+    both worked out in float32, a few positions at a time.
+    """
+    losses = torch.empty(logits.shape[0])
+    step = max(1, _SOFTMAX_BYTES // (4 * logits.shape[1]))
+    for start in range(0, logits.shape[0], step):
+        block, wanted = logits[start : start + step], targets[start : start + step, None]
+        values = torch.log_softmax(block.float(), dim=-1)
+        losses[start : start + step] = -values.gather(1, wanted)[:, 0]
+        values.exp_().scatter_add_(1, wanted, torch.full(wanted.shape, -1.0))
+        block.copy_(values)
+    return losses
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: PackedWeight) -> Tensor:
-        needs_gradient = ctx.needs_input_grad[0]
-        losses = torch.empty(hidden.shape[0], dtype=torch.float32)
-        gradient = torch.empty_like(hidden) if needs_gradient else None
+        count = hidden.shape[0]
+        losses = torch.empty(count)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         head = _Head(weight, hidden.dtype)
-        chunk = max(1, _LOGITS_BYTES // (4 * weight.rows))
-        for start in range(0, hidden.shape[0], chunk):
-            stop = start + chunk
-            states, wanted = hidden[start:stop], targets[start:stop, None]
-            logits = head.logits(states)
-            logits -= torch.logsumexp(logits, dim=-1, keepdim=True)  # log probabilities
-            losses[start:stop] = -logits.gather(1, wanted)[:, 0]
+        # One buffer for all chunks: fresh memory costs a page fault every 4 KiB.
+        buffer = torch.empty(min(head.chunk, count), weight.rows, dtype=hidden.dtype)
+        for start in range(0, count, head.chunk):
+            stop = min(start + head.chunk, count)
+            logits = head.logits(hidden[start:stop], buffer[: stop - start])
+            losses[start:stop] = _to_gradient(logits, targets[start:stop])
             if gradient is not None:
-                probabilities = logits.exp_()
-                probabilities.scatter_add_(
-                    1, wanted, torch.full_like(wanted, -1.0, dtype=torch.float32)
-                )
-                gradient[start:stop] = head.back(probabilities)
+                gradient[start:stop] = head.back(logits)
         ctx.save_for_backward(gradient)
         return losses
 
@@ -110,4 +130,5 @@ def token_losses(hidden: Tensor, targets: Tensor, head: PackedWeight) -> Tensor:
 
 def log_probabilities(hidden: Tensor, head: PackedWeight) -> Tensor:
     """Return log P(next token) of states [n, h], float32, shape [n, vocabulary]."""
-    return torch.log_softmax(_Head(head, hidden.dtype).logits(hidden), dim=-1)
+    logits = torch.empty(hidden.shape[0], head.rows, dtype=hidden.dtype)
+    return torch.log_softmax(_Head(head, hidden.dtype).logits(hidden, logits).float(), dim=-1)

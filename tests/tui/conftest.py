@@ -14,6 +14,8 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("LLAMAFORGE_HOME", str(home))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "nothing"))
+    for name in ("NO_COLOR", "TEXTUAL_ANIMATIONS", "TEXTUAL_THEME"):  # pictures show the defaults
+        monkeypatch.delenv(name, raising=False)
     return home
 
 

@@ -1,7 +1,7 @@
 """The loss curve is drawn to scale, in exactly the room it has."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llamaforge.tui.loss_history import LossPoint
@@ -41,6 +41,8 @@ def test_without_room_it_says_so() -> None:
     assert "no room" in curve_lines(FALLING, (), 10, 3)[0].plain
 
 
+@example([0.0, 5e-324], 60, 12)
+@example([1.0, 1.0 + 2.3e-16], 60, 12)
 @given(
     st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1, max_size=50),
     st.integers(1, 130),

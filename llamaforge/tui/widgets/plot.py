@@ -10,6 +10,8 @@ from llamaforge.tui.loss_history import LossPoint
 
 # The bits of the eight dots of a braille cell (U+2800 ff.), by column and row from the top.
 _DOTS: Final = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+_FLAT: Final = 1e-9
+"""A range smaller than this part of its values is one value; labels could not tell it apart."""
 _PARTS: Final = (10.0, 5.0, 2.5, 2.0, 1.0)
 
 
@@ -33,8 +35,8 @@ def axis_of(low: float, high: float, count: int, *, whole: bool = False) -> Axis
 
     With `whole`, ticks are whole numbers, and where there are not two of them there is one.
     """
-    if not high > low:
-        margin = 0.5 if whole else abs(low) * 0.1 or 0.1
+    if high - low <= _FLAT * max(abs(low), abs(high), 1.0):
+        margin = 0.5 if whole else max(abs(low) * 0.1, 0.1)
         low, high = low - margin, high + margin
     power = math.floor(math.log10(high - low))
     sizes = [part * 10.0**exponent for exponent in (power, power - 1) for part in _PARTS]
