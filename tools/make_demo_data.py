@@ -1,6 +1,6 @@
 """Makes the embedded demo's fine-tuning data; the same seed gives the same bytes everywhere.
 
-python tools/make_demo_data.py
+python -m tools.make_demo_data
 """
 
 import argparse
@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from demo_data.rows import rows
+from tools.demo_data.rows import rows
 
 _DATA = Path(__file__).resolve().parents[1] / "llamaforge" / "embedded" / "data" / "memory.jsonl"
 _SEED = 7

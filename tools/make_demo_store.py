@@ -1,6 +1,6 @@
 """Makes the embedded demo's store: text, tokenizer, model, GGUF file and Ollama's layout.
 
-    python tools/make_demo_store.py            # about fifteen minutes on two CPU cores
+    python -m tools.make_demo_store            # about fifteen minutes on two CPU cores
 
 The script is seeded, so one machine gives one result; other processors and versions of torch add
 up in another order, so that the blobs' digests are not the same everywhere.
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from demo_store import gguf_file, tokenizer
-from demo_store.corpus import conversations
-from demo_store.layout import write_store
-from demo_store.pretrain import Schedule, pretrain
-from demo_store.words import SLOTS
 from llama_cpp import Llama
 from tokenizers import Tokenizer
+
+from tools.demo_store import gguf_file, tokenizer
+from tools.demo_store.corpus import conversations
+from tools.demo_store.layout import write_store
+from tools.demo_store.pretrain import Schedule, pretrain
+from tools.demo_store.words import SLOTS
 
 _STORE = Path(__file__).resolve().parents[1] / "llamaforge" / "embedded" / "store"
 _TOKENIZER_SEED = 10

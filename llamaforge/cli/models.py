@@ -12,6 +12,7 @@ from llamaforge.cli.options import add_json, add_store
 from llamaforge.cli.output import console, narrate, print_json
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
+from llamaforge.words import size_words
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -80,25 +81,6 @@ def model_json(model: StoredModel) -> dict[str, Any]:
             "reason": model.reason,
         },
     }
-
-
-def size_words(size_bytes: int) -> str:
-    """Return a size as Ollama shows it: decimal units, `1.9 GB`."""
-    size = float(size_bytes)
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if size < 999.5 or unit == "TB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
-
-
-def count_words(count: int) -> str:
-    """Return a number of weights as models are named: `3.1B`, `494M`."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= size * 0.9995:
-            short = count / size
-            return f"{short:.0f}{unit}" if short >= 99.95 else f"{short:.1f}{unit}"
-    return str(count)
 
 
 def status_words(status: ModelStatus) -> str:

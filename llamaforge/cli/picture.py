@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from llamaforge.cli.models import size_words
-from llamaforge.cli.words import duration_words, loss_words
 from llamaforge.runs import events
 from llamaforge.safe_text import safe_line
+from llamaforge.words import duration_words, loss_words, size_words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -8,18 +8,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llamaforge import paths
 from llamaforge.cli.output import console, print_text
-from llamaforge.cli.words import (
-    UNKNOWN,
-    count_words,
-    divergence_words,
-    loss_words,
-    percent_words,
-)
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.runs.events import Event, Report, parse_event
 from llamaforge.safe_text import safe_line, safe_text
+from llamaforge.words import (
+    UNKNOWN,
+    loss_words,
+    percent_words,
+    short_number,
+    whole_words,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -137,16 +137,16 @@ def print_report(run: RunDirectory) -> None:
 def print_fidelity(fidelity: Fidelity) -> None:
     """Print the proof that what is served is what was trained, or that it failed."""
     _print_title("Proof")
-    on = f"on {count_words(fidelity.rows)} rows ({count_words(fidelity.tokens)} tokens)"
+    on = f"on {whole_words(fidelity.rows)} rows ({whole_words(fidelity.tokens)} tokens)"
     if fidelity.passed:
         _print(f"Passed: llama.cpp serves what was trained, measured {on}.")
     else:
         why = safe_line(fidelity.reason, limit=300) or "no reason is given"
         _print(f"Not passed {on}: {why}.")
     _print(
-        f"Difference of the predictions: {divergence_words(fidelity.kl_mean)} nats a token (KL), "
-        f"at most {divergence_words(fidelity.kl_limit)} is allowed; without the adapter it is "
-        f"{divergence_words(fidelity.kl_base_mean)}, llama.cpp's rounding alone."
+        f"Difference of the predictions: {short_number(fidelity.kl_mean)} nats a token (KL), "
+        f"at most {short_number(fidelity.kl_limit)} is allowed; without the adapter it is "
+        f"{short_number(fidelity.kl_base_mean)}, llama.cpp's rounding alone."
     )
     _print(
         f"Loss a token: {loss_words(fidelity.loss_trained)} as trained, "
@@ -182,9 +182,9 @@ def _print_data(data: DataFigures) -> None:
     _print_title("Rows")
     rows = data.rows
     _print(
-        f"{count_words(rows.read)} read, {count_words(rows.accepted)} used: "
-        f"{count_words(data.train)} to train on, {count_words(data.validation)} to validate, "
-        f"{count_words(data.test)} to test."
+        f"{whole_words(rows.read)} read, {whole_words(rows.accepted)} used: "
+        f"{whole_words(data.train)} to train on, {whole_words(data.validation)} to validate, "
+        f"{whole_words(data.test)} to test."
     )
     notes = (
         (rows.rejected, "cannot be used"),
@@ -209,7 +209,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         for part in evaluation.sets:
             table.add_row(
                 Text(safe_line(part.name, limit=200) or UNKNOWN),
-                count_words(part.rows),
+                whole_words(part.rows),
                 percent_words(part.base.exact_match),
                 percent_words(part.tuned.exact_match),
             )

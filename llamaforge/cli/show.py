@@ -8,16 +8,15 @@ from typing import Any
 from llamaforge.catalog.blobs import short_digest
 from llamaforge.catalog.model import StoredModel
 from llamaforge.cli.models import (
-    count_words,
     model_json,
     open_store,
-    size_words,
     status_words,
 )
 from llamaforge.cli.options import add_json, add_store
 from llamaforge.cli.output import console, print_json
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line, safe_text
+from llamaforge.words import count_words, size_words
 
 _MANIFEST = "manifest"
 _CONFIG = "config layer"

@@ -13,12 +13,12 @@ from llamaforge.training.packed import PackedWeight
 
 IGNORED_LABEL: Final = -100
 _LOGITS_BYTES: Final = 128 * 1024 * 1024
-"""Bytes that one chunk's logits may take beside a head that is kept unpacked."""
+"""Bytes that one chunk's logits may take if float32, half as much in bfloat16."""
 _SOFTMAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of the float32 logits that are worked on at a time, so that they stay in the cache."""
 _HEAD_KEPT_BYTES: Final = 512 * 1024 * 1024
-"""A head that unpacks to at most this is unpacked once a step, a larger one part by part; then
-a chunk's logits may take as much, for every chunk unpacks all parts twice."""
+"""A head that unpacks to at most this is unpacked once for good; a larger one part by part, and
+then a chunk's logits may take as much, since each chunk unpacks all parts twice."""
 _HEAD_PART_WEIGHTS: Final = 8 * 1024 * 1024
 """Weights of the head that are unpacked at a time where it is not kept whole."""
 
@@ -39,20 +39,24 @@ def trained_positions(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Head:
-    """The output head in parts, kept unpacked for a step where it is small enough."""
+    """The output head: kept unpacked where it is small enough, else unpacked in parts.
+
+    A loss needs the whole head in any case, and most memory is taken while it is worked out: to
+    keep a small one between losses costs nothing at that peak, and saves the unpacking.
+    """
 
     def __init__(self, weight: PackedWeight, dtype: torch.dtype) -> None:
         self.weight = weight
         self.dtype = dtype
         size = weight.rows * weight.width * dtype.itemsize
-        self.kept = weight.unpack(dtype) if size <= _HEAD_KEPT_BYTES else None
+        self.kept = weight.kept(dtype) if size <= _HEAD_KEPT_BYTES else None
         self.parts = list(weight.parts(_HEAD_PART_WEIGHTS)) if self.kept is None else []
 
     @property
     def chunk(self) -> int:
         """How many positions' logits may exist at a time."""
         room = _HEAD_KEPT_BYTES if self.kept is None else _LOGITS_BYTES
-        return max(1, room // (self.dtype.itemsize * self.weight.rows))
+        return max(1, room // (4 * self.weight.rows))
 
     def logits(self, hidden: Tensor, out: Tensor) -> Tensor:
         """Write the logits of states [n, h] to `out` [n, vocabulary], and return it."""

@@ -30,6 +30,13 @@ class PackedWeight:
         self.kind = kind
         self.rows = rows
         self.width = width
+        self._kept: Tensor | None = None
+
+    def kept(self, dtype: torch.dtype) -> Tensor:
+        """Return all rows as `dtype`, shape [rows, width], unpacked once and kept from then on."""
+        if self._kept is None or self._kept.dtype is not dtype:
+            self._kept = self.unpack(dtype)
+        return self._kept
 
     def unpack(self, dtype: torch.dtype, start: int = 0, stop: int | None = None) -> Tensor:
         """Return rows `start` to `stop` as `dtype`, shape [stop - start, width]."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamaforge.safe_text import safe_line
-from llamaforge.tui.words import number, whole
+from llamaforge.words import number, whole
 
 
 @dataclass(frozen=True, slots=True)

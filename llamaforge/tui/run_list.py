@@ -7,7 +7,7 @@ from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory, RunState, Status, list_runs
 from llamaforge.safe_text import safe_line
-from llamaforge.tui.words import loss_words, number, whole
+from llamaforge.words import loss_words, number, whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from llamaforge.tui.run_view import (
     StageState,
     StageView,
 )
-from llamaforge.tui.words import duration_words, loss_words, number, whole
+from llamaforge.words import duration_words, loss_words, number, whole
 
 MAX_LOG_LINES: Final = 300
 MAX_SAMPLES: Final = 20

@@ -9,7 +9,7 @@ from typing import Final
 from llamaforge.runs.directory import RunState
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.run_view import Failure, RunView
-from llamaforge.tui.words import duration_words
+from llamaforge.words import duration_words
 
 QUIET_SECONDS: Final = 120.0
 """After so long without an event the screen says so; a step of a large model may take that long."""

@@ -14,7 +14,7 @@ from llamaforge.catalog.store import Store
 from llamaforge.errors import LlamaForgeError
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.lines import MUTED, facts, hanging
-from llamaforge.tui.words import count_words, size_words
+from llamaforge.words import count_words, size_words
 
 STATUS_WORDS: Final = {
     ModelStatus.READY: ("✓", "ready"),
@@ -135,8 +135,8 @@ def train_commands(model: StoredModel, choice: StoreChoice) -> tuple[tuple[str, 
             f"llamaforge train {which} --data YOUR-ROWS.jsonl",
         ),
         (
-            "To see first what LlamaForge makes of your file:",
-            f"llamaforge data check YOUR-ROWS.jsonl {which}",
+            "To check model, rows and settings first, and start nothing:",
+            f"llamaforge train {which} --data YOUR-ROWS.jsonl --dry-run",
         ),
     ]
     if choice.is_demo:

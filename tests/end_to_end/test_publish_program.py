@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Program
-from fake_ollama import FakeOllama
-from test_train_program import train_words
 
 from llamaforge import paths
 from llamaforge.catalog.store import Store
 from llamaforge.files import sha256_of
+from tests.contract.publishing.fake_ollama import FakeOllama
+from tests.end_to_end.program import Program
+from tests.end_to_end.test_train_program import train_words
 
 pytestmark = pytest.mark.slow
 

@@ -6,12 +6,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import Program
-from store_builder import StoreBuilder
 
 from llamaforge import paths
 from llamaforge.files import sha256_of
 from llamaforge.runs.directory import RunState
+from tests.end_to_end.program import Program
+from tests.unit.catalog.store_builder import StoreBuilder
 from tools.random_models import Shape, Vocabulary, write_random_model
 
 pytestmark = pytest.mark.slow

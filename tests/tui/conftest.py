@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from run_builder import RunBuilder
 
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunState
+from tests.tui.run_builder import RunBuilder
 
 
 @pytest.fixture(autouse=True)

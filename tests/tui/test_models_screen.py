@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable
-from waiting import screen_text, text_of, until, until_shown
 
 from llamaforge import paths
 from llamaforge.errors import ExitCode
@@ -16,6 +15,7 @@ from llamaforge.tui.screens.dialogs import Commands, Help
 from llamaforge.tui.screens.models import ModelsScreen
 from llamaforge.tui.screens.runs import RunsScreen
 from llamaforge.tui.widgets.notice import Notice
+from tests.tui.waiting import screen_text, text_of, until, until_shown
 
 SIZES = [(80, 24), (120, 40)]
 
@@ -66,7 +66,8 @@ async def test_a_store_that_is_not_there_is_explained_and_the_demo_is_one_key_aw
         assert "There is no Ollama store at" in told
         assert "Press s to look at the built-in demo store." in told
         await pilot.press("s")
-        await until(pilot, lambda: "llamaforge-demo:latest" in screen_text(pilot))
+        # The whole name, in the table, although the table was hidden until now.
+        await until_shown(pilot, "  llamaforge-demo:latest   ")
         await pilot.press("s")
         await until(pilot, lambda: "There is no Ollama store" in screen_text(pilot))
 

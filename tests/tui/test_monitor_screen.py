@@ -3,9 +3,7 @@
 from typing import Any
 
 import pytest
-from run_builder import RunBuilder, step
 from textual.pilot import Pilot
-from waiting import screen_text, text_of, until, until_shown
 
 from llamaforge.errors import NotFoundError
 from llamaforge.runs import events
@@ -15,6 +13,8 @@ from llamaforge.tui.app import LlamaForgeApp
 from llamaforge.tui.screens.dialogs import Question
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.runs import RunsScreen
+from tests.tui.run_builder import RunBuilder, step
+from tests.tui.waiting import screen_text, text_of, until, until_shown
 
 SIZES = [(80, 24), (120, 40)]
 

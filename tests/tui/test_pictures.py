@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_builder import RunBuilder
 from textual.pilot import Pilot
 from textual.widgets import DataTable
-from waiting import until
 
 from llamaforge.catalog.model import ModelStatus, Problem, StoredModel
 from llamaforge.tui.app import LlamaForgeApp
 from llamaforge.tui.screens import models
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.store_view import StoreChoice, StoreContent
+from tests.tui.run_builder import RunBuilder
+from tests.tui.waiting import until
 
 SnapCompare = Callable[..., bool]
 SMALL, LARGE = (80, 24), (120, 40)

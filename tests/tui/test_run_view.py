@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_builder import ARTIFACTS, EVALUATION, FIDELITY, RunBuilder, step
 
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunState, Status
@@ -15,6 +14,7 @@ from llamaforge.tui.loss_history import MAX_POINTS, LossHistory, LossPoint, smoo
 from llamaforge.tui.run_feed import RunFeed
 from llamaforge.tui.run_reducer import MAX_LOG_LINES, reduce, with_status
 from llamaforge.tui.run_view import Level, RunView, StageState, begin_view
+from tests.tui.run_builder import ARTIFACTS, EVALUATION, FIDELITY, RunBuilder, step
 
 
 def view_of(*written: events.Event, publish: str = "") -> RunView:

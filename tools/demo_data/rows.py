@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from demo_store.grammar import Filler
-from demo_store.words import NAMES
-
-from demo_data import extraction, grading
-from demo_data.extraction import Extraction
+from tools.demo_data import extraction, grading
+from tools.demo_data.extraction import Extraction
+from tools.demo_store.grammar import Filler
+from tools.demo_store.words import NAMES
 
 Row = dict[str, Any]
 

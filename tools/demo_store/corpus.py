@@ -8,10 +8,10 @@ import random
 from collections.abc import Iterator
 from typing import Final
 
-from demo_store.exercises import exercise
-from demo_store.facts import FACTS, Fact, Question
-from demo_store.grammar import Filler, capitalised
-from demo_store.small_talk import EXCHANGES
+from tools.demo_store.exercises import exercise
+from tools.demo_store.facts import FACTS, Fact, Question
+from tools.demo_store.grammar import Filler, capitalised
+from tools.demo_store.small_talk import EXCHANGES
 
 Message = dict[str, str]
 Exchange = tuple[str, str]

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from demo_store.grammar import Filler, capitalised
-from demo_store.words import SLOTS, made_up
+from tools.demo_store.grammar import Filler, capitalised
+from tools.demo_store.words import SLOTS, made_up
 
 Exchange = tuple[str, str]
 """What the user says and what the assistant answers."""

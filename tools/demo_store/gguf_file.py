@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from demo_store.tokenizer import CONTROL_TOKENS, END, JINJA_TEMPLATE, PADDING
+from tools.demo_store.tokenizer import CONTROL_TOKENS, END, JINJA_TEMPLATE, PADDING
 
 NAME: Final = "LlamaForge Demo"
 

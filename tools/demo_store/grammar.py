@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from demo_store.words import MONTHS, SLOTS, made_up
+from tools.demo_store.words import MONTHS, SLOTS, made_up
 
 _SLOT: Final = re.compile(r"\{(?:([aACU]):)?([a-z]+)(\d?)\}")
 _CHOICE: Final = re.compile(r"\[([^\[\]]*\|[^\[\]]*)\]")

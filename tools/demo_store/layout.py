@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from demo_store.tokenizer import END, GO_TEMPLATE
+from tools.demo_store.tokenizer import END, GO_TEMPLATE
 
 MANIFEST: Final = Path("manifests/registry.ollama.ai/library/llamaforge-demo/latest")
 _OLLAMA: Final = "application/vnd.ollama.image."

@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from demo_store.corpus import conversations
-from demo_store.tokenizer import CONTROL_TOKENS, END, PADDING, chatml
+from tools.demo_store.corpus import conversations
+from tools.demo_store.tokenizer import CONTROL_TOKENS, END, PADDING, chatml
 
 CONTEXT = 1024
 """Tokens; what the model declares. Training rows are shorter, rotary positions carry on."""

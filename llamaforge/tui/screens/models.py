@@ -121,6 +121,8 @@ class ModelsScreen(ForgeScreen):
             self._show_title(f"{ready} of {len(content.models)} ready to train")
             notice.hide()
             self._fill(name)
+            # A table that was hidden until now learns its width only when it is laid out.
+            self.call_after_refresh(self._fill_again)
             self.query_one(DataTable).focus()
         else:
             self._show_nothing(content)

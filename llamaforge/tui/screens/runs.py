@@ -159,7 +159,8 @@ class RunsScreen(FollowingScreen):
 
     def _show_title(self) -> None:
         running = sum(row.state is RunState.RUNNING for row in self._rows)
-        words = f"{len(self._rows)} runs, {running} at work" if self._rows else ""
+        count = len(self._rows)
+        words = f"{count} {'run' if count == 1 else 'runs'}, {running} at work" if count else ""
         place = f"Runs  {short_path(paths.runs_folder())}"
         self.query_one(TitleBar).tell(place, Content.styled(words, MUTED))
 

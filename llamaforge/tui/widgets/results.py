@@ -8,7 +8,7 @@ from llamaforge.tui.reports import FidelityReport, SetReport
 from llamaforge.tui.run_view import ArtifactView, RunView, SampleView
 from llamaforge.tui.run_words import next_commands
 from llamaforge.tui.widgets.lines import MUTED, facts, hanging
-from llamaforge.tui.words import loss_words, percent_words, short_number
+from llamaforge.words import loss_words, percent_words, short_number
 
 _ARTIFACT_WORDS: Final = {
     "adapter": "adapter",

@@ -7,7 +7,7 @@ from textual.content import Content
 from llamaforge.runs.directory import RunState
 from llamaforge.tui.run_view import Level, LogLine, RunView, StageState
 from llamaforge.tui.widgets.lines import MUTED, hanging
-from llamaforge.tui.words import (
+from llamaforge.words import (
     UNKNOWN,
     clock_words,
     duration_words,

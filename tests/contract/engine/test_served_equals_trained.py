@@ -7,14 +7,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from engine_bench import (
-    SETTINGS,
-    SMALL,
-    fidelity_rows,
-    make_model,
-    make_trained,
-    scaled,
-)
 
 from llamaforge.evaluation.fidelity import Fidelity, measure_fidelity
 from llamaforge.evaluation.llama import Server
@@ -22,6 +14,14 @@ from llamaforge.export.adapter import BASE_DIGEST_KEY, Factors, write_adapter
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.names import inverse, row_order
 from llamaforge.worker.trained import Trained
+from tests.contract.engine.engine_bench import (
+    SETTINGS,
+    SMALL,
+    fidelity_rows,
+    make_model,
+    make_trained,
+    scaled,
+)
 from tools.random_models import FILE_TYPES, Shape
 
 Layers = dict[str, Factors]

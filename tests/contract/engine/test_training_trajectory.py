@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_bench import SETTINGS, make_lora, make_model, make_rows, unpack_in_place
 from peft import PeftModel
 from torch.nn import functional
 
@@ -21,6 +20,13 @@ from llamaforge.training.lora import attach_lora, compute_type, factors, lora_la
 from llamaforge.training.loss import IGNORED_LABEL
 from llamaforge.training.model import load_packed_model
 from llamaforge.training.trainer import Outcome, Wishes, token_loss, train
+from tests.contract.engine.engine_bench import (
+    SETTINGS,
+    make_lora,
+    make_model,
+    make_rows,
+    unpack_in_place,
+)
 
 NEVER = Wishes(stop=lambda: False, save=lambda: False)
 

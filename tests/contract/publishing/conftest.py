@@ -2,10 +2,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_ollama import FakeOllama
-from publishing_desk import BASE, Desk, write_adapter
 
 from llamaforge.publishing.request import PublishRequest
+from tests.contract.publishing.fake_ollama import FakeOllama
+from tests.contract.publishing.publishing_desk import BASE, Desk, write_adapter
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from typing import Any
 
 import gguf
 import numpy as np
-from fake_ollama import FakeOllama
 
 from llamaforge.publishing.ollama import publish
 from llamaforge.publishing.request import PublishRequest, PublishResult
 from llamaforge.publishing.server import Limits
+from tests.contract.publishing.fake_ollama import FakeOllama
 
 BASE = "ba5e" * 16  # 64 hexadecimal digits
 PATIENT = Limits(retry_pauses_seconds=(0.01, 0.02))

@@ -4,7 +4,8 @@ import hashlib
 
 import httpx
 import pytest
-from fake_ollama import FakeOllama
+
+from tests.contract.publishing.fake_ollama import FakeOllama
 
 DATA = b"some adapter"
 DIGEST = hashlib.sha256(DATA).hexdigest()

@@ -4,12 +4,12 @@ import socket
 import time
 
 import pytest
-from fake_ollama import FakeOllama, Fault
-from publishing_desk import PATIENT, QUICK, Desk
 
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.publishing.journal import read_journal
 from llamaforge.publishing.server import Limits
+from tests.contract.publishing.fake_ollama import FakeOllama, Fault
+from tests.contract.publishing.publishing_desk import PATIENT, QUICK, Desk
 
 ENDPOINTS = ["/api/version", "/api/tags", "/api/show", "/api/blobs/", "/api/create", "/api/chat"]
 EVERYWHERE = [

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_ollama import FakeOllama
-from publishing_desk import BASE, PATIENT, write_adapter
 
 from llamaforge.cli import publish as verb
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
@@ -24,6 +22,8 @@ from llamaforge.recipe.spec import (
 )
 from llamaforge.runs.directory import RunDirectory, create_run
 from llamaforge.runs.lock import RunLock
+from tests.contract.publishing.fake_ollama import FakeOllama
+from tests.contract.publishing.publishing_desk import BASE, PATIENT, write_adapter
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_ollama import Fault, full
-from publishing_desk import BASE, Desk, write_adapter
 
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.publishing.journal import Change, read_journal
 from llamaforge.publishing.server import OllamaServer
+from tests.contract.publishing.fake_ollama import Fault, full
+from tests.contract.publishing.publishing_desk import BASE, Desk, write_adapter
 
 STEPS = 31
 """Requests and journal lines of one publication; a process may die before each of them."""

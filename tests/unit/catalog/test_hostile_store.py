@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_builder import IMAGE, Gguf, StoreBuilder
-from test_manifest import MANIFESTS
 
 from llamaforge.catalog.model import ModelStatus
 from llamaforge.catalog.store import Store
@@ -22,6 +20,8 @@ from llamaforge.errors import (
     NotFoundError,
     RefusedError,
 )
+from tests.unit.catalog.store_builder import IMAGE, Gguf, StoreBuilder
+from tests.unit.catalog.test_manifest import MANIFESTS
 
 
 @pytest.fixture

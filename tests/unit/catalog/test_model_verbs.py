@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_builder import Gguf, StoreBuilder
 
 from llamaforge import paths
 from llamaforge.cli import models, show
 from llamaforge.errors import ExitCode, NotFoundError
+from llamaforge.words import count_words, size_words
+from tests.unit.catalog.store_builder import Gguf, StoreBuilder
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ def test_nothing_from_the_store_reaches_the_terminal_raw(
     ],
 )
 def test_sizes_read_as_in_ollama(size: int, words: str) -> None:
-    assert models.size_words(size) == words
+    assert size_words(size) == words
 
 
 @pytest.mark.parametrize(
@@ -209,4 +210,4 @@ def test_sizes_read_as_in_ollama(size: int, words: str) -> None:
     [(12, "12"), (3_085_938_688, "3.1B"), (494_032_768, "494M"), (999_999_999, "1.0B")],
 )
 def test_counts_read_as_in_model_names(count: int, words: str) -> None:
-    assert models.count_words(count) == words
+    assert count_words(count) == words

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from store_builder import CONFIG_TYPE, Gguf, StoreBuilder
 
 from llamaforge.catalog.blob import BlobFacts, read_facts
 from llamaforge.catalog.model import ModelStatus
@@ -16,6 +15,7 @@ from llamaforge.errors import (
     UsageError,
 )
 from llamaforge.gguf.types import TensorType
+from tests.unit.catalog.store_builder import CONFIG_TYPE, Gguf, StoreBuilder
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_builder import CONFIG_TYPE, Gguf, StoreBuilder
 
 from llamaforge.catalog.model import ModelStatus
 from llamaforge.catalog.store import Store
@@ -17,6 +16,7 @@ from llamaforge.errors import (
     RefusedError,
 )
 from llamaforge.gguf.types import TensorType
+from tests.unit.catalog.store_builder import CONFIG_TYPE, Gguf, StoreBuilder
 
 
 @pytest.fixture

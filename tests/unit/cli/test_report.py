@@ -38,7 +38,7 @@ def test_the_report_has_rows_scores_the_proof_and_the_next_command(
     assert "1,200 read, 1,190 used: 1,000 to train on, 90 to validate, 100 to test." in words
     assert "10 cannot be used." in words
     assert "shortened" not in words
-    assert "held-out rows 50 2.0 % 76.0 %" in words
+    assert "held-out rows 50 2 % 76 %" in words
     assert "asked Q? expected A before All right. after A" in words
     assert "Passed: llama.cpp serves what was trained, measured on 32 rows (226 tokens)." in words
     assert "0.00032 nats a token (KL), at most 0.018 is allowed; without the adapter" in words

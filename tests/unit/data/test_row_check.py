@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_files import Row, chat, jsonl
 
 from llamaforge.data.check import Collected, collect, first_problem
 from llamaforge.data.snapshot import read_snapshot, write_snapshot
@@ -22,6 +21,7 @@ from llamaforge.errors import (
     UsageError,
 )
 from llamaforge.paths import embedded_data
+from tests.unit.data.row_files import Row, chat, jsonl
 
 NO_ANSWER: Row = {"messages": [{"role": "user", "content": "Q"}]}
 

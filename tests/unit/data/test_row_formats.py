@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from row_files import Row, chat, jsonl, read
 
 from llamaforge.data.formats import SAMPLE_ROWS, detect, require_readable
 from llamaforge.data.records import Message, canonical_line, prompt_key, record_id
 from llamaforge.errors import UsageError
 from llamaforge.paths import embedded_data
+from tests.unit.data.row_files import Row, chat, jsonl, read
 
 ALPACA: Row = {"instruction": "Q", "input": "", "output": "A"}
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from row_files import Row, chat, jsonl, read
 
 from llamaforge.data.records import ROLES, Message, RowError
 from llamaforge.data.shapes import SHAPES, messages_of, shape_of
+from tests.unit.data.row_files import Row, chat, jsonl, read
 
 SYSTEM, USER, ANSWER = Message("system", "S"), Message("user", "Q"), Message("assistant", "A")
 

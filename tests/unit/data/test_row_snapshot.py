@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from row_files import record
 
 from llamaforge.data.quality import RowCounts, count
 from llamaforge.data.records import Message, Record, Rejection, record_id
@@ -21,6 +20,7 @@ from llamaforge.data.snapshot import (
 )
 from llamaforge.data.split import Splits
 from llamaforge.errors import InvalidFileError
+from tests.unit.data.row_files import record
 
 SOURCE = SourceFile(path="rows.jsonl", bytes=10, sha256="ab", container="jsonl", format="chat")
 DATA_FILES = ["train.jsonl", "validation.jsonl", "test.jsonl"]

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from row_files import record
 
 from llamaforge.data.records import Record, prompt_key
 from llamaforge.data.split import Splits, split
+from tests.unit.data.row_files import record
 
 FRACTIONS = st.floats(min_value=0.0, max_value=0.95)
 MARKS = st.sampled_from([None, None, None, "train", "validation", "test"])

@@ -98,6 +98,6 @@ def test_no_template_of_the_test_rows_is_used_elsewhere(rows: list[Row]) -> None
 
 def test_the_script_makes_the_same_bytes_again(tmp_path: Path) -> None:
     again = tmp_path / "memory.jsonl"
-    command = [sys.executable, str(ROOT / "tools" / "make_demo_data.py"), "--out", str(again)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "tools.make_demo_data", "--out", str(again)]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     assert again.read_bytes() == DATA.read_bytes()

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from packed_weights import random_head
 from torch.nn import functional
 
 from llamaforge.training import loss
 from llamaforge.training.loss import IGNORED_LABEL, token_losses, trained_positions
+from tests.unit.training.packed_weights import random_head
 
 
 def plain_and_chunked(rows: int, hidden: int = 64) -> None:

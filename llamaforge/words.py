@@ -51,6 +51,8 @@ def duration_words(seconds: float | None) -> str:
     """Return a duration in its two largest units: `48 s`, `2 min 10 s`, `1 h 05 min`."""
     if seconds is None:
         return UNKNOWN
+    if 0 < seconds < 1:
+        return "under 1 s"
     rest = max(round(seconds), 0)
     if rest < _MINUTE:
         return f"{rest} s"
@@ -85,3 +87,8 @@ def percent_words(part: float | None) -> str:
         return UNKNOWN
     percent = part * 100
     return f"{percent:.0f} %" if abs(percent - round(percent)) < 0.05 else f"{percent:.1f} %"
+
+
+def whole_words(value: int | None) -> str:
+    """Return a whole number with its thousands set apart."""
+    return UNKNOWN if value is None else f"{value:,}"
