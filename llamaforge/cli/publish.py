@@ -95,11 +95,12 @@ def write_by_hand(run: "RunDirectory", request: "PublishRequest") -> ByHand:
     Raises:
         RefusedError: the adapter's path cannot be written in a Modelfile.
     """
-    from llamaforge.export.modelfile import modelfile_text, two_commands
+    from llamaforge.export.modelfile import modelfile_over, two_commands
     from llamaforge.files import write_atomic
+    from llamaforge.recipe.spec import RunSpec
 
     path = run.artifacts / "Modelfile"
-    write_atomic(path, modelfile_text(request.base, request.adapter))
+    write_atomic(path, modelfile_over(RunSpec.load(run.spec_file).model, request.adapter))
     return ByHand(path, two_commands(request.name, path))
 
 

@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from llamaforge import paths
 from llamaforge.catalog.names import parse_name
+from llamaforge.catalog.store import Store
 from llamaforge.errors import RefusedError
+from llamaforge.recipe.spec import ResolvedModel
 from llamaforge.safe_text import safe_line
 
 _QUOTES: Final = '"""'
@@ -32,8 +35,29 @@ _HEAD: Final = """\
 """
 
 
+def modelfile_over(model: ResolvedModel, adapter: Path) -> str:
+    """Return a Modelfile that lays `adapter` over the model that a run was trained on.
+
+    The built-in model is in no Ollama store, so it is named by its file and brings its template,
+    parameters and system text along.
+
+    Raises:
+        LlamaForgeError: as `modelfile_text`; or the store cannot be read.
+    """
+    if model.store != paths.embedded_store():
+        return modelfile_text(model.name, adapter)
+    stored = Store.open(model.store).find(model.name)
+    return modelfile_text(
+        model.blob,
+        adapter,
+        template=stored.template,
+        system=stored.system,
+        parameters=stored.parameters,
+    )
+
+
 def modelfile_text(
-    base: str,
+    base: str | Path,
     adapter: Path | None,
     *,
     template: str | None = None,
@@ -41,7 +65,7 @@ def modelfile_text(
     parameters: Mapping[str, Any] | None = None,
     messages: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Return a Modelfile that lays `adapter` over the Ollama model `base`.
+    """Return a Modelfile that lays `adapter` over `base`, an Ollama model or a GGUF file's path.
 
     After `FROM` and a name, Ollama takes over template, parameters and system text of that
     model: give only what shall differ.
@@ -51,7 +75,10 @@ def modelfile_text(
         RefusedError: a value cannot be written without changing or ending it
             (`modelfile_breakout`).
     """
-    lines = [f"FROM {parse_name(base).short}"]
+    if isinstance(base, Path):
+        lines = [f"FROM {_line('the path of the model', str(base.absolute()))}"]
+    else:
+        lines = [f"FROM {parse_name(base).short}"]
     if adapter is not None:
         lines.append(f"ADAPTER {_line('the path of the adapter', str(adapter.absolute()))}")
     if template is not None:

@@ -27,7 +27,7 @@ def verify(job: Job) -> None:
     """
     from llamaforge.evaluation.fidelity import FidelityRow, measure_fidelity
     from llamaforge.evaluation.llama import Server
-    from llamaforge.export.modelfile import modelfile_text
+    from llamaforge.export.modelfile import modelfile_over
     from llamaforge.worker.trained import load_trained
 
     rows = job.conversations().rows
@@ -58,7 +58,7 @@ def verify(job: Job) -> None:
         )
     path = job.run.artifacts / "Modelfile"
     try:
-        write_atomic(path, modelfile_text(job.spec.model.name, adapter))
+        write_atomic(path, modelfile_over(job.spec.model, adapter))
     except RefusedError as error:
         job.warn(error.code, f"{error.message} {error.hint}")
     else:

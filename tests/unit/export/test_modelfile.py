@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamaforge import paths
+from llamaforge.catalog.store import Store
 from llamaforge.errors import RefusedError, UsageError
-from llamaforge.export.modelfile import modelfile_text, two_commands
+from llamaforge.export.modelfile import modelfile_over, modelfile_text, two_commands
+from llamaforge.recipe.spec import ResolvedModel
 
 Command = tuple[str, str]
 
@@ -153,3 +156,23 @@ def test_the_commands_survive_a_shell() -> None:
 def test_a_command_never_holds_a_name_that_is_none(name: str) -> None:
     with pytest.raises(UsageError):
         two_commands(name, Path("/Modelfile"))
+
+
+def test_the_built_in_model_is_named_by_its_file_with_all_that_it_needs(tmp_path: Path) -> None:
+    stored = Store.open(paths.embedded_store()).find("llamaforge-demo")
+    assert stored.blob is not None
+    model = ResolvedModel(
+        name="llamaforge-demo",
+        store=paths.embedded_store(),
+        blob=stored.blob,
+        digest=f"sha256:{stored.blob_digest}",
+        architecture="llama",
+        quantization="Q4_K_M",
+        context_length=1024,
+    )
+    text = modelfile_over(model, tmp_path / "adapter.gguf")
+    assert f'FROM "{stored.blob}"' in text
+    assert "TEMPLATE" in text
+    assert "PARAMETER stop" in text
+    elsewhere = model.model_copy(update={"store": tmp_path})
+    assert "FROM llamaforge-demo" in modelfile_over(elsewhere, tmp_path / "adapter.gguf")
