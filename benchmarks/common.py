@@ -12,11 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+import llama_cpp
 
-from random_models import CHATML, Shape, Vocabulary, write_random_model  # noqa: E402
+from tools.random_models import CHATML, Shape, Vocabulary, write_random_model
 
+_ROOT: Final = Path(__file__).resolve().parents[1]
 _VOCABULARY_FILE: Final = "ggml-vocab-qwen2.gguf"
 _GENERATED_TOKENS: Final = 151_936
 """Tokens of the stand-in vocabulary where Qwen2's is not at hand."""
@@ -61,7 +61,7 @@ def vocabulary() -> Vocabulary:
 
     It is looked for in the folder that `LLAMAFORGE_VOCABS` names.
     """
-    folder = Path(os.environ.get("LLAMAFORGE_VOCABS", ROOT.parent / "shared" / "vocab"))
+    folder = Path(os.environ.get("LLAMAFORGE_VOCABS", _ROOT.parent / "shared" / "vocab"))
     if (folder / _VOCABULARY_FILE).exists():
         found = Vocabulary.from_file(folder / _VOCABULARY_FILE)
         found.values.setdefault("tokenizer.chat_template", CHATML)
@@ -96,6 +96,11 @@ def _generated_vocabulary() -> Vocabulary:
     return Vocabulary(values, len(tokens))
 
 
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _silence(level: int, text: bytes, data: object) -> None:
+    """Take the place of llama.cpp's log, which says hundreds of lines on every model it packs."""
+
+
 def model_file(model: BenchmarkModel) -> Path:
     """Return the file of `model`, made on first use and kept.
 
@@ -108,6 +113,7 @@ def model_file(model: BenchmarkModel) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"making {path} …", file=sys.stderr)
         draft = path.with_name("draft.gguf")
+        llama_cpp.llama_log_set(_silence, None)
         write_random_model(draft, model.shape, vocabulary(), model.quantization)
         draft.replace(path)
     return path

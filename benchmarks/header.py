@@ -5,11 +5,15 @@ Usage: python benchmarks/header.py [--quick]
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import gguf
-from common import MODEL_100M, describe, load_now, model_file, spread, table, verdict
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of both packages below
+
+from benchmarks.common import MODEL_100M, describe, load_now, model_file, spread, table, verdict
 from llamaforge.gguf.header import read_header
 
 _AIM = 100.0

@@ -18,7 +18,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-from common import MODEL_100M, describe, load_now, mebibytes, model_file, spread, table, verdict
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of both packages below
+
+from benchmarks.common import (
+    MODEL_100M,
+    describe,
+    load_now,
+    mebibytes,
+    model_file,
+    spread,
+    table,
+    verdict,
+)
 
 _BATCH, _LENGTH = 4, 256
 _LOSS_TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 5e-3}
@@ -164,8 +176,17 @@ def report(sides: dict[str, Side], rounds: int, load: float) -> str:
                 f"{side.first_loss:.4f}",
             )
         )
-    head = ("arm", "s, median", "s, best", "CPU s", "spread", "tokens/s", "peak MiB", "above imports",
-            "first loss")
+    head = (
+        "arm",
+        "s, median",
+        "s, best",
+        "CPU s",
+        "spread",
+        "tokens/s",
+        "peak MiB",
+        "above imports",
+        "first loss",
+    )
     ratios = []
     for ours, peer, aim in _RATIOS:
         if ours not in sides or peer not in sides:
@@ -186,7 +207,7 @@ def report(sides: dict[str, Side], rounds: int, load: float) -> str:
             )
         )
     ratio_head = ("speed against", "ratio", "of best", "of CPU time", "aim")
-    note = f"batch {_BATCH} × {_LENGTH}, {rounds} rounds, load before {load:.1f}, after {load_now():.1f}"
+    note = f"batch {_BATCH} × {_LENGTH}, {rounds} rounds, load {load:.1f} to {load_now():.1f}"
     return f"{note}\n\n{table(head, rows)}\n\n{table(ratio_head, ratios)}"
 
 

@@ -16,11 +16,13 @@ from typing import Any, Final, cast
 
 import psutil
 import torch
-from common import peak_bytes
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of both packages below
+
+from benchmarks.common import peak_bytes
 from llamaforge.data.chat import EncodedRow
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.types import TensorType
@@ -78,7 +80,7 @@ def lora_config(settings: TrainingSettings) -> LoraConfig:
     """Return PEFT's configuration for the same adapter as `attach_lora` makes."""
     return LoraConfig(
         r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
+        lora_alpha=int(settings.lora_alpha),
         lora_dropout=settings.lora_dropout,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
@@ -96,13 +98,13 @@ def unpacked(packed: PackedModel, dtype: torch.dtype, *, whole: bool) -> PackedM
         if isinstance(module, PackedEmbedding):
             replacement: nn.Module = PackedEmbedding(head, dtype)
             if whole:
-                replacement = nn.Embedding.from_pretrained(dense, freeze=True)
+                replacement = nn.Embedding.from_pretrained(dense)  # type: ignore[no-untyped-call]
         elif isinstance(module, PackedLinear):
             is_head = name == "lm_head"
             if is_head and not whole:
                 continue
             weight = dense if is_head else module.packed.unpack(dtype)
-            replacement = nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+            replacement = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
             replacement.weight = nn.Parameter(weight, requires_grad=False)
             replacement.bias = module.bias
         else:
@@ -111,8 +113,9 @@ def unpacked(packed: PackedModel, dtype: torch.dtype, *, whole: bool) -> PackedM
     return PackedModel(model, head, packed.names)
 
 
-def optimizer_step(model: nn.Module, loss_of: Callable[[Tensor], Tensor], line: Line, rows: Tensor,
-                   batch: int) -> None:
+def optimizer_step(
+    model: nn.Module, loss_of: Callable[[Tensor], Tensor], line: Line, rows: Tensor, batch: int
+) -> None:
     """Answer requests with steps of a bare loop: forward, loss, backward, clipping, AdamW."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=_LEARNING_RATE, weight_decay=0.0, fused=True)
@@ -131,8 +134,14 @@ def optimizer_step(model: nn.Module, loss_of: Callable[[Tensor], Tensor], line: 
         done += 1
 
 
-def bare(arm: str, packed: PackedModel, dtype: torch.dtype, settings: TrainingSettings,
-         line: Line, rows: Tensor) -> None:
+def bare(
+    arm: str,
+    packed: PackedModel,
+    dtype: torch.dtype,
+    settings: TrainingSettings,
+    line: Line,
+    rows: Tensor,
+) -> None:
     """Our loss and adapter, over packed or over dense matrices."""
     source = packed if arm == "packed" else unpacked(packed, dtype, whole=False)
     torch.manual_seed(settings.seed)
@@ -146,8 +155,9 @@ def bare(arm: str, packed: PackedModel, dtype: torch.dtype, settings: TrainingSe
     optimizer_step(model, loss_of, line, rows, settings.per_device_train_batch_size)
 
 
-def plain(packed: PackedModel, dtype: torch.dtype, settings: TrainingSettings, line: Line,
-          rows: Tensor) -> None:
+def plain(
+    packed: PackedModel, dtype: torch.dtype, settings: TrainingSettings, line: Line, rows: Tensor
+) -> None:
     """A transformers model and PEFT as they come: dense weights, whole logits."""
     source = unpacked(packed, dtype, whole=True)
     torch.manual_seed(settings.seed)
@@ -191,13 +201,15 @@ class _Stopwatch(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = not self._line.asked()
 
 
-def trl(packed: PackedModel, arm: str, settings: TrainingSettings, line: Line,
-        rows: Tensor) -> None:
+def trl(
+    packed: PackedModel, arm: str, settings: TrainingSettings, line: Line, rows: Tensor
+) -> None:
     """TRL's SFTTrainer: float32 weights; `trl` as it comes, else without mixed precision."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     source = unpacked(packed, torch.float32, whole=True)
     tokenizer = PreTrainedTokenizerFast(  # the rows are tokens already; it only pads

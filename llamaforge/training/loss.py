@@ -17,8 +17,9 @@ _LOGITS_BYTES: Final = 128 * 1024 * 1024
 _SOFTMAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of the float32 logits that are worked on at a time, so that they stay in the cache."""
 _HEAD_KEPT_BYTES: Final = 512 * 1024 * 1024
-"""A head that unpacks to at most this is unpacked once for good; a larger one part by part, and
-then a chunk's logits may take as much, since each chunk unpacks all parts twice."""
+"""A head that unpacks to at most this is unpacked once for good, a larger one part by part."""
+_LOGITS_BESIDE_PARTS_BYTES: Final = 512 * 1024 * 1024
+"""As `_LOGITS_BYTES` for a head in parts: every chunk unpacks all of them twice, so few chunks."""
 _HEAD_PART_WEIGHTS: Final = 8 * 1024 * 1024
 """Weights of the head that are unpacked at a time where it is not kept whole."""
 
@@ -55,7 +56,7 @@ class _Head:
     @property
     def chunk(self) -> int:
         """How many positions' logits may exist at a time."""
-        room = _HEAD_KEPT_BYTES if self.kept is None else _LOGITS_BYTES
+        room = _LOGITS_BESIDE_PARTS_BYTES if self.kept is None else _LOGITS_BYTES
         return max(1, room // (4 * self.weight.rows))
 
     def logits(self, hidden: Tensor, out: Tensor) -> Tensor:
