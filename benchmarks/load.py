@@ -200,7 +200,8 @@ def main() -> None:
     print(describe(["torch", "transformers", "peft", "gguf", "llama_cpp_python"]), flush=True)
     models = (MODEL_100M,) if options.quick else (MODEL_100M, MODEL_500M, MODEL_500M_896)
     for model in models:
-        print(f"\n{_compare(model_file(model), 1 if options.quick else 3)}", flush=True)
+        rounds = 1 if options.quick else 3 if model is MODEL_100M else 2
+        print(f"\n{_compare(model_file(model), rounds)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ def main() -> None:
     try:
         for key, arm in zip(options.arms.split(","), chosen, strict=True):
             sides[key] = start(arm, model)
-        warm_up, rounds = (1, 3) if options.quick else (2, 9)
+        warm_up, rounds = (1, 3) if options.quick else (2, 7)
         measure(list(sides.values()), warm_up, rounds)
     finally:
         for side in sides.values():

@@ -260,7 +260,8 @@ def trainer(packed: PackedModel, settings: TrainingSettings, line: Line, rows: T
         started = time.perf_counter()
 
     def emit(event: events.Event) -> None:
-        if isinstance(event, events.Step):
+        # Asked to stop, the loop does one more step, whose answer nobody waits for.
+        if isinstance(event, events.Step) and more:
             line.say(seconds=time.perf_counter() - started, loss=event.loss)
             wait()
 

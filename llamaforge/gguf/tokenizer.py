@@ -88,12 +88,13 @@ class GgufTokenizer:
         self.special_ids: dict[str, int] = {
             text: number
             for number, (text, kind) in enumerate(zip(tokens, types, strict=True))
-            if kind in {_CONTROL, _UNKNOWN} and text
+            # As llama.cpp does it: what ends an answer is a control token, whatever the file says.
+            if (kind in {_CONTROL, _UNKNOWN} or text in _END_OF_TURN_TEXTS) and text
         }
         self.bos_id = _id(header, "bos", len(tokens))
         self.eos_id = _id(header, "eos", len(tokens))
         self.pad_id = _id(header, "padding", len(tokens))
-        self.end_ids = self._end_ids(header, types)
+        self.end_ids = self._end_ids(header)
         self.chat_template: str | None = header.get("tokenizer.chat_template")
         kind = header.get("tokenizer.ggml.model", "")
         if kind == "gpt2":
@@ -118,7 +119,7 @@ class GgufTokenizer:
             [
                 AddedToken(text, normalized=False, special=False)
                 for text, kind in zip(tokens, types, strict=True)
-                if kind == _USER_DEFINED and text
+                if kind == _USER_DEFINED and text and text not in self.special_ids
             ]
         )
         if self._tokenizer.get_vocab_size() != len(set(tokens)):
@@ -128,13 +129,13 @@ class GgufTokenizer:
                 code="bad_vocabulary",
             )
 
-    def _end_ids(self, header: Header, types: list[int]) -> frozenset[int]:
+    def _end_ids(self, header: Header) -> frozenset[int]:
         """Return the ids at which llama.cpp ends an answer."""
         named = {_id(header, key, len(self.tokens)) for key in ("eos", "eot", "eom", "eos_token")}
         by_text = {
             number
-            for number, (text, kind) in enumerate(zip(self.tokens, types, strict=True))
-            if text in _END_OF_TURN_TEXTS and kind in {_CONTROL, _USER_DEFINED}
+            for text, number in self.special_ids.items()
+            if text in _END_OF_TURN_TEXTS
         }
         return frozenset(by_text | {number for number in named if number is not None})
 

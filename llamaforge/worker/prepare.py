@@ -156,13 +156,14 @@ def _compare_tokens(job: Job, conversations: Conversations) -> None:
 
     rows = conversations.rows
     compared = spread([*rows.train, *rows.held_out], _COMPARED_ROWS)
-    bos = conversations.tokenizer.text_of(conversations.tokenizer.bos_id)
+    tokenizer = conversations.tokenizer
+    bos = tokenizer.text_of(tokenizer.bos_id)
     with loaded(job.spec.model.blob, vocabulary_only=True) as model:
         for item in compared:
             text = _plain_text(conversations.renderer, item)
             if text is None:
                 continue
-            if bos and text.startswith(bos):
+            if tokenizer.add_bos and text.startswith(bos):
                 text = text[len(bos) :]  # llama.cpp puts it in front itself
             if tokenize(model, text, parse_special=True) != item.row.ids:
                 raise RefusedError(
