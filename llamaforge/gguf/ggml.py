@@ -236,4 +236,8 @@ def is_unpackable(kind: TensorType) -> bool:
     if kind in FLOAT_TYPES:
         return True
     ggml = library()
-    return ggml is not None and ggml.can_unpack(kind)
+    if ggml is not None:
+        return ggml.can_unpack(kind)
+    import gguf  # noqa: PLC0415 - only where the library is missing
+
+    return gguf.GGMLQuantizationType(int(kind)) in gguf.quants._type_traits  # noqa: SLF001

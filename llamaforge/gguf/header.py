@@ -323,6 +323,8 @@ def _tensor_table(cursor: _Cursor, count: int, metadata: dict[str, Any]) -> dict
     for name, shape, kind, offset in raw:
         if name in tensors:
             raise cursor.refuse(f"the tensor {name[:80]!r} appears twice")
+        if offset % alignment:
+            raise cursor.refuse(f"the tensor {name[:80]!r} begins between two aligned places")
         tensors[name] = _placed(cursor, name, shape, kind, base, offset)
     return tensors
 

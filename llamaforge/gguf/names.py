@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from llamaforge.gguf.architectures import architecture_of
+from llamaforge.gguf.architectures import architecture_of, head_counts
 from llamaforge.gguf.header import Header
 
 _PERMUTED: Final = frozenset({"attn_q", "attn_k"})
@@ -40,9 +40,9 @@ def row_order(header: Header, tensor: str) -> npt.NDArray[np.int64] | None:
     part = tensor.rsplit(".", 1)[-1]
     if not architecture_of(header).query_key_permuted or part not in _PERMUTED:
         return None
-    heads = int(header.own("attention.head_count"))
+    heads, key_value_heads = head_counts(header)
     if part == "attn_k":
-        heads = int(header.own("attention.head_count_kv", heads))
+        heads = key_value_heads
     rows = header.tensors[f"{tensor}.weight"].rows
     grid = np.arange(rows, dtype=np.int64).reshape(heads, 2, rows // heads // 2)
     return grid.swapaxes(1, 2).reshape(-1)
