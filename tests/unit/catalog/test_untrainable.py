@@ -135,9 +135,9 @@ UNTRAINABLE: dict[str, tuple[bytes | Gguf, str, str, str]] = {
     ),
     "theta": (
         Gguf(extra={"llama.rope.freq_base": "many"}),
-        "broken",
-        "broken_gguf",
-        "wrong kind",
+        "unsupported",
+        "unsupported_variant",
+        "rope freq base",
     ),
     "pooling": (
         Gguf(extra={"llama.pooling_type": 1}),
