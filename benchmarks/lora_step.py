@@ -1,6 +1,6 @@
 """A LoRA step on the CPU: packed blocks against dense weights, plain PEFT and TRL's trainer.
 
-Usage: python benchmarks/lora_step.py [--quick] [--arms NAME,NAME…]
+Usage: python benchmarks/lora_step.py [--quick] [--model 100m|500m] [--arms NAME,NAME…]
 
 Every arm is a process of its own, with the same model, adapter, rows and optimizer; the arms take
 turns, a step each, so that what else the machine does falls on all of them alike.
@@ -33,6 +33,7 @@ from benchmarks.common import (
 )
 
 _BATCH, _LENGTH = 4, 256
+_MODELS: Final = {"100m": MODEL_100M, "500m": MODEL_500M}
 _LOSS_TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 5e-3}
 """How far the first losses of arms on the same rows may lie apart, in nats."""
 
@@ -216,9 +217,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--arms", default=",".join(ARMS), help=f"of {', '.join(ARMS)}")
+    parser.add_argument("--model", choices=list(_MODELS), default="100m")
     options = parser.parse_args()
     chosen = [ARMS[key] for key in options.arms.split(",")]
-    model = model_file(MODEL_100M)
+    model = model_file(_MODELS[options.model])
     load = load_now()
     print(describe(["torch", "transformers", "peft", "trl", "llama_cpp_python"]))
     sides: dict[str, Side] = {}
@@ -231,7 +233,7 @@ def main() -> None:
         for side in sides.values():
             side.process.terminate()
     check_losses(list(sides.values()))
-    print(report(sides, rounds, load))
+    print(f"{model.parent.name}, {report(sides, rounds, load)}")
 
 
 if __name__ == "__main__":

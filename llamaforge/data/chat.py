@@ -166,6 +166,23 @@ class ChatRenderer:
                 ids += self._tokenizer.encode_with_offsets(part, parse_special=False)[0]
         return self._tokenizer.with_bos(ids)
 
+    def opening_tokens(self, messages: Sequence[Message]) -> set[str]:
+        """Return the control tokens that the template puts around turns, those that end them aside.
+
+        Raises:
+            RowError: the template refuses the conversation.
+        """
+        literals = (
+            p.text for p in self._pieces(messages, generation_prompt=True) if p.message is None
+        )
+        found = {token.group() for text in literals for token in self._special.finditer(text)}
+        ends = {
+            token
+            for token in found
+            if self._tokenizer.special_ids[token] in self._tokenizer.end_ids
+        }
+        return found - ends - {self._tokenizer.text_of(self._tokenizer.bos_id)}
+
     def spells_special(self, content: str) -> bool:
         """Return whether `content` holds the text of a control token."""
         return self._special.search(content) is not None

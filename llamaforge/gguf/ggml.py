@@ -48,7 +48,12 @@ _ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
 class Ggml:
     """The loaded library. Addresses are plain integers; arrays must be contiguous."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, processor: ctypes.CDLL | None = None) -> None:
+        """Check the table of types; `processor` is ggml's library for this very processor.
+
+        Raises:
+            OSError: the table is not laid out as expected.
+        """
         library.ggml_get_type_traits.argtypes = [ctypes.c_int]
         library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
         library.ggml_fp32_to_bf16_row.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
@@ -64,6 +69,9 @@ class Ggml:
         ]
         library.ggml_quantize_chunk.restype = ctypes.c_size_t
         self._library = library
+        self._round: Callable[[int, int, int], object] = library.ggml_fp32_to_bf16_row
+        if processor is not None and self._rounds_alike(processor):
+            self._round = processor.ggml_cpu_fp32_to_bf16
         self._to_float = {
             kind: _ToFloat(address)
             for kind in TensorType
@@ -80,6 +88,20 @@ class Ggml:
         address: int | None = traits.to_float
         return address
 
+    def _rounds_alike(self, processor: ctypes.CDLL) -> bool:
+        """Return whether the faster rounding gives the same bits, also for odd numbers."""
+        faster = processor.ggml_cpu_fp32_to_bf16
+        faster.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        faster.restype = None
+        # Every exponent and sign, with mantissas that are cut, tied and rounded up: among them
+        # zeros, subnormal numbers, infinities and what is no number at all.
+        tails = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x18000, 0x7FFFFF], np.uint32)
+        bits = ((np.arange(512, dtype=np.uint32) << 23)[:, None] | tails).reshape(-1)
+        found = np.zeros((2, bits.size), dtype=np.uint16)
+        self._library.ggml_fp32_to_bf16_row(bits.ctypes.data, found[0].ctypes.data, bits.size)
+        faster(bits.ctypes.data, found[1].ctypes.data, bits.size)
+        return bool((found[0] == found[1]).all())
+
     def can_unpack(self, kind: TensorType) -> bool:
         """Return whether the library unpacks `kind`."""
         return kind in self._to_float
@@ -90,7 +112,7 @@ class Ggml:
 
     def to_bfloat16(self, source: int, target: int, weights: int) -> None:
         """Round `weights` float32 values at `source` to bfloat16 at `target`."""
-        self._library.ggml_fp32_to_bf16_row(source, target, weights)
+        self._round(source, target, weights)
 
     def pack(self, kind: TensorType, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         """Return float32 `values` of shape [rows, width] as blocks, [rows, row bytes]."""
@@ -108,14 +130,25 @@ def library() -> Ggml | None:
     """Return ggml, or None where it cannot be found or is not laid out as expected."""
     spec = importlib.util.find_spec("llama_cpp")
     for place in (spec.submodule_search_locations or []) if spec else []:
+        folder = Path(place) / "lib"
         for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll"):
-            path = Path(place) / "lib" / name
-            if path.exists():
+            if (folder / name).exists():
                 try:
-                    return Ggml(ctypes.CDLL(str(path)))
+                    base = ctypes.CDLL(str(folder / name))
+                    return Ggml(base, _processor_library(folder, name.replace("base", "cpu")))
                 except (OSError, AttributeError):
                     return None
     return None
+
+
+def _processor_library(folder: Path, name: str) -> ctypes.CDLL | None:
+    """Return ggml's library for this processor, or None: it only makes rounding faster."""
+    try:
+        found = ctypes.CDLL(str(folder / name))
+        found.ggml_cpu_fp32_to_bf16  # noqa: B018 - raises where the function is absent
+    except (OSError, AttributeError):
+        return None
+    return found
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from llamaforge.catalog.store import Store
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import Collected, collect
 from llamaforge.data.encoding import EncodedRecord, EncodedSplits
@@ -51,6 +52,7 @@ def prepare(job: Job) -> None:
     conversations = job.conversations()
     _judge_rows(job, conversations.rows)
     _warn(job, conversations, collected)
+    _warn_of_other_template(job, conversations)
     _compare_tokens(job, conversations)
     figures = conversations.rows.figures()
     figures |= {
@@ -147,6 +149,26 @@ def _warn(job: Job, conversations: Conversations, collected: Collected) -> None:
         job.warn(
             "nothing_held_out",
             "No row is held out of training, so nothing can be said about new questions.",
+        )
+
+
+def _warn_of_other_template(job: Job, conversations: Conversations) -> None:
+    """Tell where Ollama would put other control tokens around a turn than training does."""
+    try:
+        served = Store.open(job.spec.model.store).find(job.spec.model.name)
+        used = conversations.renderer.opening_tokens(conversations.rows.train[0].record.messages)
+    except (LlamaForgeError, RowError):
+        return
+    if not served.template or served.config.get("renderer"):
+        return  # Ollama renders by other means, which cannot be read from the store
+    missing = sorted(token for token in used if token not in served.template)
+    if missing:
+        job.warn(
+            "other_template",
+            f"Ollama's template of {safe_line(served.name)} has no {safe_line(missing[0])}, which "
+            "the template for training puts around every turn: the model may be served other "
+            "prompts than it is trained on. Compare: llamaforge show "
+            f"{safe_line(served.name)}",
         )
 
 

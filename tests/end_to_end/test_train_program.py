@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamaforge import paths
+from llamaforge.catalog.store import Store
 from llamaforge.files import sha256_of
 from llamaforge.runs.directory import RunState
 from tests.end_to_end.program import Program
@@ -216,3 +217,19 @@ def test_an_adapter_that_was_changed_is_made_and_proven_again(program: Program, 
     directory.state_file.write_text(json.dumps(status | {"state": "stopped"}))
     program.run("runs", "resume", "spoiled")
     assert adapter_digest(program, "spoiled") == digest
+
+
+def test_a_template_that_ollama_serves_otherwise_is_told(
+    program: Program, rows: Path, tmp_path: Path
+) -> None:
+    stored = Store.open(paths.embedded_store()).find("llamaforge-demo")
+    assert stored.blob is not None
+    builder = StoreBuilder(tmp_path / "store")
+    layers = [("template", b"[INST] {{ .Prompt }} [/INST]")]
+    builder.add("other:x", stored.blob.read_bytes(), layers=layers)
+    words = train_words(rows, "other", max_steps=1)
+    words[words.index("--store") + 1] = str(builder.root)
+    words[words.index("--model") + 1] = "other:x"
+    warnings = [event for event in program.events(*words) if event["type"] == "warning"]
+    assert [event["code"] for event in warnings] == ["other_template"]
+    assert "<|im_start|>" in warnings[0]["message"]

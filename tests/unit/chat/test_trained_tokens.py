@@ -236,3 +236,11 @@ def test_the_template_is_chosen_by_who_said_it_last() -> None:
     assert choose_template(None, None, {"</s>"}) == Template("plain", PLAIN)
     with pytest.raises(UsageError):
         choose_template("vicuna", own, tokens)
+
+
+def test_what_a_template_puts_around_turns_is_known() -> None:
+    turns = (Message("user", "<|a|> is only text"),)
+    assert renderer(CHATML)[0].opening_tokens(turns) == {"<|im_start|>"}
+    assert renderer(TRIMMED)[0].opening_tokens(turns) == {"<|a|>"}
+    assert renderer(BRACKETS)[0].opening_tokens(turns) == {"[INST]", "[/INST]"}
+    assert renderer(PLAIN)[0].opening_tokens(turns) == set()
