@@ -133,9 +133,7 @@ class GgufTokenizer:
         """Return the ids at which llama.cpp ends an answer."""
         named = {_id(header, key, len(self.tokens)) for key in ("eos", "eot", "eom", "eos_token")}
         by_text = {
-            number
-            for text, number in self.special_ids.items()
-            if text in _END_OF_TURN_TEXTS
+            number for text, number in self.special_ids.items() if text in _END_OF_TURN_TEXTS
         }
         return frozenset(by_text | {number for number in named if number is not None})
 
