@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of bo
 
 from benchmarks.common import (
     MODEL_100M,
+    MODEL_500M,
     describe,
     load_now,
     mebibytes,

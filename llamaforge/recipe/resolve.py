@@ -19,6 +19,7 @@ from llamaforge.recipe.spec import (
     known_keys,
     parse,
 )
+from llamaforge.safe_text import safe_line
 
 DEFAULT_MAX_LENGTH: Final = 2048
 _RECORDED_PACKAGES: Final = (
@@ -30,6 +31,10 @@ _RECORDED_PACKAGES: Final = (
     "tokenizers",
     "numpy",
 )
+
+
+_TEXTS: Final = frozenset({"chat_template", "name"})
+"""Settings that are text whatever they look like: a template is full of braces."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +118,33 @@ def with_settings(body: dict[str, Any], settings: list[str]) -> Recipe:
         key, equals, text = setting.partition("=")
         if not equals:
             raise UsageError(
-                f"--set {setting} has no value.", "Write --set KEY=VALUE.", code="bad_setting"
+                f"--set {safe_line(setting, limit=60)} has no value.",
+                "Write --set KEY=VALUE.",
+                code="bad_setting",
             )
         place = places.get(key.strip())
         if place is None:
             near = difflib.get_close_matches(key.strip(), places, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Known settings: {', '.join(places)}"
-            raise UsageError(f"There is no setting {key.strip()!r}.", hint, code="unknown_key")
+            raise UsageError(
+                f"There is no setting {safe_line(key, limit=60)!r}.", hint, code="unknown_key"
+            )
         section, name = place
-        merged.setdefault(section, {})[name] = _value(text)
+        merged.setdefault(section, {})[name] = text if name in _TEXTS else _value(key, text)
     return parse(Recipe, merged, "The recipe")
 
 
-def _value(text: str) -> Any:
+def _value(key: str, text: str) -> Any:
     """Return a flag's text as YAML reads it; `2e-4` is a number here, which YAML 1.1 denies."""
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(
+            f"The value of --set {safe_line(key, limit=60)} cannot be read: "
+            f"{safe_line(text, limit=60)}.",
+            "Write a number, a word, true, false, null or a list such as [a, b].",
+            code="bad_setting",
+        ) from None
     if isinstance(value, str):
         try:
             return float(value)
