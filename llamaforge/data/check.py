@@ -159,7 +159,7 @@ def _judge(intake: _Intake, names: list[str], max_rejected_fraction: float) -> N
         fraction = bad / intake.read
         if not intake.accepted:
             raise RefusedError(
-                f"None of the {_rows(intake.read)} can be used; the first: {where}.",
+                f"No row of {_rows(intake.read)} can be used; the first: {where}.",
                 "Mend the rows.",
                 code="rejected_rows",
             )

@@ -22,6 +22,8 @@ _PAIRS: Final = (
     ("query", "response"),
     ("user", "assistant"),
 )
+_ANSWERS: Final = (("prompt", "completion"), ("instruction", "output"), *_PAIRS)
+"""The key that asks in each format, and the one that answers."""
 _MEDIA: Final = ("image", "audio", "video", "file")
 
 
@@ -70,7 +72,11 @@ def messages_of(fields: Fields) -> tuple[Message, ...]:
     shape = shape_of(fields)
     if shape.read is None:
         if shape.name == UNKNOWN:
-            raise RowError(f"the row has no known format: {key_list(list(fields))}")
+            keys = key_list(list(fields))
+            answer = next((wanted for asks, wanted in _ANSWERS if asks in fields), None)
+            if answer is not None:
+                raise RowError(f"the row has no answer: it has {keys}, and {answer} is missing")
+            raise RowError(f"the row has no known format: {keys}")
         raise RowError(shape.refusal)
     if fields.get("tools"):
         raise RowError("the row offers tools, which are not trained on yet")

@@ -125,7 +125,11 @@ def with_settings(body: dict[str, Any], settings: list[str]) -> Recipe:
         place = places.get(key.strip())
         if place is None:
             near = difflib.get_close_matches(key.strip(), places, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known settings: {', '.join(places)}"
+            hint = (
+                f"Did you mean {near[0]}?"
+                if near
+                else f"Known settings: {', '.join(key for key in places if '.' not in key)}."
+            )
             raise UsageError(
                 f"There is no setting {safe_line(key, limit=60)!r}.", hint, code="unknown_key"
             )

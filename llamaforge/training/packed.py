@@ -4,6 +4,7 @@ A weight is unpacked for the moment of a product and dropped again: forward and 
 unpack it, and autograd keeps only the packed bytes. Gradients reach the input, never the blocks.
 """
 
+import threading
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
@@ -19,6 +20,11 @@ _TORCH_TYPES: Final = {
     TensorType.F16: torch.float16,
     TensorType.BF16: torch.bfloat16,
 }
+
+_SCRATCH_WEIGHTS: Final = 64 * 1024 * 1024
+"""A matrix of at most this many weights is unpacked into memory that is used again and again."""
+
+_scratch = threading.local()
 
 
 class PackedWeight:
@@ -43,6 +49,20 @@ class PackedWeight:
         stop = self.rows if stop is None else stop
         return _unpack(self.blocks[start:stop], self.kind, self.width, dtype)
 
+    def lend(self, dtype: torch.dtype) -> Tensor:
+        """Return all rows as `dtype`, shape [rows, width], until this thread's next `lend`.
+
+        Fresh memory costs a page fault every 4 KiB, which takes longer than unpacking into it.
+        """
+        size = self.rows * self.width
+        if self.kind in FLOAT_TYPES or size > _SCRATCH_WEIGHTS:
+            return self.unpack(dtype)
+        lent: dict[torch.dtype, Tensor] = _scratch.__dict__
+        if dtype not in lent or lent[dtype].numel() < size:
+            lent[dtype] = torch.empty(size, dtype=dtype)
+        out = lent[dtype][:size].view(self.rows, self.width)
+        return _unpack_to(out, self.blocks, self.kind)
+
     def gather(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the rows numbered in `rows` (any shape) as `dtype`, shape [*rows, width]."""
         unique, places = torch.unique(rows, return_inverse=True)
@@ -59,11 +79,17 @@ class PackedWeight:
 def _unpack(blocks: Tensor, kind: TensorType, width: int, dtype: torch.dtype) -> Tensor:
     if kind in FLOAT_TYPES:
         return blocks.view(_TORCH_TYPES[kind]).to(dtype)
-    rows = blocks.shape[0]
-    as_bfloat16 = dtype is torch.bfloat16
-    values = torch.empty(rows, width, dtype=torch.bfloat16 if as_bfloat16 else torch.float32)
-    unpack_rows(kind, blocks.data_ptr(), values.data_ptr(), rows, width, bfloat16=as_bfloat16)
-    return values.to(dtype)
+    return _unpack_to(torch.empty(blocks.shape[0], width, dtype=dtype), blocks, kind)
+
+
+def _unpack_to(out: Tensor, blocks: Tensor, kind: TensorType) -> Tensor:
+    """Unpack to `out`, contiguous [rows, width] in float32 or bfloat16, and return it."""
+    as_bfloat16 = out.dtype is torch.bfloat16
+    if not as_bfloat16 and out.dtype is not torch.float32:
+        raise ValueError(f"blocks unpack to float32 or bfloat16, not to {out.dtype}")
+    rows, width = out.shape
+    unpack_rows(kind, blocks.data_ptr(), out.data_ptr(), rows, width, bfloat16=as_bfloat16)
+    return out
 
 
 class _PackedProduct(torch.autograd.Function):
@@ -73,7 +99,7 @@ class _PackedProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, blocks: Tensor, weight: PackedWeight) -> Tensor:
         ctx.save_for_backward(blocks)
         ctx.weight = weight
-        return functional.linear(x, weight.unpack(x.dtype))
+        return functional.linear(x, weight.lend(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
@@ -81,7 +107,7 @@ class _PackedProduct(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, None, None
         weight: PackedWeight = ctx.weight
-        return gradient @ weight.unpack(gradient.dtype), None, None
+        return gradient @ weight.lend(gradient.dtype), None, None
 
 
 class PackedLinear(nn.Linear):

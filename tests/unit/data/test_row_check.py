@@ -123,7 +123,7 @@ def test_where_no_row_can_be_used_the_first_is_named_and_no_allowance_helps(
     path = jsonl(tmp_path / "data.jsonl", ["", "oops", NO_ANSWER])
     error = problem(path, allowed=allowed)
     assert error.message == (
-        f"None of the 2 rows can be used; the first: {path} line 2:"
+        f"No row of 2 rows can be used; the first: {path} line 2:"
         " invalid JSON at character 1: expecting value."
     )
     assert error.code == "rejected_rows"

@@ -242,3 +242,15 @@ def test_a_side_that_is_unknown_rejects_the_row(tmp_path: Path, given: object, r
 def test_meta_is_kept(tmp_path: Path, given: object, meta: Row) -> None:
     records, _ = read(jsonl(tmp_path / "rows.jsonl", [chat(meta=given)]))
     assert records[0].meta == meta
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing"),
+    [({"prompt": "a"}, "completion"), ({"instruction": "a", "input": "b"}, "output"),
+     ({"question": "a"}, "answer")],
+)  # fmt: skip
+def test_a_row_that_only_asks_is_told_which_key_is_missing(
+    fields: dict[str, str], missing: str
+) -> None:
+    with pytest.raises(RowError, match=f"no answer: .*, and {missing} is missing"):
+        messages_of(fields)
