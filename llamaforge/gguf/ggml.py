@@ -24,8 +24,8 @@ from llamaforge.gguf.types import BLOCK_SIZES, FLOAT_TYPES, TensorType, row_byte
 from llamaforge.hardware import physical_cores
 
 _Number = TypeVar("_Number", bound=np.generic)
-_CHUNK_WEIGHTS: Final = 1 << 16
-"""Weights a call: their float32 values (256 KiB) stay in a core's second-level cache."""
+_CHUNK_WEIGHTS: Final = 1 << 17
+"""Weights a call: their float32 values (512 KiB) stay in a core's second-level cache."""
 _PARALLEL_WEIGHTS: Final = 1 << 18
 """Below this many weights handing work to a second thread costs more than it saves."""
 

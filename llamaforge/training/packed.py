@@ -24,7 +24,15 @@ _TORCH_TYPES: Final = {
 _SCRATCH_WEIGHTS: Final = 64 * 1024 * 1024
 """A matrix of at most this many weights is unpacked into memory that is used again and again."""
 
-_scratch = threading.local()
+
+class _Scratch(threading.local):
+    """This thread's memory for unpacked matrices, one stretch for each type."""
+
+    def __init__(self) -> None:
+        self.lent: dict[torch.dtype, Tensor] = {}
+
+
+_scratch = _Scratch()
 
 
 class PackedWeight:
@@ -57,7 +65,7 @@ class PackedWeight:
         size = self.rows * self.width
         if self.kind in FLOAT_TYPES or size > _SCRATCH_WEIGHTS:
             return self.unpack(dtype)
-        lent: dict[torch.dtype, Tensor] = _scratch.__dict__
+        lent = _scratch.lent
         if dtype not in lent or lent[dtype].numel() < size:
             lent[dtype] = torch.empty(size, dtype=dtype)
         out = lent[dtype][:size].view(self.rows, self.width)
@@ -93,21 +101,23 @@ def _unpack_to(out: Tensor, blocks: Tensor, kind: TensorType) -> Tensor:
 
 
 class _PackedProduct(torch.autograd.Function):
-    """y = x Wᵀ with W packed: saves the blocks, unpacks them again for the gradient of x."""
+    """y = x Wᵀ + b with W packed: saves the blocks, unpacks them again for the gradient of x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, blocks: Tensor, weight: PackedWeight) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, blocks: Tensor, weight: PackedWeight, bias: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(blocks)
         ctx.weight = weight
-        return functional.linear(x, weight.lend(x.dtype))
+        return functional.linear(x, weight.lend(x.dtype), bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None]:
         (gradient,) = gradients
         if not ctx.needs_input_grad[0]:
-            return None, None, None
+            return None, None, None, None
         weight: PackedWeight = ctx.weight
-        return gradient @ weight.lend(gradient.dtype), None, None
+        return gradient @ weight.lend(gradient.dtype), None, None, None
 
 
 class PackedLinear(nn.Linear):
@@ -134,8 +144,10 @@ class PackedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name of nn.Linear's argument
         """Return x Wᵀ + b, shape [..., out_features]."""
         x = input.to(self.compute_dtype)
-        product = cast("Tensor", _PackedProduct.apply(x, self.qweight, self.packed))  # type: ignore[no-untyped-call]
-        return product if self.bias is None else product + self.bias
+        return cast(
+            "Tensor",
+            _PackedProduct.apply(x, self.qweight, self.packed, self.bias),  # type: ignore[no-untyped-call]
+        )
 
 
 class PackedEmbedding(nn.Module):

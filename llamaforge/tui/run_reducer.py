@@ -168,7 +168,7 @@ def _after_report(view: RunView, event: events.Report) -> RunView:
             words = (
                 f"{_count(data.train)} rows to train on, {_count(data.validation)} to validate, "
                 f"{_count(data.test)} to test; {_count(data.rejected)} rejected, "
-                f"{_count(data.duplicates)} duplicates left out, "
+                f"{_count(data.duplicates)} duplicates, "
                 f"{_count(data.shortened)} shortened."
             )
             return _noted(replace(view, data=data), event, words)

@@ -1,16 +1,20 @@
 """Stage 2: the adapter is trained on the model's packed blocks."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from llamaforge.errors import LlamaForgeError
 from llamaforge.files import write_json
+from llamaforge.hardware import available_memory_bytes
+from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
 from llamaforge.worker.job import Job, Stopped
 
 _DONE: Final = "finished.json"
+_FIT: Final = "fit.json"
 
 
 def is_trained(job: Job) -> bool:
@@ -79,6 +83,7 @@ def train(job: Job) -> None:
             },
         )
     )
+    settings = _fitted(job, settings, trainable_parameters(model))
     outcome = train_adapter(
         model,
         packed.head,
@@ -92,3 +97,37 @@ def train(job: Job) -> None:
     if outcome.stopped:
         raise Stopped
     write_json(job.run.checkpoints / _DONE, {"step": outcome.step})
+
+
+def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> TrainingSettings:
+    """Return `settings` cut so that a step fits into memory.
+
+    The cut of a run is chosen once: a resumed run has to see the same batches.
+    """
+    from llamaforge.training.fit import Fit, fit_to_memory
+
+    path = job.run.checkpoints / _FIT
+    try:
+        return Fit(**json.loads(path.read_text(encoding="utf-8"))).applied(settings)
+    except (OSError, ValueError, TypeError):
+        pass
+    longest = max(len(item.row.ids) for item in job.conversations().rows.train)
+    fit = fit_to_memory(
+        settings,
+        job.header,
+        longest=longest,
+        trained_weights=trained_weights,
+        available_bytes=available_memory_bytes() - job.spec.model.blob.stat().st_size,
+    )
+    write_json(path, asdict(fit))
+    fitted = fit.applied(settings)
+    if fitted != settings:
+        ways = "activations are worked out again in the backward pass" * fit.gradient_checkpointing
+        job.warn(
+            "fitted_to_memory",
+            f"To fit into memory a step of {settings.per_device_train_batch_size} rows × "
+            f"{settings.gradient_accumulation_steps} is done as "
+            f"{fit.per_device_train_batch_size} × {fit.gradient_accumulation_steps}; {ways}. "
+            "What is learned is the same; it takes longer.",
+        )
+    return fitted
