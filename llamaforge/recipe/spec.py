@@ -81,7 +81,8 @@ class EvaluationSettings(_Strict):
     """How base and tuned model are compared after training."""
 
     fidelity_rows: Annotated[int, Field(ge=1)] = 32
-    """Held-out rows on which logits in torch and in llama.cpp are compared."""
+    """Held-out rows, at most, on which logits in torch and in llama.cpp are compared; fewer where
+    they are long."""
     max_rows: Annotated[int, Field(ge=0)] = 50
     """Held-out rows a split that both models answer; 0 leaves the comparison out."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 128

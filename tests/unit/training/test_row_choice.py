@@ -1,0 +1,25 @@
+"""Which rows are compared and asked: evenly taken, and no more than it takes."""
+
+from llamaforge.data.chat import EncodedRow
+from llamaforge.data.encoding import EncodedRecord
+from llamaforge.data.records import Message, Record
+from llamaforge.worker.sampling import spread
+from llamaforge.worker.verify import _few
+
+
+def item(tokens: int) -> EncodedRecord:
+    record = Record("0", "s", 1, (Message("user", "q"), Message("assistant", "a")))
+    return EncodedRecord(record, EncodedRow([1] * tokens, [True] * tokens, terminated=True))
+
+
+def test_rows_are_taken_evenly() -> None:
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+    assert spread(range(3), 4) == [0, 1, 2]
+    assert spread([], 4) == []
+
+
+def test_long_rows_are_few_and_short_ones_all() -> None:
+    assert len(_few([item(50)] * 32)) == 32
+    assert len(_few([item(1000)] * 32)) == 5
+    assert len(_few([item(100_000)] * 32)) == 4
+    assert len(_few([item(100_000)] * 2)) == 2
