@@ -77,7 +77,14 @@ def _stamp(blob: Path) -> dict[str, int]:
 
 def _check_blob(job: Job) -> None:
     blob, expected = job.spec.model.blob, job.spec.model.digest
-    size = blob.stat().st_size
+    try:
+        size = blob.stat().st_size
+    except OSError as error:
+        raise RefusedError(
+            f"The model's file {blob.name} cannot be read: {error.strerror}.",
+            f"Pull the model again: ollama pull {safe_line(job.spec.model.name)}",
+            code="missing_blob",
+        ) from error
     told = 0
 
     def on_bytes(done: int) -> None:
