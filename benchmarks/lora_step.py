@@ -12,10 +12,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import psutil
 
@@ -82,6 +83,7 @@ class Side:
 
     arm: Arm
     process: "subprocess.Popen[str]"
+    log: IO[str]
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     first_loss: float = 0.0
@@ -103,7 +105,10 @@ class Side:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the arm {self.arm.words} ended with {self.process.wait()}")
+            status = self.process.wait()
+            self.log.seek(0)
+            said = self.log.read()[-2000:]
+            raise RuntimeError(f"the arm {self.arm.words} ended with {status}:\n{said}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -115,17 +120,16 @@ def start(arm: Arm, model: Path) -> Side:
     command += ["--batch", str(_BATCH), "--length", str(_LENGTH)]
     # Threads that wait by spinning lose whole time slices on a machine that others use too.
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-    side = Side(
-        arm,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        ),
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=environment,
     )
+    side = Side(arm, process, log)
     side.answer()
     return side
 
