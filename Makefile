@@ -56,7 +56,7 @@ contracts: install-dev ## which room may import which
 unit: install-dev ## pytest
 	OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses $(WORKERS) -m 'not campaign'
 
-campaign: install-dev ## the slow tests: kill the worker at random, many times
+campaign: install-dev ## the slow tests: kill the worker at random, LLAMAFORGE_TRIALS times
 	$(BIN)/pytest -m campaign
 
 snapshots: install-dev ## accept how the screens look now

@@ -74,6 +74,10 @@ class Program:
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.02)
 
+    def wait_until_over(self, name: str) -> None:
+        """Return once no worker is on the run."""
+        self.wait(lambda: self.directory(name).process() is None)
+
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         process = self.directory(name).process()
         assert process is not None
