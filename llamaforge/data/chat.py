@@ -22,6 +22,8 @@ from llamaforge.safe_text import safe_line
 
 # Two private-use characters around a number: no template looks for them, few texts hold them.
 _OPEN, _CLOSE = "\uf8d0", "\uf8d1"
+_OUTPUT_CHARACTERS: Final = 1_000_000
+_LOOP_TURNS: Final = 100_000
 _MARK: Final = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
 
@@ -83,6 +85,8 @@ class ChatRenderer:
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = today.strftime
+        self._budget = _Budget()
+        environment.globals["range"] = self._budget.range
         try:
             self._compiled = environment.from_string(template.text)
         except jinja2.TemplateError as error:
@@ -194,18 +198,26 @@ class ChatRenderer:
             {"role": message.role, "content": content}
             for message, content in zip(messages, contents, strict=True)
         ]
+        room = _OUTPUT_CHARACTERS + 8 * sum(map(len, contents))
+        self._budget.refill()
+        parts: list[str] = []
         try:
-            return self._compiled.render(
+            for part in self._compiled.generate(
                 messages=turns,
                 add_generation_prompt=generation_prompt,
                 bos_token=self._tokenizer.text_of(self._tokenizer.bos_id),
                 eos_token=self._tokenizer.text_of(self._tokenizer.eos_id),
                 tools=None,
-            )
+            ):
+                parts.append(part)
+                room -= len(part)
+                if room < 0:
+                    _raise("it writes without end")
         # A template is a program from outside: whatever it raises is a reason to leave the row out.
         except Exception as error:
             reason = safe_line(str(error), limit=120)
             raise RowError(f"the chat template refuses it: {reason}") from error
+        return "".join(parts)
 
     def _pieces(self, messages: Sequence[Message], *, generation_prompt: bool) -> list[_Piece]:
         """Return the rendered text in pieces, each the template's own or one message's content."""
@@ -297,6 +309,25 @@ class ChatRenderer:
         without = self.render(question)
         with_prompt = self.render(question, generation_prompt=True)
         return with_prompt[len(without) :] if with_prompt.startswith(without) else ""
+
+
+class _Budget:
+    """How often the loops of one rendering may turn; templates from outside could turn for ever."""
+
+    def __init__(self) -> None:
+        self._left = 0
+
+    def refill(self) -> None:
+        """Begin another rendering."""
+        self._left = _LOOP_TURNS
+
+    def range(self, *bounds: int) -> range:
+        """Return Python's `range`, if the budget has room for it."""
+        wanted = range(*bounds)
+        self._left -= len(wanted)
+        if self._left < 0:
+            _raise("it loops without end")
+        return wanted
 
 
 @dataclass(frozen=True, slots=True)
