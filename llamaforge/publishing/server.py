@@ -16,7 +16,7 @@ from llamaforge.errors import LlamaForgeError, RefusedError, UsageError
 from llamaforge.publishing.host import Host
 from llamaforge.publishing.library import Client, ResponseError
 from llamaforge.publishing.transport import BoundedTransport
-from llamaforge.publishing.versions import ServerVersion, parse_version
+from llamaforge.publishing.versions import ADAPTER_HINT, ServerVersion, parse_version
 from llamaforge.safe_text import redact, safe_line
 
 _T = TypeVar("_T")
@@ -300,7 +300,7 @@ class OllamaServer:
         if "adapters are no longer supported" in answer.lower():
             return RefusedError(
                 "This Ollama server takes no adapters: it needs a merged GGUF.",
-                "Publish a merged GGUF instead (llamaforge export RUN --as gguf).",
+                ADAPTER_HINT,
                 code="adapters_unsupported",
             )
         status = f" (HTTP {error.status_code})" if error.status_code > 0 else ""

@@ -25,7 +25,11 @@ _GO_ENGINE: Final = frozenset(
     }
 )  # fmt: skip
 _GO_ENGINE_PREFIX: Final = "nemotron_h"
-_MERGED: Final = "Publish a merged GGUF instead (llamaforge export RUN --as gguf), or use"
+ADAPTER_HINT: Final = (
+    "Use an Ollama from 0.30.0 to 0.34.0, or serve blob and adapter with llama.cpp itself: "
+    "llama-server --model BLOB --lora adapter.gguf"
+)
+"""What to do with an adapter that a server refuses."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def require_adapters(version: ServerVersion, architecture: str) -> None:
     if version.numbers >= _FIRST_WITHOUT_ADAPTERS:
         raise RefusedError(
             f"{shown} takes no adapters: since 0.34.1 it needs a merged GGUF.",
-            f"{_MERGED} an Ollama from 0.30.0 to 0.34.0.",
+            ADAPTER_HINT,
             code="adapters_unsupported",
         )
     old = version.numbers < _FIRST_WITH_LLAMA_SERVER
@@ -72,6 +76,6 @@ def require_adapters(version: ServerVersion, architecture: str) -> None:
         raise RefusedError(
             f"{shown} takes no adapters on {safe_line(architecture, limit=40)} models: "
             "before 0.30.0 it needs a merged GGUF for them.",
-            f"{_MERGED} an Ollama from 0.30.0 to 0.34.0.",
+            ADAPTER_HINT,
             code="adapters_unsupported",
         )
