@@ -8,10 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llamaforge.errors import RefusedError
+from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.gguf.header import Header
 
-_MOST: Final = 1 << 31
+_MOST: Final = 1 << 27
+_MOST_LAYERS: Final = 1024
+_SCALING_DETAILS: Final[Mapping[str, float]] = {
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.yarn_log_multiplier": 0.0,
+    "rope.scaling.yarn_ext_factor": 1.0,
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_beta_fast": 32.0,
+    "rope.scaling.yarn_beta_slow": 1.0,
+}
+"""Refinements of a rotary scaling, and the values at which both sides compute the same."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ def architecture_of(header: Header) -> Architecture:
             f"Choose a model of one of: {', '.join(ARCHITECTURES)}.",
             code="unsupported_architecture",
         )
-    if header.own("expert_count", 0):
+    if header.metadata.get(f"{entry.name}.expert_count", 0):
         raise RefusedError(
             f"This {entry.name} model is a mixture of experts, which cannot be trained yet.",
             "Choose a dense model.",
@@ -67,22 +77,36 @@ def configuration(header: Header) -> dict[str, Any]:
     Raises:
         RefusedError: the architecture is not known, or a key is absent, of a wrong type, or that
             of a variant.
+        InvalidFileError: the tensors are not of the sizes that the keys promise.
     """
     entry = architecture_of(header)
     heads, key_value_heads = head_counts(header)
     hidden = _whole(header, "embedding_length")
+    head_dim = _head_dim(header, hidden // heads)
+    feed_forward = _whole(header, "feed_forward_length")
     tensors = header.tensors
+    vocabulary = tensors["token_embd.weight"].rows if "token_embd.weight" in tensors else 0
+    _check_sizes(
+        header,
+        hidden,
+        {
+            "token_embd.weight": vocabulary,
+            "blk.0.attn_q.weight": heads * head_dim,
+            "blk.0.attn_k.weight": key_value_heads * head_dim,
+            "blk.0.ffn_up.weight": feed_forward,
+        },
+    )
     config: dict[str, Any] = {
         "model_type": entry.model_type,
         "hidden_size": hidden,
-        "num_hidden_layers": _whole(header, "block_count"),
-        "intermediate_size": _whole(header, "feed_forward_length"),
+        "num_hidden_layers": layer_count(header),
+        "intermediate_size": feed_forward,
         "num_attention_heads": heads,
         "num_key_value_heads": key_value_heads,
-        "head_dim": _head_dim(header, hidden // heads),
+        "head_dim": head_dim,
         "rms_norm_eps": _real(header, "attention.layer_norm_rms_epsilon", 1e-6),
         "max_position_embeddings": _whole(header, "context_length"),
-        "vocab_size": tensors["token_embd.weight"].rows if "token_embd.weight" in tensors else 0,
+        "vocab_size": vocabulary,
         "rope_parameters": _rope(header),
         "tie_word_embeddings": "output.weight" not in tensors,
     }
@@ -90,6 +114,18 @@ def configuration(header: Header) -> dict[str, Any]:
         config["attention_bias"] = "blk.0.attn_q.bias" in tensors
         config["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
     return config
+
+
+def layer_count(header: Header) -> int:
+    """Return how many layers the model has.
+
+    Raises:
+        RefusedError: the file does not say it, or says a number that no model has.
+    """
+    layers = _whole(header, "block_count")
+    if layers > _MOST_LAYERS:  # each one is built before the first missing tensor is noticed
+        raise _variant(header, f"claims {layers:,} layers")
+    return layers
 
 
 def head_counts(header: Header) -> tuple[int, int]:
@@ -105,8 +141,23 @@ def head_counts(header: Header) -> tuple[int, int]:
     return heads, key_value_heads
 
 
+def _check_sizes(header: Header, hidden: int, rows: Mapping[str, int]) -> None:
+    """Hold the keys against the tensors, before anything is built in their sizes."""
+    for name, count in rows.items():
+        info = header.tensors.get(name)
+        if info is not None and (info.width, info.rows) != (hidden, count):
+            raise InvalidFileError(
+                f"The tensor {name} of {header.path.name} is {info.rows:,} × {info.width:,}, and "
+                f"its keys say {count:,} × {hidden:,}.",
+                "Pull the model again; the file contradicts itself.",
+                code="wrong_shape",
+            )
+
+
 def _head_dim(header: Header, default: int) -> int:
     size = _whole(header, "attention.key_length", default)
+    if size % 2:
+        raise _variant(header, f"has heads of the odd size {size}")
     for key in ("attention.value_length", "rope.dimension_count"):
         other = _whole(header, key, size)
         if other != size:
@@ -146,12 +197,15 @@ def _rope(header: Header) -> dict[str, Any]:
         "rope_type": "default",
         "rope_theta": _real(header, "rope.freq_base", 10_000.0),
     }
-    kind = header.own("rope.scaling.type", "none")
-    if kind in {"none", ""}:
+    kind = header.metadata.get(f"{header.architecture}.rope.scaling.type", "linear")
+    if kind == "none":
         return rope
-    factor = _real(header, "rope.scaling.factor", 1.0)
-    if factor == 1.0:
+    factor = _scaling_factor(header)
+    if kind in {"linear", "yarn"} and factor == 1.0:
         return rope
+    for key, usual in _SCALING_DETAILS.items():
+        if header.own(key, usual) != usual:
+            raise _variant(header, f"has a {_words(key)} of its own")
     if kind == "linear":
         return rope | {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
@@ -163,3 +217,11 @@ def _rope(header: Header) -> dict[str, Any]:
             "original_max_position_embeddings": original,
         }
     raise _variant(header, f"has the rotary scaling {str(kind)[:40]!r}")
+
+
+def _scaling_factor(header: Header) -> float:
+    """Return the factor as llama.cpp reads it: an older name counts, and zero means none."""
+    key = "rope.scaling.factor"
+    if f"{header.architecture}.{key}" not in header.metadata:
+        key = "rope.scale_linear"
+    return 1.0 if header.own(key) == 0 else _real(header, key, 1.0)

@@ -5,8 +5,10 @@ held against the file's size before it is believed, so a lying file is refused i
 and memory.
 """
 
+import math
 import mmap
 import os
+import stat
 import struct
 from array import array
 from collections.abc import Iterator
@@ -18,12 +20,14 @@ from llamaforge.errors import InvalidFileError, NotFoundError
 from llamaforge.gguf.types import BLOCK_SIZES, TensorType
 
 MAX_STRING_BYTES: Final = 16 * 1024 * 1024
+MAX_TEXT_BYTES: Final = 32 * 1024 * 1024  # all keys, strings and names together: bounds the memory
 MAX_ARRAY_ITEMS: Final = 64 * 1024 * 1024
-MAX_STRING_ARRAY_ITEMS: Final = 8 * 1024 * 1024  # strings are walked one by one: bounds the time
+MAX_WALKED_STRINGS: Final = 8 * 1024 * 1024  # in all arrays together: bounds the time
+MAX_DECODED_ITEMS: Final = 2 * 1024 * 1024
+MAX_DECODED_BYTES: Final = 64 * 1024 * 1024
 MAX_METADATA_KEYS: Final = 65_536
 MAX_TENSORS: Final = 65_536
 MAX_TENSOR_DIMENSIONS: Final = 4
-MAX_ARRAY_DEPTH: Final = 2
 
 _STRING, _ARRAY = 8, 9
 _SCALARS: Final[dict[int, struct.Struct]] = {
@@ -39,6 +43,7 @@ _SCALARS: Final[dict[int, struct.Struct]] = {
     11: struct.Struct("<q"),
     12: struct.Struct("<d"),
 }
+_BIG_ENDIAN_VERSIONS: Final = frozenset({2 << 24, 3 << 24})
 _U32 = _SCALARS[4]
 _U64 = _SCALARS[10]
 
@@ -68,10 +73,7 @@ class TensorInfo:
     @property
     def elements(self) -> int:
         """The number of weights."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,10 @@ class Header:
         """Decode the array of strings at `key`; an absent one is empty.
 
         Bytes that are not UTF-8 are kept as surrogate escapes.
+
+        Raises:
+            InvalidFileError: it holds something else, is too large, or the file has changed.
+            NotFoundError: the file is no longer there.
         """
         ref = self._array(key)
         if ref is None:
@@ -149,14 +155,23 @@ class Header:
         position = 0
         unpack = _U64.unpack_from
         for _ in range(ref.count):
-            (size,) = unpack(data, position)
-            position += 8
-            found.append(data[position : position + size].decode("utf-8", "surrogateescape"))
-            position += size
+            # The file is read anew, so its lengths may no longer be those that were walked over.
+            start = position + 8
+            if start > len(data):
+                raise self._changed()
+            position = start + unpack(data, position)[0]
+            if position > len(data):
+                raise self._changed()
+            found.append(data[start:position].decode("utf-8", "surrogateescape"))
         return found
 
     def numbers(self, key: str) -> list[Any]:
-        """Decode the array of numbers at `key`; an absent one is empty."""
+        """Decode the array of numbers at `key`; an absent one is empty.
+
+        Raises:
+            InvalidFileError: it holds something else, is too large, or the file has changed.
+            NotFoundError: the file is no longer there.
+        """
         ref = self._array(key)
         if ref is None:
             return []
@@ -173,12 +188,30 @@ class Header:
         return value if isinstance(value, ArrayRef) else None
 
     def _read(self, ref: ArrayRef) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(ref.start)
-            data = file.read(ref.end - ref.start)
-        if len(data) != ref.end - ref.start:
-            raise InvalidFileError(f"{self.path.name} changed while it was being read.")
+        size = ref.end - ref.start
+        if ref.count > MAX_DECODED_ITEMS or size > MAX_DECODED_BYTES:
+            raise InvalidFileError(
+                f"{self.path.name} is not a sound GGUF file: one of its arrays has {ref.count:,} "
+                f"items in {size:,} bytes.",
+                "Choose another model; no vocabulary is that large.",
+                code="broken_gguf",
+            )
+        try:
+            with self.path.open("rb") as file:
+                file.seek(ref.start)
+                data = file.read(size)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        if len(data) != size:
+            raise self._changed()
         return data
+
+    def _changed(self) -> InvalidFileError:
+        return InvalidFileError(
+            f"{self.path.name} changed while it was being read.",
+            "Wait until whatever writes it is done, then try again.",
+            code="changed_gguf",
+        )
 
 
 class _Cursor:
@@ -189,6 +222,8 @@ class _Cursor:
         self.size = len(data)
         self.at = 0
         self.name = name
+        self._text_bytes = 0
+        self._walked_strings = 0
 
     def refuse(self, what: str) -> InvalidFileError:
         return InvalidFileError(
@@ -211,6 +246,9 @@ class _Cursor:
         size = self.scalar(_U64)
         if size > MAX_STRING_BYTES:
             raise self.refuse(f"a string claims {size} bytes")
+        self._text_bytes += size
+        if self._text_bytes > MAX_TEXT_BYTES:
+            raise self.refuse(f"its texts have more than {MAX_TEXT_BYTES:,} bytes")
         start = self.at
         self.skip(size)
         return self.data[start : self.at].decode("utf-8", "surrogateescape")
@@ -219,13 +257,13 @@ class _Cursor:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
-            return self.array(depth=1)
+            return self.array()
         form = _SCALARS.get(kind)
         if form is None:
             raise self.refuse(f"it holds a value of the unknown type {kind}")
         return self.scalar(form)
 
-    def array(self, depth: int) -> ArrayRef:
+    def array(self) -> ArrayRef:
         item_type = self.scalar(_U32)
         count = self.scalar(_U64)
         start = self.at
@@ -234,10 +272,7 @@ class _Cursor:
         if item_type == _STRING:
             self._walk_strings(count)
         elif item_type == _ARRAY:
-            if depth >= MAX_ARRAY_DEPTH or count > MAX_METADATA_KEYS:
-                raise self.refuse("its arrays are nested too deeply")
-            for _ in range(count):
-                self.array(depth + 1)
+            raise self.refuse("it holds an array of arrays")  # llama.cpp takes none either
         else:
             form = _SCALARS.get(item_type)
             if form is None:
@@ -247,8 +282,9 @@ class _Cursor:
 
     def _walk_strings(self, count: int) -> None:
         """Step over `count` strings by their lengths; this loop is the header's whole cost."""
-        if count > MAX_STRING_ARRAY_ITEMS:
-            raise self.refuse(f"an array claims {count} strings")
+        self._walked_strings += count
+        if self._walked_strings > MAX_WALKED_STRINGS:
+            raise self.refuse(f"its arrays claim more than {MAX_WALKED_STRINGS:,} strings")
         at, data, unpack = self.at, self.data, _U64.unpack_from
         try:
             for _ in range(count):
@@ -265,9 +301,16 @@ def read_header(path: Path) -> Header:
 
     Raises:
         NotFoundError: there is no such file, or it cannot be read.
-        InvalidFileError: it is not a GGUF file, is cut short, or contradicts itself.
+        InvalidFileError: it is no regular file, no GGUF file, is cut short, or contradicts
+            itself.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            raise InvalidFileError(
+                f"{path} is not a file.",
+                "Name a GGUF file, or a model by its name in Ollama.",
+                code="not_gguf",
+            )
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < 24:
@@ -278,14 +321,18 @@ def read_header(path: Path) -> Header:
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parse(path, data)
-    except FileNotFoundError as error:
-        raise NotFoundError(f"The file {path} does not exist.", "Pull the model again.") from error
     except OSError as error:
-        raise NotFoundError(
-            f"The file {path} cannot be read: {error.strerror}.",
-            "Check its permissions, or run as a user who may read it.",
-            code="unreadable",
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> NotFoundError:
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(f"The file {path} does not exist.", "Pull the model again.")
+    return NotFoundError(
+        f"The file {path} cannot be read: {error.strerror}.",
+        "Check its permissions, or run as a user who may read it.",
+        code="unreadable",
+    )
 
 
 def _parse(path: Path, data: mmap.mmap) -> Header:
@@ -298,6 +345,12 @@ def _parse(path: Path, data: mmap.mmap) -> Header:
         )
     cursor.at = 4
     version = cursor.scalar(_U32)
+    if version in _BIG_ENDIAN_VERSIONS:
+        raise InvalidFileError(
+            f"{path.name} is a big-endian GGUF file, which only few machines read.",
+            "Pull a little-endian one: the usual kind.",
+            code="unsupported_gguf",
+        )
     if version not in (2, 3):
         raise cursor.refuse(f"it has version {version}, and only 2 and 3 are known")
     tensor_count = cursor.scalar(_U64)
@@ -356,9 +409,9 @@ def _placed(
         raise cursor.refuse(
             f"a row of {name[:80]!r} has {shape[0]} weights, no whole number of blocks"
         )
-    elements = 1
-    for length in shape:
-        elements *= length
+    if not all(shape):
+        raise cursor.refuse(f"the tensor {name[:80]!r} has no weights")
+    elements = math.prod(shape)
     n_bytes = elements // weights * size
     if n_bytes > cursor.size or offset > cursor.size or base + offset + n_bytes > cursor.size:
         raise InvalidFileError(

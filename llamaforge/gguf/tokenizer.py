@@ -4,6 +4,8 @@ Sources: the keys of `docs/gguf.md` of the ggml repository; the pre-tokenizer ex
 of the original tokenizers, under the names that `llama-vocab.cpp` of llama.cpp gives them.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +15,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.gguf.header import Header
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_END_KEYS: Final = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 
 _GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -49,21 +53,33 @@ _PRE_TOKENIZERS: Final[Mapping[str, _PreTokenizer]] = {
     "tekken": _PreTokenizer((_TEKKEN,), ignore_merges=True, adds_bos=True),
 }
 
-_END_OF_TURN_TEXTS: Final = frozenset(
+_END_TEXTS: Final = frozenset(
     {
-        "<|im_end|>",
-        "<|eot_id|>",
-        "<|end|>",
-        "<end_of_turn>",
-        "<|endoftext|>",
-        "<|end_of_text|>",
-        "<|eom_id|>",
-        "<EOT>",
-        "_<EOT>",
-        "<|return|>",
-        "</s>",
+        "<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
+        "<|end_of_text|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|return|>",
+        "<|call|>", "<|calls|>", "<|flush|>", "</s>", "<eos>", "<end_of_utterance>", "<turn|>",
+        "<|tool_response>", "[e~[", "<｜end▁of▁sentence｜>", "<|fim_pad|>", "<fim-pad>",
+        "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>",
+        "<reponame>", "<|file_sep|>",
     }
-)
+)  # fmt: skip
+"""Tokens that end an answer in llama.cpp wherever a vocabulary has them."""
+
+_FILL_IN_TEXTS: Final = frozenset(
+    {
+        "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<|code_prefix|>", "<|prefix|>",
+        "<PRE>", "▁<PRE>", "<｜fim▁begin｜>", "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>",
+        "<|code_suffix|>", "<|suffix|>", "<SUF>", "▁<SUF>", "<｜fim▁hole｜>", "<|fim_middle|>",
+        "<fim-middle>", "<fim_middle>", "<|code_middle|>", "<|middle|>", "<MID>", "▁<MID>",
+        "<｜fim▁end｜>",
+    }
+)  # fmt: skip
+"""Tokens that mark a gap to be filled in: control tokens in llama.cpp wherever they stand."""
+
+_MOST_CUTS: Final = 16_000_000
+"""Characters of all pieces together; each is a place where a piece may have been merged."""
+_LONGEST_PIECE: Final = 1_000
+"""Characters of one piece: its cuts cost the square of its length."""
 
 
 class GgufTokenizer:
@@ -77,6 +93,8 @@ class GgufTokenizer:
             InvalidFileError: the vocabulary contradicts itself.
         """
         tokens = header.strings("tokenizer.ggml.tokens")
+        if any(map(_SURROGATE.search, tokens)):
+            raise _contradiction(header, "one of its tokens is not text in UTF-8")
         types = header.numbers("tokenizer.ggml.token_type") or [1] * len(tokens)
         if not tokens or len(types) != len(tokens):
             raise InvalidFileError(
@@ -88,14 +106,16 @@ class GgufTokenizer:
         self.special_ids: dict[str, int] = {
             text: number
             for number, (text, kind) in enumerate(zip(tokens, types, strict=True))
-            # As llama.cpp does it: what ends an answer is a control token, whatever the file says.
-            if (kind in {_CONTROL, _UNKNOWN} or text in _END_OF_TURN_TEXTS) and text
+            # As llama.cpp does it: these texts are control tokens, whatever the file says.
+            if (kind in {_CONTROL, _UNKNOWN} or text in _END_TEXTS or text in _FILL_IN_TEXTS)
+            and text
         }
         self.bos_id = _id(header, "bos", len(tokens))
         self.eos_id = _id(header, "eos", len(tokens))
         self.pad_id = _id(header, "padding", len(tokens))
         self.end_ids = self._end_ids(header)
-        self.chat_template: str | None = header.get("tokenizer.chat_template")
+        template = header.get("tokenizer.chat_template")
+        self.chat_template: str | None = template if isinstance(template, str) else None
         kind = header.get("tokenizer.ggml.model", "")
         if kind == "gpt2":
             pre = _pre_tokenizer(header)
@@ -110,8 +130,10 @@ class GgufTokenizer:
                 "Choose another model.",
                 code="unsupported_tokenizer",
             )
-        self.add_bos = bool(header.get("tokenizer.ggml.add_bos_token", adds_bos))
-        self.add_bos = self.add_bos and self.bos_id is not None
+        wanted = header.get("tokenizer.ggml.add_bos_token")
+        self.add_bos = (wanted if isinstance(wanted, bool) else adds_bos) and (
+            self.bos_id is not None
+        )
         self._tokenizer.add_special_tokens(
             [AddedToken(text, normalized=False, special=True) for text in self.special_ids]
         )
@@ -123,18 +145,12 @@ class GgufTokenizer:
             ]
         )
         if self._tokenizer.get_vocab_size() != len(set(tokens)):
-            raise InvalidFileError(
-                f"The vocabulary of {header.path.name} contradicts itself.",
-                "Pull the model again.",
-                code="bad_vocabulary",
-            )
+            raise _contradiction(header, "its tokens cannot all be told apart")
 
     def _end_ids(self, header: Header) -> frozenset[int]:
         """Return the ids at which llama.cpp ends an answer."""
-        named = {_id(header, key, len(self.tokens)) for key in ("eos", "eot", "eom", "eos_token")}
-        by_text = {
-            number for text, number in self.special_ids.items() if text in _END_OF_TURN_TEXTS
-        }
+        named = {_id(header, key, len(self.tokens)) for key in _END_KEYS}
+        by_text = {number for text, number in self.special_ids.items() if text in _END_TEXTS}
         return frozenset(by_text | {number for number in named if number is not None})
 
     def text_of(self, number: int | None) -> str:
@@ -167,7 +183,16 @@ class GgufTokenizer:
 
 def _id(header: Header, key: str, size: int) -> int | None:
     value = header.get(f"tokenizer.ggml.{key}_token_id")
-    return value if isinstance(value, int) and 0 <= value < size else None
+    sound = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
+    return value if sound else None
+
+
+def _contradiction(header: Header, what: str) -> InvalidFileError:
+    return InvalidFileError(
+        f"The vocabulary of {header.path.name} contradicts itself: {what}.",
+        "Pull the model again.",
+        code="bad_vocabulary",
+    )
 
 
 def _pre_tokenizer(header: Header) -> _PreTokenizer:
@@ -188,8 +213,10 @@ def _byte_level(header: Header, tokens: list[str], pre: _PreTokenizer) -> Tokeni
     vocabulary = {text: number for number, text in enumerate(tokens)}
     merges: list[tuple[str, str]] = []
     for line in header.strings("tokenizer.ggml.merges"):
-        left, _, right = line.partition(" ")
-        if left + right in vocabulary and left in vocabulary and right in vocabulary:
+        cut = line.find(" ", 1)
+        left, right = line[:cut], line[cut + 1 :]
+        is_whole = cut > 0 and right != ""
+        if is_whole and left + right in vocabulary and left in vocabulary and right in vocabulary:
             merges.append((left, right))
     tokenizer = Tokenizer(
         models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre.ignore_merges)
@@ -211,11 +238,11 @@ def _sentencepiece(header: Header, tokens: list[str], types: list[int]) -> Token
     """
     scores = header.numbers("tokenizer.ggml.scores")
     if len(scores) != len(tokens):
-        raise InvalidFileError(
-            f"{header.path.name} has {len(tokens)} tokens and {len(scores)} scores.",
-            "Pull the model again.",
-            code="bad_vocabulary",
-        )
+        raise _contradiction(header, f"it has {len(tokens)} tokens and {len(scores)} scores")
+    if any(map(math.isnan, scores)):
+        raise _contradiction(header, "one of its scores is not a number")
+    if max(map(len, tokens)) > _LONGEST_PIECE or sum(map(len, tokens)) > _MOST_CUTS:
+        raise _contradiction(header, "its tokens are too long")
     vocabulary = {text: number for number, text in enumerate(tokens)}
     ranked: list[tuple[float, int, str, str]] = []
     for number, (text, kind) in enumerate(zip(tokens, types, strict=True)):

@@ -1,0 +1,70 @@
+"""The tokens that end an answer, and those that are no text, are llama.cpp's own."""
+
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import pytest
+
+from llamaforge.evaluation.llama import loaded, tokenize
+from llamaforge.gguf.header import read_header
+from llamaforge.gguf.tokenizer import _END_TEXTS, _FILL_IN_TEXTS, GgufTokenizer
+from tools.random_models import Shape, Vocabulary, write_random_model
+
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+ORDINARY = ("<|eos|>", "<EOT", "<|tool_call|>", "[INST]", "<|user|>", "</S>", "<|fim|>")
+
+
+def numbers(model: Any, size: int, is_one: Any) -> set[int]:
+    vocabulary = llama_cpp.llama_model_get_vocab(model)
+    return {number for number in range(size) if is_one(vocabulary, number)}
+
+
+def with_token(path: Path, text: str, kind: int) -> Path:
+    """Write a model whose vocabulary has one more token, of which no key says anything."""
+    values = dict(Vocabulary.byte_level().values)
+    tokens = [*values["tokenizer.ggml.tokens"][:-3], text]
+    del values["tokenizer.ggml.padding_token_id"]
+    values |= {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [NORMAL] * (len(tokens) - 1) + [kind],
+        "tokenizer.ggml.eos_token_id": 0,
+    }
+    shape = Shape(hidden=32, layers=1, heads=1, key_value_heads=1, head_dim=32, feed_forward=32)
+    return write_random_model(path, shape, Vocabulary(values, len(tokens)), "F32")
+
+
+def test_of_the_known_vocabularies(vocabulary_file: Path) -> None:
+    tokenizer = GgufTokenizer(read_header(vocabulary_file))
+    size = len(tokenizer.tokens)
+    with loaded(vocabulary_file, vocabulary_only=True) as model:
+        ends = numbers(model, size, llama_cpp.llama_vocab_is_eog)
+        control = numbers(model, size, llama_cpp.llama_vocab_is_control)
+    assert tokenizer.end_ids == ends
+    assert control <= set(tokenizer.special_ids.values())
+
+
+@pytest.mark.parametrize("kind", [NORMAL, CONTROL, USER_DEFINED])
+@pytest.mark.parametrize("text", [*sorted(_END_TEXTS | _FILL_IN_TEXTS), *ORDINARY])
+def test_of_every_text_that_llama_cpp_looks_for(text: str, kind: int, tmp_path: Path) -> None:
+    path = with_token(tmp_path / "m.gguf", text, kind)
+    tokenizer = GgufTokenizer(read_header(path))
+    size = len(tokenizer.tokens)
+    with loaded(path, vocabulary_only=True) as model:
+        assert tokenizer.end_ids == numbers(model, size, llama_cpp.llama_vocab_is_eog)
+        control = numbers(model, size, llama_cpp.llama_vocab_is_control)
+        assert set(tokenizer.special_ids.values()) == control
+        for parse_special in (True, False):
+            sample = f"a {text} b{text}"
+            ours = tokenizer.with_bos(tokenizer.encode(sample, parse_special=parse_special))
+            assert ours == tokenize(model, sample, parse_special=parse_special)
+
+
+def test_bos_is_put_in_front_once(vocabulary_file: Path) -> None:
+    tokenizer = GgufTokenizer(read_header(vocabulary_file))
+    ids = tokenizer.encode("a b", parse_special=False)
+    once = tokenizer.with_bos(ids)
+    with loaded(vocabulary_file, vocabulary_only=True) as model:
+        assert once == tokenize(model, "a b", parse_special=False)
+    assert tokenizer.with_bos(once) == once
+    assert once.count(tokenizer.bos_id or -1) == int(tokenizer.add_bos)
