@@ -1,7 +1,7 @@
 """The block types of ggml: how many weights a block holds, and in how many bytes.
 
-Source: `ggml/src/ggml-common.h` of llama.cpp. A contract test holds this table equal to
-`gguf.GGML_QUANT_SIZES`; it stands here so that listing a store needs no numpy.
+Source: `ggml/src/ggml-common.h` of llama.cpp. A contract test holds this table equal to the one in
+its library; it stands here so that listing a store needs no numpy.
 """
 
 from enum import IntEnum
@@ -54,7 +54,7 @@ BLOCK_SIZES: dict[TensorType, tuple[int, int]] = {
     TensorType.Q5_0: (32, 22),
     TensorType.Q5_1: (32, 24),
     TensorType.Q8_0: (32, 34),
-    TensorType.Q8_1: (32, 40),
+    TensorType.Q8_1: (32, 36),
     TensorType.Q2_K: (256, 84),
     TensorType.Q3_K: (256, 110),
     TensorType.Q4_K: (256, 144),

@@ -11,7 +11,7 @@ from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import _END_TEXTS, _FILL_IN_TEXTS, GgufTokenizer
 from tools.random_models import Shape, Vocabulary, write_random_model
 
-NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+NORMAL, USER_DEFINED = 1, 4
 ORDINARY = ("<|eos|>", "<EOT", "<|tool_call|>", "[INST]", "<|user|>", "</S>", "<|fim|>")
 
 
@@ -44,7 +44,7 @@ def test_of_the_known_vocabularies(vocabulary_file: Path) -> None:
     assert control <= set(tokenizer.special_ids.values())
 
 
-@pytest.mark.parametrize("kind", [NORMAL, CONTROL, USER_DEFINED])
+@pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED])
 @pytest.mark.parametrize("text", [*sorted(_END_TEXTS | _FILL_IN_TEXTS), *ORDINARY])
 def test_of_every_text_that_llama_cpp_looks_for(text: str, kind: int, tmp_path: Path) -> None:
     path = with_token(tmp_path / "m.gguf", text, kind)

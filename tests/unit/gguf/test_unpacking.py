@@ -1,12 +1,22 @@
 """Blocks unpack bit for bit as gguf-py unpacks them, with the library and without."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from llamaforge.gguf import ggml as ggml_module
-from llamaforge.gguf.ggml import is_unpackable, library, round_to_bfloat16, unpack, unpack_rows
+from llamaforge.gguf.ggml import (
+    Ggml,
+    is_unpackable,
+    library,
+    round_to_bfloat16,
+    unpack,
+    unpack_rows,
+)
 from llamaforge.gguf.types import BLOCK_SIZES, FLOAT_TYPES, TensorType, row_bytes
 
 WITH_NUMPY = [
@@ -57,6 +67,53 @@ def test_bfloat16_is_the_nearest_one(kind: TensorType, path: str) -> None:
     assert np.array_equal(target, round_to_bfloat16(exact))
 
 
+@pytest.mark.parametrize("kind", sorted(FLOAT_TYPES), ids=lambda kind: kind.name)
+def test_plain_numbers_are_only_cast(kind: TensorType, path: str) -> None:
+    values = np.random.default_rng(1).standard_normal((5, 24), dtype=np.float32)
+    packed = gguf.quantize(values, gguf.GGMLQuantizationType(int(kind))).view(np.uint8)
+    expected = gguf.dequantize(packed, gguf.GGMLQuantizationType(int(kind)))
+    assert np.array_equal(unpack(kind, packed, (5, 24)), expected)
+    target = np.empty((5, 24), dtype=np.uint16)
+    unpack_rows(kind, packed.ctypes.data, target.ctypes.data, 5, 24, bfloat16=True)
+    assert np.array_equal(target, round_to_bfloat16(expected))
+
+
+@pytest.fixture
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with ThreadPoolExecutor(2) as helpers:
+        monkeypatch.setattr(ggml_module, "_helpers", lambda: helpers)
+        monkeypatch.setattr(ggml_module, "physical_cores", lambda: 3)
+        yield
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 1031])
+@pytest.mark.usefixtures("three_threads")
+def test_threads_leave_no_row_out_and_write_none_twice(
+    rows: int, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ggml_module, "_PARALLEL_WEIGHTS", 1)
+    monkeypatch.setattr(ggml_module, "_CHUNK_WEIGHTS", 3 * WIDTH)
+    blocks = random_blocks(TensorType.Q8_0, rows)
+    expected = gguf.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0)
+    room = np.full((rows + 2, WIDTH), 77.0, dtype=np.float32)  # a row to spare on either side
+    unpack_rows(TensorType.Q8_0, blocks.ctypes.data, room[1:].ctypes.data, rows, WIDTH)
+    assert np.array_equal(room[1:-1], expected)
+    assert (room[0] == 77.0).all()
+    assert (room[-1] == 77.0).all()
+    short = np.full((rows + 2, WIDTH), 7, dtype=np.uint16)
+    source, target = blocks.ctypes.data, short[1:].ctypes.data
+    unpack_rows(TensorType.Q8_0, source, target, rows, WIDTH, bfloat16=True)
+    assert np.array_equal(short[1:-1], round_to_bfloat16(expected))
+    assert (short[0] == 7).all()
+    assert (short[-1] == 7).all()
+
+
+def test_every_type_that_llama_cpp_writes_can_be_trained_on() -> None:
+    written = [kind for kind in TensorType if kind.name.startswith(("Q", "IQ", "TQ", "MXFP", "BF"))]
+    unknown = {kind.name for kind in written if not is_unpackable(kind)}
+    assert unknown <= {"Q8_1", "Q8_K"}  # which stand only inside of products, never in a file
+
+
 def test_rounding_is_to_nearest_ties_to_even() -> None:
     bits = np.array([0x3F800000, 0x3F808000, 0x3F808001, 0x3F818000, 0xBF807FFF], dtype=np.uint32)
     rounded = round_to_bfloat16(bits.view(np.float32))
@@ -68,6 +125,14 @@ def test_a_library_that_is_laid_out_otherwise_is_not_used(monkeypatch: pytest.Mo
     assert ggml is not None
     monkeypatch.setitem(BLOCK_SIZES, TensorType.Q4_K, (256, 145))
     assert ggml._checked_address(TensorType.Q4_K) is None
+    monkeypatch.setitem(BLOCK_SIZES, TensorType.Q8_0, (32, 35))
+    with pytest.raises(OSError, match="not laid out"):
+        Ggml(ggml._library)
+    library.cache_clear()
+    assert library() is None
+    monkeypatch.undo()
+    library.cache_clear()
+    assert library() is not None
 
 
 def test_what_can_be_trained_on_is_known_without_the_library(
