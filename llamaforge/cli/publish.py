@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     Raises:
         LlamaForgeError: it was refused or failed; the name still has what it had before.
     """
-    from llamaforge.publishing.host import resolve_host
+    from llamaforge.catalog.host import resolve_host
     from llamaforge.publishing.ollama import publish
     from llamaforge.publishing.run import run_request
     from llamaforge.runs.directory import open_run

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamaforge.catalog.names import ModelName, parse_name
+from llamaforge.catalog.ollama_server import Layers, LostAnswerError, ServerRefusedError
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
 from llamaforge.publishing.journal import Change, Journal, read_journal
 from llamaforge.publishing.request import (
@@ -20,14 +21,7 @@ from llamaforge.publishing.request import (
     checked_plan,
     stacked,
 )
-from llamaforge.publishing.server import (
-    Layers,
-    Limits,
-    LostAnswerError,
-    OllamaServer,
-    Progress,
-    ServerRefusedError,
-)
+from llamaforge.publishing.server import Limits, Progress, PublishingServer
 from llamaforge.publishing.versions import ServerVersion, require_adapters
 from llamaforge.safe_text import safe_line
 
@@ -52,7 +46,7 @@ def publish(
         LlamaForgeError: the server failed; the name still has what it had before.
     """
     plan = checked_plan(request)
-    with OllamaServer(plan.host, limits) as server:
+    with PublishingServer(plan.host, limits) as server:
         return _Publication(plan, server, journal, on_progress).run()
 
 
@@ -60,7 +54,7 @@ class _Publication:
     """The steps of one publication."""
 
     def __init__(
-        self, plan: Plan, server: OllamaServer, journal: Path, on_progress: Progress
+        self, plan: Plan, server: PublishingServer, journal: Path, on_progress: Progress
     ) -> None:
         self._plan = plan
         self._server = server

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from llamaforge.catalog.host import Host, resolve_host
 from llamaforge.catalog.names import ModelName, parse_digest, parse_name
 from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.files import sha256_of
 from llamaforge.gguf.header import read_header
-from llamaforge.publishing.host import Host, resolve_host
 from llamaforge.safe_text import safe_line
 
 TRIAL_TAG: Final = "llamaforge-trial-"

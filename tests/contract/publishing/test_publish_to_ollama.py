@@ -9,7 +9,7 @@ import pytest
 
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.publishing.journal import Change, read_journal
-from llamaforge.publishing.server import OllamaServer
+from llamaforge.publishing.server import PublishingServer
 from tests.contract.publishing.fake_ollama import Fault, full
 from tests.contract.publishing.publishing_desk import BASE, Desk, write_adapter
 
@@ -31,7 +31,7 @@ class Mortal:
 
     def __enter__(self) -> "Mortal":
         for name in ("upload", "create", "chat", "delete", "digest_of", "layers_of", "has_blob"):
-            self._replace(OllamaServer, name)
+            self._replace(PublishingServer, name)
         self._replace(Change, "note")
         return self
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from llamaforge.errors import UsageError
-from llamaforge.publishing.host import resolve_host
+from llamaforge.catalog.host import resolve_host
 
 
 @pytest.mark.parametrize(
