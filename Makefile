@@ -12,7 +12,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install install-dev test check lint types contracts unit format snapshots \
-	campaign benchmarks clean
+	fuzz campaign benchmarks clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ contracts: install-dev ## which room may import which
 unit: install-dev ## pytest
 	OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses $(WORKERS) -m 'not campaign'
 
+fuzz: install-dev ## stores that are damaged at random, for LLAMAFORGE_FUZZ_SECONDS seconds
+	$(BIN)/python -m tools.fuzz --seconds $${LLAMAFORGE_FUZZ_SECONDS:-60}
+
 campaign: install-dev ## the slow tests: kill the worker at random, LLAMAFORGE_TRIALS times
 	$(BIN)/pytest -m campaign
 
@@ -64,7 +67,7 @@ snapshots: install-dev ## accept how the screens look now
 
 benchmarks: install-dev ## ours against the named peers, as ratios
 	$(PIP) install --quiet $(PINS) --editable '.[benchmarks]'
-	for script in header load lora_step; do $(BIN)/python benchmarks/$$script.py; done
+	for script in header store_list load lora_step; do $(BIN)/python benchmarks/$$script.py; done
 
 format: install-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

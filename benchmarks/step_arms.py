@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -90,7 +91,7 @@ def lora_config(settings: TrainingSettings) -> LoraConfig:
 def unpacked(packed: PackedModel, dtype: torch.dtype, *, whole: bool) -> PackedModel:
     """Return the same model with dense matrices of `dtype`; also embedding and head if `whole`."""
     kind = TensorType.BF16 if dtype is torch.bfloat16 else TensorType.F32
-    dense = packed.head.unpack(dtype)
+    dense = packed.head.weight.unpack(dtype)
     head = PackedWeight(dense.view(torch.uint8), kind, *dense.shape)
     model = packed.model
     for path, module in list(model.named_modules()):
@@ -110,7 +111,7 @@ def unpacked(packed: PackedModel, dtype: torch.dtype, *, whole: bool) -> PackedM
         else:
             continue
         setattr(model.get_submodule(parent), name, replacement)
-    return PackedModel(model, head, packed.names)
+    return PackedModel(model, replace(packed.head, weight=head), packed.names)
 
 
 def optimizer_step(
@@ -286,7 +287,7 @@ def main() -> None:
     dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[options.dtype]
     settings = settings_of(options.batch, options.dtype)
     packed = load_packed_model(read_header(options.model), dtype)
-    rows = rows_of(packed.head.rows, options.length)
+    rows = rows_of(packed.head.weight.rows, options.length)
     if options.arm in {"packed", "dense"}:
         bare(options.arm, packed, dtype, settings, line, rows)
     elif options.arm == "peft":

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -38,27 +39,40 @@ def embedded_data() -> Path:
     return Path(str(resources.files("llamaforge") / "embedded" / "data" / "memory.jsonl"))
 
 
-def default_store() -> Path:
-    """Return the Ollama store to look at: `$OLLAMA_MODELS`, else the first that exists.
+@dataclass(frozen=True)
+class StorePlace:
+    """A folder where an Ollama store may lie."""
 
-    The order after the variable is the user's own store, then those of Linux service installs.
-    Where none exists the user's own place is returned, so that a message can name it.
+    root: Path
+    owner: str
+    """Whose it is, in words that follow "the store of"."""
+
+
+def store_places() -> tuple[StorePlace, ...]:
+    """Return where Ollama keeps models on this machine, the likeliest place first, each once.
+
+    These are `$OLLAMA_MODELS`, the user's own store, and on Linux those of service installs.
+    Nothing is said of whether they exist. Source: `envconfig/config.go` and
+    `scripts/install.sh` of Ollama.
     """
+    places = []
     explicit = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")
     if explicit:
-        return Path(explicit).expanduser().absolute()
-    own = Path.home() / ".ollama" / "models"
-    candidates = [own]
+        places.append(StorePlace(Path(explicit).expanduser().absolute(), "OLLAMA_MODELS"))
+    places.append(StorePlace(Path.home() / ".ollama" / "models", "this user"))
     if sys.platform.startswith("linux"):
-        candidates += [
-            Path("/usr/share/ollama/.ollama/models"),
-            Path("/var/lib/ollama/.ollama/models"),
+        places += [
+            StorePlace(Path("/usr/share/ollama/.ollama/models"), "the Ollama service"),
+            StorePlace(Path("/var/lib/ollama/.ollama/models"), "the Ollama service"),
         ]
-    return next((place for place in candidates if _is_folder(place)), own)
+    found: dict[Path, StorePlace] = {}
+    for place in places:
+        found.setdefault(_real(place.root), place)
+    return tuple(found.values())
 
 
-def _is_folder(place: Path) -> bool:
+def _real(place: Path) -> Path:
     try:
-        return place.is_dir()
-    except OSError:
-        return False
+        return place.resolve()
+    except (OSError, RuntimeError):  # links in a circle, or a folder that may not be entered
+        return place

@@ -53,6 +53,10 @@ _DETAIL_KEYS: Final = (
     "general.base_model.0.repo_url",
     "tokenizer.ggml.model",
     "tokenizer.ggml.pre",
+    "adapter.type",
+    "adapter.lora.alpha",
+    "general.generated_by",
+    "llamaforge.base.digest",
 )
 _OWN_DETAIL_KEYS: Final = (
     "block_count",
@@ -60,7 +64,10 @@ _OWN_DETAIL_KEYS: Final = (
     "feed_forward_length",
     "attention.head_count",
     "attention.head_count_kv",
+    "attention.key_length",
+    "expert_count",
     "rope.freq_base",
+    "vocab_size",
 )
 _MAX_DETAIL_CHARACTERS: Final = 500
 
@@ -81,8 +88,10 @@ class BlobFacts:
     """How many tensors have each block type, the most frequent first."""
     details: dict[str, str | int | float | bool]
     """Further keys of the header, as they stand there."""
-    pools: bool
-    """Whether it gives embeddings instead of text."""
+    abilities: tuple[str, ...]
+    """In Ollama's words: `embedding` or `completion`, and `vision` and `audio`."""
+    template_abilities: tuple[str, ...]
+    """What its Jinja template can do besides: `tools`, `thinking`."""
     untrainable: RefusedError | None
     """Why no adapter can be trained on it; None where one can."""
 
@@ -104,9 +113,27 @@ def read_facts(path: Path) -> BlobFacts:
         vocab_size=header.length("tokenizer.ggml.tokens") or _whole(header.own("vocab_size")),
         tensor_types=_type_counts(header.tensors.values()),
         details=_details(header),
-        pools=pools,
+        abilities=_abilities(header, pools=pools),
+        template_abilities=_template_abilities(header.get("tokenizer.chat_template", "")),
         untrainable=_why_not_trainable(header, pools=pools),
     )
+
+
+def _abilities(header: Header, *, pools: bool) -> tuple[str, ...]:
+    """Source: `ggufCapabilities` in `server/images.go` of Ollama."""
+    found = ["embedding" if pools else "completion"]
+    found += ["vision"] if header.own("vision.block_count") is not None else []
+    found += ["audio"] if header.own("audio.block_count") is not None else []
+    return tuple(found)
+
+
+def _template_abilities(template: Any) -> tuple[str, ...]:
+    """Source: `chatTemplateCapabilities` in `server/images.go` of Ollama."""
+    if not isinstance(template, str):
+        return ()
+    found = ["tools"] if "tools" in template or "tool_call" in template else []
+    found += ["thinking"] if "<think>" in template or "enable_thinking" in template else []
+    return tuple(found)
 
 
 def quantization_of(header: Header) -> str:

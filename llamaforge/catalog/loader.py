@@ -7,13 +7,17 @@ from typing import Any, Final
 
 from llamaforge.catalog.blob import BlobFacts, read_facts
 from llamaforge.catalog.blobs import Blobs, short_digest
-from llamaforge.catalog.bounded import file_inside
+from llamaforge.catalog.bounded import file_inside, whole_text
+from llamaforge.catalog.index import FactsIndex
+from llamaforge.catalog.licenses import license_names
 from llamaforge.catalog.manifest import Layer, Manifest, read_manifest
-from llamaforge.catalog.model import Problem, StoredModel, problem_of
+from llamaforge.catalog.model import Problem, StoredAdapter, StoredModel, problem_of
 from llamaforge.catalog.names import ModelName
-from llamaforge.catalog.texts import Texts, read_config, read_texts
+from llamaforge.catalog.texts import TextReader, Texts
 from llamaforge.errors import LlamaForgeError, RefusedError
 
+_TEMPLATE_SIGNS: Final = ((".Tools", "tools"), (".Suffix", "insert"), (".Thinking", "thinking"))
+_PASSING: Final = frozenset({"unreadable", "changed_gguf", "not_found"})
 _LAST_SECOND: Final = 253_402_300_799  # of the year 9999, the last that a datetime can hold
 
 
@@ -23,22 +27,29 @@ class _Weights:
 
     blob: Path | None = None
     digest: str = ""
-    adapters: tuple[Path, ...] = ()
+    adapters: tuple[StoredAdapter, ...] = ()
     projectors: tuple[Path, ...] = ()
+    drafts: tuple[Path, ...] = ()
     facts: BlobFacts | None = None
 
 
 class Loader:
-    """Loads the models of one store; a blob that several models share is looked into once."""
+    """Loads the models of one store; a blob that several models share is looked into once.
 
-    def __init__(self, manifests: Path, blobs: Blobs) -> None:
+    With an index, what earlier loaders have read of a blob is not read again.
+    """
+
+    def __init__(self, root: Path, manifests: Path, blobs: Blobs, index: FactsIndex | None) -> None:
+        self._root = root
         self._manifests = manifests
         self._blobs = blobs
+        self._index = index
         self._facts: dict[str, BlobFacts | LlamaForgeError] = {}
+        self._texts = TextReader(blobs)
 
     def load(self, name: ModelName, path: Path) -> StoredModel:
         """Return the model `name`, whose manifest is at `path`; a bad one has a `problem`."""
-        bare = StoredModel(name=name.short, full_name=name.full, manifest=path)
+        bare = StoredModel(name.short, name.full, manifest=path, store=self._root)
         try:
             real = file_inside(self._manifests, path, "the manifest")
             manifest = read_manifest(real)
@@ -48,7 +59,7 @@ class Loader:
         config: dict[str, Any] = {}
         texts, weights = Texts(), _Weights()
         try:
-            config = read_config(self._blobs, manifest.config)
+            config = self._texts.config(manifest.config)
         except LlamaForgeError as error:
             problems.append(problem_of(error))
         try:
@@ -56,7 +67,7 @@ class Loader:
         except LlamaForgeError as error:
             problems.insert(0, problem_of(error))  # what is wrong with the weights matters most
         try:
-            read_texts(self._blobs, manifest.layers, texts)
+            self._texts.fill(texts, manifest.layers)
         except LlamaForgeError as error:
             problems.append(problem_of(error))
         return replace(
@@ -64,16 +75,19 @@ class Loader:
             digest=manifest.digest,
             modified=_modified(real),
             layers=manifest.layers,
-            size_bytes=sum(layer.size for layer in manifest.layers),
+            config_layer=manifest.config,
+            size_bytes=manifest.size_bytes,
             blob=weights.blob,
             blob_digest=weights.digest,
             adapters=weights.adapters,
             projectors=weights.projectors,
+            drafts=weights.drafts,
             template=texts.template,
             system=texts.system,
             parameters=texts.parameters,
             messages=texts.messages,
             licenses=texts.licenses,
+            license_names=license_names(texts.licenses, _claimed_license(weights.facts)),
             config=config,
             capabilities=_capabilities(weights, config, texts.template or ""),
             problem=problems[0] if problems else None,
@@ -92,24 +106,62 @@ class Loader:
         found.blob = path
         for extra in manifest.layers:
             if extra.kind == "adapter":
-                found.adapters += (self._blobs.of_layer(extra, "the adapter blob"),)
+                found.adapters += (self._adapter(extra),)
             elif extra.kind == "projector":
                 found.projectors += (self._blobs.of_layer(extra, "the projector blob"),)
+            elif extra.kind == "draft":
+                found.drafts += (self._blobs.of_layer(extra, "the draft model's blob"),)
         if found.facts.untrainable is not None:
             raise found.facts.untrainable
+        if found.adapters:
+            raise _adapted(layer, found.adapters[0])
+
+    def _adapter(self, layer: Layer) -> StoredAdapter:
+        path = self._blobs.of_layer(layer, "the adapter blob")
+        try:
+            details = self._look_into(path, layer.digest).details
+        except LlamaForgeError:
+            details = {}  # safetensors, or damaged; what lies below it may be sound
+        return StoredAdapter(
+            path=path,
+            digest=layer.digest,
+            name=str(details.get("general.name", "")),
+            base_digest=str(details.get("llamaforge.base.digest", "")).removeprefix("sha256:"),
+            made_by=str(details.get("general.generated_by", "")),
+        )
 
     def _look_into(self, path: Path, digest: str) -> BlobFacts:
         if digest not in self._facts:
-            try:
-                facts = read_facts(path)
-                untrainable = facts.untrainable and _renamed(facts.untrainable, path, digest)
-                self._facts[digest] = replace(facts, untrainable=untrainable)
-            except LlamaForgeError as error:
-                self._facts[digest] = _renamed(error, path, digest)
+            self._facts[digest] = self._kept(path, digest)
         known = self._facts[digest]
         if isinstance(known, LlamaForgeError):
             raise known
         return known
+
+    def _kept(self, path: Path, digest: str) -> BlobFacts | LlamaForgeError:
+        """Return what the index has of a blob, else read the blob and tell the index."""
+        try:
+            about = path.stat()
+        except OSError:
+            return _read(path, digest)
+        key = digest, about.st_size, about.st_mtime_ns
+        known = self._index.get(*key) if self._index else None
+        if known is None:
+            known = _read(path, digest)
+            # Whether a file can be read may change at any time; what is in it does not.
+            if self._index and getattr(known, "code", "") not in _PASSING:
+                self._index.put(*key, known)
+        return known
+
+
+def _read(path: Path, digest: str) -> BlobFacts | LlamaForgeError:
+    try:
+        facts = read_facts(path)
+    except LlamaForgeError as error:
+        return _renamed(error, path, digest)
+    return replace(
+        facts, untrainable=facts.untrainable and _renamed(facts.untrainable, path, digest)
+    )
 
 
 def _renamed(error: LlamaForgeError, path: Path, digest: str) -> RefusedError:
@@ -140,6 +192,12 @@ def _model_layer(manifest: Manifest, config: dict[str, Any]) -> Layer:
         )
     if found:
         return next(iter(found.values()))
+    if "image" in config.get("capabilities", ()):
+        raise LlamaForgeError(
+            "it makes pictures, not text.",
+            "Choose a model that answers with text.",
+            code="image_model",
+        )
     if any(layer.kind == "tensor" for layer in manifest.layers):
         raise LlamaForgeError(
             "it is kept as safetensors, without a GGUF file.",
@@ -150,6 +208,17 @@ def _model_layer(manifest: Manifest, config: dict[str, Any]) -> Layer:
         "its manifest names no model layer.",
         "Pull the model again, or choose another one.",
         code="no_model_layer",
+    )
+
+
+def _adapted(weights: Layer, adapter: StoredAdapter) -> RefusedError:
+    """Return why a model with an adapter is not trained: that would begin without the adapter."""
+    made = f"the result of the run {adapter.name}" if adapter.is_own else "a base with an adapter"
+    named = f", {whole_text(weights.from_)[:80]}" if weights.from_ else ""
+    return RefusedError(
+        f"it is {made}: training would begin from the weights below, without the adapter.",
+        f"Train the model that it was made FROM{named}, or make one model of both and train that.",
+        code="has_adapter",
     )
 
 
@@ -179,21 +248,23 @@ def _with_facts(model: StoredModel, facts: BlobFacts | None, config: dict[str, A
 def _capabilities(weights: _Weights, config: dict[str, Any], template: str) -> tuple[str, ...]:
     """Return what the model can do, in Ollama's words.
 
-    Source: `Model.Capabilities` in `server/images.go` of Ollama, as far as a store tells it.
+    Source: `Model.Capabilities` in `server/images.go` of Ollama, as far as a store tells it: what
+    its built-in parsers can do is known to the server alone.
     """
     found: list[str] = list(config.get("capabilities", []))
-    if weights.facts is not None:
-        found.append("embedding" if weights.facts.pools else "completion")
-    if weights.projectors:
-        found.append("vision")
-    for variable, capability in (
-        (".Tools", "tools"),
-        (".Suffix", "insert"),
-        (".Thinking", "thinking"),
-    ):
-        if variable in template:
-            found.append(capability)
+    facts = weights.facts
+    found += facts.abilities if facts else ()
+    found += ["vision"] if weights.projectors else []
+    from_go = [word for sign, word in _TEMPLATE_SIGNS if sign in template]
+    from_jinja = facts.template_abilities if facts else ()
+    # Ollama takes the GGUF's Jinja where the layer's template can do less, or is not there.
+    found += from_jinja if len(from_jinja) > len(from_go) else from_go
+    found += ["thinking"] if config.get("model_family") in {"gptoss", "gpt-oss"} else []
     return tuple(dict.fromkeys(found))
+
+
+def _claimed_license(facts: BlobFacts | None) -> object:
+    return facts.details.get("general.license") if facts else None
 
 
 def _modified(path: Path) -> datetime:
@@ -204,6 +275,6 @@ def _modified(path: Path) -> datetime:
     return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), UTC)
 
 
-def bad_entry(shown: str, path: Path, error: LlamaForgeError) -> StoredModel:
+def bad_entry(shown: str, path: Path, store: Path, error: LlamaForgeError) -> StoredModel:
     """Return an entry that says only why nothing can be said of what lies at `path`."""
-    return StoredModel(name=shown, full_name=shown, manifest=path, problem=problem_of(error))
+    return StoredModel(shown, shown, manifest=path, store=store, problem=problem_of(error))

@@ -49,6 +49,16 @@ class Manifest:
     digest: str
     """sha256 of the manifest's bytes, which is what `ollama list` shows the beginning of."""
 
+    @property
+    def size_bytes(self) -> int:
+        """All layers and the config together, as `ollama list` counts."""
+        return sum(layer.size for layer in self.blobs)
+
+    @property
+    def blobs(self) -> tuple[Layer, ...]:
+        """Every blob that it names."""
+        return self.layers if self.config is None else (*self.layers, self.config)
+
 
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest at `path`, a regular file inside the store.

@@ -33,6 +33,8 @@ _STATUS_OF_CODE: Final = {
     "several_models": ModelStatus.UNSUPPORTED,
     "split_gguf": ModelStatus.UNSUPPORTED,
     "embedding_model": ModelStatus.UNSUPPORTED,
+    "image_model": ModelStatus.UNSUPPORTED,
+    "has_adapter": ModelStatus.UNSUPPORTED,
     "unsupported_architecture": ModelStatus.UNSUPPORTED,
     "unsupported_type": ModelStatus.UNSUPPORTED,
     "unsupported_variant": ModelStatus.UNSUPPORTED,
@@ -59,6 +61,26 @@ def problem_of(error: LlamaForgeError) -> Problem:
 
 
 @dataclass(frozen=True)
+class StoredAdapter:
+    """A LoRA file that is applied to a model's weights when it is served."""
+
+    path: Path
+    digest: str
+    """64 hexadecimal digits."""
+    name: str = ""
+    """What the file calls itself; of one that this program made, the run's name."""
+    base_digest: str = ""
+    """The blob that this program trained it on, 64 digits; empty for others' adapters."""
+    made_by: str = ""
+    """The program that wrote the file, with its version, where the file says so."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this program trained it."""
+        return bool(self.base_digest)
+
+
+@dataclass(frozen=True)
 class StoredModel:
     """A model in an Ollama store. What is not known is 0, empty or None.
 
@@ -69,21 +91,32 @@ class StoredModel:
     """As people type it: `qwen2.5:3b`."""
     full_name: str
     """`registry.ollama.ai/library/qwen2.5:3b`."""
-    manifest: Path
+    manifest: Path | None = None
+    """None for a model that only a server knows."""
+    store: Path | None = None
+    """The store it was read from; None for a model that only a server knows."""
+    other_stores: tuple[Path, ...] = ()
+    """Further stores that have the same model under the same name."""
+    server: str = ""
+    """The address of the server that lists it too, or alone, where one was asked."""
     digest: str = ""
     """sha256 of the manifest, 64 hexadecimal digits; `ollama list` shows the first twelve."""
     modified: datetime | None = None
     """When the manifest was written, in UTC; None where it cannot be read."""
     layers: tuple[Layer, ...] = ()
+    config_layer: Layer | None = None
     size_bytes: int = 0
-    """The sum of all layers."""
+    """All layers and the config, as `ollama list` counts it."""
     blob: Path | None = None
     """The GGUF file with the weights, where it is there and whole."""
     blob_digest: str = ""
     """sha256 of the weights as the manifest gives it, 64 hexadecimal digits."""
-    adapters: tuple[Path, ...] = ()
+    adapters: tuple[StoredAdapter, ...] = ()
     """LoRA files that are applied to the weights when the model is served."""
     projectors: tuple[Path, ...] = ()
+    """What turns pictures or sounds into tokens."""
+    drafts: tuple[Path, ...] = ()
+    """Small models that guess tokens ahead for this one."""
     template: str | None = None
     """Go template."""
     system: str | None = None
@@ -92,6 +125,9 @@ class StoredModel:
     messages: tuple[dict[str, Any], ...] = ()
     """`role` and `content` of the turns that every chat begins with."""
     licenses: tuple[str, ...] = ()
+    """The texts."""
+    license_names: tuple[str, ...] = ()
+    """`Apache-2.0`, `llama3.1` and so on; `unknown` for a text that is not recognised."""
     config: dict[str, Any] = field(default_factory=dict)
     """The known fields of the config blob: `model_family`, `file_type`, `renderer` and so on."""
     architecture: str = ""
@@ -108,7 +144,7 @@ class StoredModel:
     sources: dict[str, str] = field(default_factory=dict)
     """Where a fact was read: `architecture` → `GGUF header` and so on."""
     capabilities: tuple[str, ...] = ()
-    """`completion`, `embedding`, `tools`, `insert`, `vision`, `thinking`."""
+    """`completion`, `embedding`, `tools`, `insert`, `vision`, `audio`, `image`, `thinking`."""
     problem: Problem | None = None
 
     @property

@@ -9,9 +9,9 @@ import os
 
 _given = os.environ.pop("OLLAMA_HOST", None)
 try:
-    from ollama import Client, ListResponse, ResponseError, ShowResponse
+    from ollama import Client, ResponseError, ShowResponse
 finally:
     if _given is not None:
         os.environ["OLLAMA_HOST"] = _given
 
-__all__ = ["Client", "ListResponse", "ResponseError", "ShowResponse"]
+__all__ = ["Client", "ResponseError", "ShowResponse"]

@@ -5,14 +5,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import httpx
 
+from llamaforge.catalog.bounded import whole_text
 from llamaforge.catalog.host import Host
 from llamaforge.catalog.names import ModelName, parse_name
-from llamaforge.catalog.ollama_client import Client, ListResponse, ResponseError, ShowResponse
+from llamaforge.catalog.ollama_client import Client, ResponseError, ShowResponse
 from llamaforge.catalog.transport import BoundedTransport
 from llamaforge.errors import LlamaForgeError, RefusedError, UsageError
 from llamaforge.safe_text import redact, safe_line
@@ -21,6 +23,10 @@ _T = TypeVar("_T")
 _LAYER_LINE: Final = re.compile(
     r'(FROM|ADAPTER)\s+"?.*?sha256[:-]([0-9a-f]{64})"?\s*', re.IGNORECASE
 )
+
+
+_MOMENT: Final = re.compile(r"([0-9T:-]{19})(?:[.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})")
+_MAX_WORDS_CHARACTERS: Final = 300
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,32 @@ class Layers:
     adapters: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Tag:
+    """One entry of a server's list. What it does not say is empty, 0 or None."""
+
+    shown: str
+    """The name as the server gives it."""
+    name: ModelName | None
+    """None where the name is none that Ollama itself takes."""
+    digest: str
+    """sha256 of the manifest, in digits."""
+    size_bytes: int
+    modified: datetime | None
+    family: str
+    quantization: str
+    is_remote: bool
+    """Whether it runs on yet another machine."""
+
+
 class OllamaServer:
     """One server; a context manager that closes its connections.
 
-    The `ollama` client asks what it has methods for. Four things it does otherwise than needed,
+    The `ollama` client asks what it has methods for. Five things it does otherwise than needed,
     as of 0.6.3, and they are done here: it has no call for the version or for asking whether a
-    blob is there (`create_blob` uploads always, without progress); it follows redirects, which
-    could carry an adapter to another host; it has no time-outs; it raises whatever its parsing
-    runs into.
+    blob is there (`create_blob` uploads always, without progress); of the list of models it drops
+    which ones run elsewhere; it follows redirects, which could carry an adapter to another host;
+    it has no time-outs; it raises whatever its parsing runs into.
 
     Every method raises:
         RefusedError: nothing listens there (`no_server`).
@@ -87,10 +111,16 @@ class OllamaServer:
     ) -> None:
         self._transport.close()
 
-    def tags(self) -> list[ListResponse.Model]:
-        """Return what `/api/tags` lists."""
-        client = self._client(self._patience.answer_seconds)
-        return list(self._read_only(lambda: client.list().models))
+    def tags(self) -> tuple[Tag, ...]:
+        """Return what `/api/tags` lists; entries that are no objects are passed over."""
+
+        def ask() -> tuple[Tag, ...]:
+            response = self._http(self._patience.answer_seconds).get("/api/tags")
+            response.raise_for_status()
+            found = response.json()["models"] or []
+            return tuple(_tag(item) for item in found if isinstance(item, dict))
+
+        return self._read_only(ask)
 
     def show(self, name: ModelName) -> ShowResponse | None:
         """Return what `/api/show` says of a model; None where there is no such model."""
@@ -104,14 +134,7 @@ class OllamaServer:
 
     def digest_of(self, name: ModelName) -> str | None:
         """Return the manifest digest of the model called `name`; None where there is no such."""
-        for model in self.tags():
-            try:
-                same = parse_name(model.model or "") == name
-            except UsageError:
-                continue  # a name that Ollama itself would not take is not the one asked for
-            if same:
-                return safe_line((model.digest or "").removeprefix("sha256:"), limit=64)
-        return None
+        return next((tag.digest for tag in self.tags() if tag.name == name), None)
 
     def layers_of(self, name: ModelName) -> Layers | None:
         """Return the blobs of the model called `name`; None where there is no such model."""
@@ -213,6 +236,42 @@ class OllamaServer:
             status=error.status_code,
             answer=answer,
         )
+
+
+def _tag(item: dict[str, Any]) -> Tag:
+    shown = _words(item.get("model")) or _words(item.get("name"))
+    try:
+        name = parse_name(shown)
+    except UsageError:
+        name = None
+    details = item.get("details")
+    details = details if isinstance(details, dict) else {}
+    size = item.get("size")
+    return Tag(
+        shown=shown,
+        name=name,
+        digest=safe_line(_words(item.get("digest")).removeprefix("sha256:"), limit=64),
+        size_bytes=size if isinstance(size, int) and 0 <= size < 2**63 else 0,
+        modified=_moment(_words(item.get("modified_at"))),
+        family=_words(details.get("family")),
+        quantization=_words(details.get("quantization_level")),
+        is_remote=bool(item.get("remote_host") or item.get("remote_model")),
+    )
+
+
+def _words(value: Any) -> str:
+    return whole_text(value)[:_MAX_WORDS_CHARACTERS] if isinstance(value, str) else ""
+
+
+def _moment(text: str) -> datetime | None:
+    """Return the time in `text`, in UTC and whole seconds: Go writes more than Python reads."""
+    found = _MOMENT.fullmatch(text)
+    if found is None:
+        return None
+    try:
+        return datetime.fromisoformat(found[1] + found[2].replace("Z", "+00:00")).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def read_layers(modelfile: str) -> Layers:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from llamaforge.catalog.blobs import Blobs
-from llamaforge.catalog.bounded import whole_text
+from llamaforge.catalog.bounded import file_inside, whole_text
+from llamaforge.catalog.index import FactsIndex
 from llamaforge.catalog.loader import Loader, bad_entry
+from llamaforge.catalog.manifest import read_manifest
 from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import ModelName, name_of_parts, parse_name
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError, UsageError
@@ -25,12 +27,18 @@ _OTHER_STORE: Final = "Name the store with --store DIR or OLLAMA_MODELS, or try:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class StoreEntry:
     """A manifest's place with its name, or with what is wrong with the place."""
 
     path: Path
     shown: str
+    """The name as people type it."""
     found: ModelName | LlamaForgeError
+
+    @property
+    def key(self) -> str:
+        """What is compared: the full name in lower case, or what is shown of a bad place."""
+        return self.found.key if isinstance(self.found, ModelName) else f"?{self.shown}"
 
 
 class Store:
@@ -72,10 +80,32 @@ class Store:
                 code="unreadable_store",
             ) from error
 
+    def loader(self, index: FactsIndex | None = None) -> Loader:
+        """Return what loads this store's models."""
+        return Loader(self.root, self.manifests, self.blobs, index)
+
+    def load(self, loader: Loader, entry: StoreEntry) -> StoredModel:
+        """Return the model of `entry`; a bad one has a status and a reason."""
+        if isinstance(entry.found, ModelName):
+            return loader.load(entry.found, entry.path)
+        return bad_entry(entry.shown, entry.path, self.root, entry.found)
+
+    def weights_of(self, entry: StoreEntry) -> str:
+        """Return the digest of the model layer that a manifest names; empty where it has not one.
+
+        A bad manifest has none: what is wrong with it is said where the model is loaded.
+        """
+        try:
+            manifest = read_manifest(file_inside(self.manifests, entry.path, "the manifest"))
+        except LlamaForgeError:
+            return ""
+        digests = {layer.digest for layer in manifest.layers if layer.kind == "model"}
+        return digests.pop() if len(digests) == 1 else ""
+
     def models(self) -> list[StoredModel]:
         """Return all models by name. A bad entry is in the list, with its status and reason."""
-        loader = Loader(self.manifests, self.blobs)
-        return [_load(loader, entry) for entry in self._entries()]
+        loader = self.loader()
+        return [self.load(loader, entry) for entry in self.entries()]
 
     def find(self, name: str) -> StoredModel:
         """Return the model called `name`; upper and lower case are the same.
@@ -85,13 +115,14 @@ class Store:
             NotFoundError: the store has no such model; near names are offered.
         """
         wanted = parse_name(name)
-        entries = self._entries()
+        entries = self.entries()
         same = [entry for entry in entries if entry.found == wanted]
         if not same:
-            raise self._no_model(wanted, entries)
+            names = [entry.found for entry in entries if isinstance(entry.found, ModelName)]
+            raise no_model(wanted, names, safe_line(str(self.root)))
         # Where a store has both `Mine` and `mine`, the one that was typed comes first.
         same.sort(key=lambda entry: entry.shown != wanted.short)
-        return _load(Loader(self.manifests, self.blobs), same[0])
+        return self.load(self.loader(), same[0])
 
     def require_trainable(self, name: str) -> StoredModel:
         """Return the model called `name` if an adapter can be trained on its blob.
@@ -100,47 +131,47 @@ class Store:
             UsageError, NotFoundError: as `find`.
             RefusedError: it cannot be trained; the message says why, the code in a word.
         """
-        model = self.find(name)
-        if model.problem is not None:
-            raise RefusedError(
-                f"{model.name} cannot be trained: {safe_line(model.problem.reason)}.",
-                model.problem.hint,
-                code=model.problem.code,
-            )
-        return model
+        return trainable(self.find(name))
 
-    def _entries(self) -> list[_Entry]:
+    def entries(self) -> list[StoreEntry]:
+        """Return the places of all models by name; nothing is opened."""
         return sorted(
             _walk(self.manifests, self.manifests, ()),
             key=lambda entry: (entry.shown.lower(), entry.shown),
         )
 
-    def _no_model(self, wanted: ModelName, entries: list[_Entry]) -> NotFoundError:
-        names = [entry.found for entry in entries if isinstance(entry.found, ModelName)]
-        near = [name.short for name in names if name.model.lower() == wanted.model.lower()]
-        by_key = {name.short.lower(): name.short for name in names}
-        close = difflib.get_close_matches(wanted.short.lower(), list(by_key), n=3)
-        near = list(dict.fromkeys([*near, *(by_key[key] for key in close)]))[:3]
-        if near:
-            hint = f"Did you mean {' or '.join(near)}? All models: llamaforge models"
-        elif names:
-            hint = f"See: llamaforge models; or pull it: ollama pull {wanted.short}"
-        else:
-            hint = f"The store has no models yet; pull it: ollama pull {wanted.short}"
-        return NotFoundError(
-            f"There is no model {wanted.short} in {safe_line(str(self.root))}.",
-            hint,
-            code="no_model",
+
+def trainable(model: StoredModel) -> StoredModel:
+    """Return `model` if an adapter can be trained on its blob.
+
+    Raises:
+        RefusedError: it cannot be trained; the message says why, the code in a word.
+    """
+    if model.problem is not None:
+        raise RefusedError(
+            f"{model.name} cannot be trained: {safe_line(model.problem.reason)}.",
+            model.problem.hint,
+            code=model.problem.code,
         )
+    return model
 
 
-def _load(loader: Loader, entry: _Entry) -> StoredModel:
-    if isinstance(entry.found, ModelName):
-        return loader.load(entry.found, entry.path)
-    return bad_entry(entry.shown, entry.path, entry.found)
+def no_model(wanted: ModelName, names: list[ModelName], places: str) -> NotFoundError:
+    """Return the error that says so where none of `names` is the one wanted; near ones help."""
+    near = [name.short for name in names if name.model.lower() == wanted.model.lower()]
+    by_key = {name.short.lower(): name.short for name in names}
+    close = difflib.get_close_matches(wanted.short.lower(), list(by_key), n=3)
+    near = list(dict.fromkeys([*near, *(by_key[key] for key in close)]))[:3]
+    if near:
+        hint = f"Did you mean {' or '.join(near)}? All models: llamaforge models"
+    elif names:
+        hint = f"See: llamaforge models; or pull it: ollama pull {wanted.short}"
+    else:
+        hint = f"The store has no models yet; pull it: ollama pull {wanted.short}"
+    return NotFoundError(f"There is no model {wanted.short} in {places}.", hint, code="no_model")
 
 
-def _walk(top: Path, folder: Path, parts: tuple[str, ...]) -> Iterator[_Entry]:
+def _walk(top: Path, folder: Path, parts: tuple[str, ...]) -> Iterator[StoreEntry]:
     """Yield what lies four levels deep under `top`; hidden names and other depths are junk."""
     try:
         if not folder.resolve().is_relative_to(top):
@@ -163,21 +194,21 @@ def _walk(top: Path, folder: Path, parts: tuple[str, ...]) -> Iterator[_Entry]:
         yield _bad_folder(folder, parts, f"cannot be read: {error.strerror}", "unreadable")
 
 
-def _entry(path: Path, parts: tuple[str, ...]) -> _Entry:
+def _entry(path: Path, parts: tuple[str, ...]) -> StoreEntry:
     host, namespace, model, tag = parts
     try:
         name = name_of_parts(host, namespace, model, tag)
     except UsageError as error:
         shown = whole_text(f"{host}/{namespace}/{model}:{tag}")
         hint = "Remove the file: Ollama itself passes over it."
-        return _Entry(path, shown, UsageError(error.message, hint, code=error.code))
-    return _Entry(path, name.short, name)
+        return StoreEntry(path, shown, UsageError(error.message, hint, code=error.code))
+    return StoreEntry(path, name.short, name)
 
 
-def _bad_folder(folder: Path, parts: tuple[str, ...], what: str, code: str) -> _Entry:
+def _bad_folder(folder: Path, parts: tuple[str, ...], what: str, code: str) -> StoreEntry:
     error = NotFoundError(
         f"the folder {safe_line(str(folder))} {what}.",
         "Check its permissions, and that it lies in the store.",
         code=code,
     )
-    return _Entry(folder, whole_text("/".join((*parts, "…"))), error)
+    return StoreEntry(folder, whole_text("/".join((*parts, "…"))), error)

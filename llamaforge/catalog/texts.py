@@ -16,6 +16,9 @@ MAX_TEXT_BYTES: Final = 1024 * 1024
 MAX_TEXTS_BYTES: Final = 4 * 1024 * 1024
 """Of all text layers of a model together: a manifest may name one blob thousands of times."""
 
+_MAX_KNOWN_BYTES: Final = 16 * 1024 * 1024
+"""Of the texts that are held while a store is read."""
+
 _CONFIG_TEXTS: Final = (
     "model_format",
     "model_family",
@@ -44,18 +47,63 @@ class Texts:
     licenses: tuple[str, ...] = ()
 
 
-def read_config(blobs: Blobs, layer: Layer | None) -> dict[str, Any]:
-    """Return the known fields of the config blob that have the right kind of value.
+class TextReader:
+    """Reads the small layers of a store's models; one that many models share is read once."""
 
-    Raises:
-        NotFoundError: the blob is not there, or cannot be read.
-        InvalidFileError: it is too large, or not a JSON object.
-    """
-    if layer is None:
-        return {}
-    body = parse_json(_read(blobs, layer, "the config blob"), "the config blob")
-    if not isinstance(body, dict):
-        raise _wrong("the config blob", layer, "a JSON object")
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._known: dict[str, bytes] = {}
+        self._known_bytes = 0
+
+    def config(self, layer: Layer | None) -> dict[str, Any]:
+        """Return the known fields of the config blob that have the right kind of value.
+
+        Raises:
+            NotFoundError: the blob is not there, or cannot be read.
+            InvalidFileError: it is too large, or not a JSON object.
+        """
+        if layer is None:
+            return {}
+        body = parse_json(self._read(layer, "the config blob"), "the config blob")
+        if not isinstance(body, dict):
+            raise _wrong("the config blob", layer, "a JSON object")
+        return _known_fields(body)
+
+    def fill(self, texts: Texts, layers: tuple[Layer, ...]) -> None:
+        """Read the text layers of a model into `texts`, which keeps what was read before an error.
+
+        Raises:
+            NotFoundError: a layer's blob is not there, or cannot be read.
+            InvalidFileError: one is too large, not UTF-8 JSON where it should be, or they are too
+                large together.
+        """
+        left = MAX_TEXTS_BYTES
+        for layer in layers:
+            if layer.kind not in TEXT_KINDS:
+                continue
+            what = f"the {layer.kind} layer"
+            data = self._read(layer, what)
+            left -= len(data)
+            if left < 0:
+                raise InvalidFileError(
+                    f"its text layers have more than {MAX_TEXTS_BYTES:,} bytes together.",
+                    "Pull the model again.",
+                    code="too_large",
+                )
+            _take(texts, layer, data, what)
+
+    def _read(self, layer: Layer, what: str) -> bytes:
+        known = self._known.get(layer.digest)
+        if known is not None and len(known) == layer.size:
+            return known
+        data = read_bytes(self._blobs.of_layer(layer, what), MAX_TEXT_BYTES, what)
+        self._known_bytes += len(data)
+        if self._known_bytes <= _MAX_KNOWN_BYTES:
+            self._known[layer.digest] = data
+        return data
+
+
+def _known_fields(body: dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for key in _CONFIG_TEXTS:
         if isinstance(body.get(key), str) and body[key]:
@@ -69,30 +117,6 @@ def read_config(blobs: Blobs, layer: Layer | None) -> dict[str, Any]:
         if isinstance(number, int) and not isinstance(number, bool) and number > 0:
             config[key] = number
     return config
-
-
-def read_texts(blobs: Blobs, layers: tuple[Layer, ...], into: Texts) -> None:
-    """Read the text layers of a model into `into`, which keeps what was read before an error.
-
-    Raises:
-        NotFoundError: a layer's blob is not there, or cannot be read.
-        InvalidFileError: one is too large, not UTF-8 JSON where it should be, or they are too
-            large together.
-    """
-    left = MAX_TEXTS_BYTES
-    for layer in layers:
-        if layer.kind not in TEXT_KINDS:
-            continue
-        what = f"the {layer.kind} layer"
-        data = _read(blobs, layer, what)
-        left -= len(data)
-        if left < 0:
-            raise InvalidFileError(
-                f"its text layers have more than {MAX_TEXTS_BYTES:,} bytes together.",
-                "Pull the model again.",
-                code="too_large",
-            )
-        _take(into, layer, data, what)
 
 
 def _take(texts: Texts, layer: Layer, data: bytes, what: str) -> None:
@@ -123,10 +147,6 @@ def _is_message(value: Any) -> bool:
         and isinstance(value.get("role"), str)
         and isinstance(value.get("content"), str)
     )
-
-
-def _read(blobs: Blobs, layer: Layer, what: str) -> bytes:
-    return read_bytes(blobs.of_layer(layer, what), MAX_TEXT_BYTES, what)
 
 
 def _text(data: bytes) -> str:

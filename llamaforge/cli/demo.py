@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     prepared = prepare(recipe, store=paths.embedded_store(), numbered=True)
     if not arguments.json:
         narrate(_folded(_WORDS))
-        models.run(argparse.Namespace(store=paths.embedded_store(), json=False))
+        models.run(argparse.Namespace(stores=[paths.embedded_store()], json=False))
         if not arguments.yes and has_dialogue() and not confirm("Train it?"):
             narrate("Nothing was started.")
             return ExitCode.INTERRUPTED

@@ -10,7 +10,7 @@ from typing import Final
 from llamaforge import paths
 from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
-from llamaforge.cli.models import open_store
+from llamaforge.cli.models import open_inventory
 from llamaforge.cli.output import narrate, print_json, print_text
 from llamaforge.cli.progress import watch
 from llamaforge.data.check import first_problem
@@ -57,10 +57,9 @@ def prepare(recipe: Recipe, *, store: Path | None, numbered: bool) -> Prepared:
     if recipe.publish.name is not None:
         parse_name(recipe.publish.name)
     chosen = store or recipe.model.store
-    found = open_store(chosen.expanduser().absolute() if chosen else None)
+    found = open_inventory([chosen.expanduser().absolute()] if chosen else [])
     model = found.require_trainable(recipe.model.name)
-    _refuse_adapters(model)
-    facts = _facts(model, found.root)
+    facts = _facts(model)
     spec = resolve(recipe, facts, name)
     first_problem(spec.data.sources, spec.data.max_rejected_fraction)
     needs = needs_of(spec, read_header(facts.blob))
@@ -138,24 +137,11 @@ def automatic_name(model: str) -> str:
     return f"{plain}-{datetime.now().astimezone():%Y-%m-%d}"
 
 
-def _refuse_adapters(model: StoredModel) -> None:
-    if not model.adapters:
-        return
-    base = next((layer.from_ for layer in model.layers if layer.kind == "model"), "")
-    named = f", {safe_line(base, limit=80)}" if base else ""
-    raise RefusedError(
-        f"{safe_line(model.name)} is a base model with an adapter of its own; training would "
-        "begin from the base without it.",
-        f"Train the model that it was made FROM{named}, or make one model of both and train that.",
-        code="has_adapter",
-    )
-
-
-def _facts(model: StoredModel, store: Path) -> ModelFacts:
-    if model.blob is None:  # a model that can be trained has its blob
+def _facts(model: StoredModel) -> ModelFacts:
+    if model.blob is None or model.store is None:  # a model that can be trained has its blob
         raise RefusedError(f"{safe_line(model.name)} has no file.", "Pull it again.")
     return ModelFacts(
-        store=store.absolute(),
+        store=model.store.absolute(),
         blob=model.blob,
         digest=f"sha256:{model.blob_digest}",
         architecture=model.architecture,

@@ -20,6 +20,7 @@ VERBS: Final = {
     "demo": "llamaforge.cli.demo",
     "models": "llamaforge.cli.models",
     "show": "llamaforge.cli.show",
+    "base": "llamaforge.cli.base",
     "train": "llamaforge.cli.train",
     "runs": "llamaforge.cli.runs",
     "verify": "llamaforge.cli.verify",

@@ -1,18 +1,26 @@
-"""`llamaforge models`: what the store has, and what of it can be trained."""
+"""`llamaforge models`: what the stores have, and what of it can be trained."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from llamaforge import paths
+from llamaforge.catalog.inventory import Inventory, disk_bytes
 from llamaforge.catalog.model import ModelStatus, StoredModel
-from llamaforge.catalog.store import Store
-from llamaforge.cli.options import add_json, add_store
-from llamaforge.cli.output import console, narrate, print_json
-from llamaforge.errors import ExitCode
+from llamaforge.cli.options import add_json, add_stores
+from llamaforge.cli.output import console, narrate, narrate_error, print_json, print_text
+from llamaforge.cli.rows import Column, RowPrinter
+from llamaforge.errors import ExitCode, LlamaForgeError
 from llamaforge.safe_text import safe_line
-from llamaforge.words import size_words
+from llamaforge.words import count_words, size_words
+
+if TYPE_CHECKING:
+    from llamaforge.catalog.listing import ListedModel, Lister
+
+_WIDE: Final = 120
+"""From this many columns on there is room for the base."""
+_LEAST_NAME: Final = 16
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,9 +28,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "models",
         help="list the models of the store",
-        description="List the models of an Ollama store, and say which can be trained.",
+        description="List the models of Ollama's stores, and say which can be trained.",
     )
-    add_store(parser)
+    add_stores(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -33,31 +41,51 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     Raises:
         NotFoundError: there is no store, or it cannot be read.
     """
-    store = open_store(arguments.store)
-    models = store.models()
+    inventory = open_inventory(arguments.stores)
     if arguments.json:
-        print_json([model_json(model) for model in models])
-    elif models:
-        _print_table(models)
+        lister = make_lister(inventory)
+        print_json([model_json(lister.join(model)) for model in inventory.models()])
+    elif inventory.names:
+        _print_table(inventory)
     else:
         narrate(
-            f"The store at {safe_line(str(store.root))} has no models yet. Pull one with: "
+            f"The store at {inventory.places} has no models yet. Pull one with: "
             "ollama pull qwen2.5:3b, or train the built-in one with: llamaforge demo"
         )
     return ExitCode.DONE
 
 
-def open_store(chosen: Path | None) -> Store:
-    """Return the store that was chosen, else Ollama's own.
+def open_inventory(chosen: Iterable[Path]) -> Inventory:
+    """Return the models of the stores that were chosen, else of all that Ollama has.
+
+    What could not be looked at is said on standard error.
 
     Raises:
         NotFoundError: there is none, or it cannot be read.
     """
-    return Store.open(chosen or paths.default_store())
+    inventory = Inventory.open(tuple(chosen))
+    for problem in inventory.problems:
+        narrate_error(problem, kind="note")
+    return inventory
 
 
-def model_json(model: StoredModel) -> dict[str, Any]:
+def make_lister(inventory: Inventory) -> "Lister":
+    """Return what finds the models' bases; a user's map that is not sound is said and left out."""
+    from llamaforge.catalog.base_map import load_base_map
+    from llamaforge.catalog.listing import Lister
+
+    names = inventory.names_by_blob()
+    try:
+        return Lister(names_by_blob=names)
+    except LlamaForgeError as error:
+        narrate_error(error, kind="note")
+        return Lister(load_base_map(own=False), names)
+
+
+def model_json(listed: "ListedModel") -> dict[str, Any]:
     """Return a model as scripts get it; what is not known is null."""
+    model, base, cache = listed.model, listed.base, listed.cache
+    stores = [store for store in (model.store, *model.other_stores) if store]
     return {
         "name": model.name,
         "full_name": model.full_name,
@@ -71,14 +99,39 @@ def model_json(model: StoredModel) -> dict[str, Any]:
         "vocab_size": model.vocab_size or None,
         "blob": str(model.blob) if model.blob else None,
         "blob_digest": model.blob_digest or None,
-        "adapters": [str(path) for path in model.adapters],
+        "stores": [str(store) for store in stores],
+        "server": model.server or None,
+        "adapters": [
+            {
+                "path": str(adapter.path),
+                "digest": adapter.digest,
+                "run": adapter.name if adapter.is_own else None,
+                "base_digest": adapter.base_digest or None,
+                "made_by": adapter.made_by or None,
+            }
+            for adapter in model.adapters
+        ],
         "capabilities": list(model.capabilities),
+        "license": list(model.license_names),
         "status": model.status.value,
         "reason": model.reason,
+        "base": {
+            "repo": base.repo,
+            "confidence": base.confidence,
+            "evidence": list(base.evidence),
+        },
+        "cache": {
+            "state": cache.state,
+            "bytes": cache.bytes,
+            "missing_bytes": cache.missing_bytes,
+            "missing": list(cache.missing),
+            "revision": cache.revision,
+        },
         "trainable": {
-            "gguf": model.status is ModelStatus.READY,
-            "hub": False,
-            "reason": model.reason,
+            "gguf": listed.trainable.gguf,
+            "hub": listed.trainable.hub,
+            "reason": listed.trainable.reason,
+            "hub_reason": listed.trainable.hub_reason,
         },
     }
 
@@ -88,33 +141,68 @@ def status_words(status: ModelStatus) -> str:
     return status.value.replace("_", " ")
 
 
-def _print_table(models: Sequence[StoredModel]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    def cell(value: str) -> Text:
-        return Text(safe_line(value) or "–")
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("NAME", overflow="fold", ratio=1)
-    table.add_column("ARCHITECTURE", overflow="fold", max_width=12)
-    table.add_column("SIZE", justify="right", no_wrap=True)
-    table.add_column("QUANT", overflow="fold", max_width=8)
-    table.add_column("CONTEXT", justify="right", no_wrap=True)
-    table.add_column("STATUS", no_wrap=True)
-    for model in models:
-        table.add_row(
-            cell(model.name),
-            cell(model.architecture),
-            cell(size_words(model.size_bytes)),
-            cell(model.quantization),
-            cell(f"{model.context_length:,}" if model.context_length else ""),
-            cell(status_words(model.status)),
-        )
-    out = console()
-    out.print(table)
-    for model in models:
+def _print_table(inventory: Inventory) -> None:
+    """Print each row as soon as its model is read, then why some cannot be trained."""
+    width = console().width
+    several = len(inventory.stores) > 1
+    lister = make_lister(inventory) if width >= _WIDE else None
+    columns = [
+        Column("PARAMS", 6, right=True),
+        Column("QUANT", 8),
+        Column("SIZE", 7, right=True),
+        Column("CONTEXT", 9, right=True),
+        Column("STATUS", 12),
+    ]
+    columns += [Column("STORE", 5, right=True)] if several else []
+    columns += [Column("BASE", 44)] if lister else []
+    room = width - sum(column.width + 2 for column in columns)
+    longest = max(len(safe_line(name)) for name in inventory.names)
+    name = Column("NAME", max(min(room, longest), _LEAST_NAME))
+    printer = RowPrinter([name, *columns])
+    printer.head()
+    seen: list[StoredModel] = []
+    for model in inventory.models():
+        cells = [
+            model.name,
+            count_words(model.parameter_count) if model.parameter_count else "",
+            model.quantization,
+            size_words(model.size_bytes) if model.size_bytes else "",
+            f"{model.context_length:,}" if model.context_length else "",
+            status_words(model.status),
+        ]
+        cells += [_store_number(inventory, model)] if several else []
+        cells += [_base_words(lister.join(model))] if lister else []
+        printer.row(cells)
+        seen.append(model)
+    sys.stdout.flush()
+    for model in seen:
         if model.problem is not None:
-            sentence = f"{model.name}: {model.reason}. {model.problem.hint}"
-            out.print()
-            out.print(Text(safe_line(sentence)))
+            print_text("")
+            console().print(safe_line(f"{model.name}: {model.reason}. {model.problem.hint}"))
+    _say_total(inventory, seen)
+
+
+def _say_total(inventory: Inventory, models: list[StoredModel]) -> None:
+    ready = sum(model.status is ModelStatus.READY for model in models)
+    here = [model for model in models if model.store is not None]
+    narrate("")
+    narrate(
+        f"{len(models):,} model{'s' if len(models) != 1 else ''}, {ready:,} ready to train; "
+        f"{size_words(disk_bytes(here))} on disk, shared files counted once."
+    )
+    if len(inventory.stores) > 1:
+        for number, store in enumerate(inventory.stores, 1):
+            narrate(f"Store {number}: {safe_line(str(store.root))}")
+
+
+def _store_number(inventory: Inventory, model: StoredModel) -> str:
+    roots = [store.root for store in inventory.stores]
+    mine = [root for root in (model.store, *model.other_stores) if root]
+    return ",".join(str(roots.index(root) + 1) for root in mine)
+
+
+def _base_words(listed: "ListedModel") -> str:
+    base = listed.base
+    if base.repo is None:
+        return ""
+    return base.repo if base.confidence == "certain" else f"{base.repo} ({base.confidence})"

@@ -10,7 +10,20 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         "--store",
         type=_folder,
         metavar="DIR",
-        help="the Ollama store to use instead of $OLLAMA_MODELS or Ollama's own",
+        help="the Ollama store to use instead of Ollama's own places",
+    )
+
+
+def add_stores(parser: argparse.ArgumentParser) -> None:
+    """Add `--store DIR`, which may be given again; `arguments.stores` is the list of them."""
+    parser.add_argument(
+        "--store",
+        type=_folder,
+        action="append",
+        default=[],
+        dest="stores",
+        metavar="DIR",
+        help="an Ollama store to look at instead of Ollama's own places; may be given again",
     )
 
 

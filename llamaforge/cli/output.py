@@ -56,12 +56,13 @@ def narrate(text: str) -> None:
     sys.stderr.flush()
 
 
-def narrate_error(error: LlamaForgeError) -> None:
-    """Say what is wrong and what to do, on standard error."""
+def narrate_error(error: LlamaForgeError, *, kind: str = "error") -> None:
+    """Say what is wrong and what to do, on standard error; a `note` keeps nothing from going on."""
     from rich.text import Text
 
     words = safe_line(f"{error.message} {error.hint}".strip())
-    line = Text.assemble(("error:", "bold red"), " ", words)
+    style = "bold red" if kind == "error" else "bold yellow"
+    line = Text.assemble((f"{kind}:", style), " ", words)
     # Unwrapped: a command in the hint must be fit to be pasted.
     error_console().print(line, soft_wrap=True)
 

@@ -249,13 +249,13 @@ def _print_next(run: RunDirectory, spec: RunSpec, published: str) -> None:
 
 def _own_model() -> str | None:
     """Return a model of the person's own store that can be trained, if there is one."""
-    from llamaforge.catalog.store import Store
+    from llamaforge.catalog.inventory import Inventory
 
     try:
-        models = Store.open(paths.default_store()).models()
+        models = Inventory.open().models()
+        return next((safe_line(model.name) for model in models if model.problem is None), None)
     except LlamaForgeError:
         return None
-    return next((safe_line(model.name) for model in models if model.problem is None), None)
 
 
 def _print_title(title: str) -> None:

@@ -3,24 +3,26 @@
 import argparse
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llamaforge import paths
 from llamaforge.catalog.blobs import short_digest
-from llamaforge.catalog.model import StoredModel
-from llamaforge.cli.models import (
-    model_json,
-    open_store,
-    status_words,
-)
-from llamaforge.cli.options import add_json, add_store
+from llamaforge.catalog.model import StoredAdapter
+from llamaforge.cli.models import make_lister, model_json, open_inventory, status_words
+from llamaforge.cli.options import add_json, add_stores
 from llamaforge.cli.output import console, print_json
-from llamaforge.errors import ExitCode
+from llamaforge.errors import ExitCode, LlamaForgeError
+from llamaforge.runs.directory import check_run_name
 from llamaforge.safe_text import safe_line, safe_text
 from llamaforge.words import count_words, size_words
+
+if TYPE_CHECKING:
+    from llamaforge.catalog.listing import ListedModel
 
 _MANIFEST = "manifest"
 _CONFIG = "config layer"
 _HEADER = "GGUF header"
+_SHOWN_MISSING = 3
 _SHOWN_LAYERS = 40
 _SHOWN_TEXT_CHARACTERS = 4_000
 
@@ -36,7 +38,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         description="Show everything the store says about a model, and where each fact was read.",
     )
     parser.add_argument("model", metavar="MODEL", help="a name such as qwen2.5:3b")
-    add_store(parser)
+    add_stores(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -48,19 +50,21 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         UsageError: the name is not a model's name.
         NotFoundError: there is no such store or model.
     """
-    model = open_store(arguments.store).find(arguments.model)
+    inventory = open_inventory(arguments.stores)
+    listed = make_lister(inventory).join(inventory.find(arguments.model))
     if arguments.json:
-        print_json(_json(model))
+        print_json(_json(listed))
     else:
-        _print(model)
+        _print(listed)
     return ExitCode.DONE
 
 
-def _json(model: StoredModel) -> dict[str, Any]:
-    return model_json(model) | {
+def _json(listed: "ListedModel") -> dict[str, Any]:
+    model = listed.model
+    return model_json(listed) | {
         "code": model.problem.code if model.problem else None,
         "hint": model.problem.hint if model.problem else None,
-        "manifest": str(model.manifest),
+        "manifest": str(model.manifest) if model.manifest else None,
         "layers": [
             {
                 "kind": layer.kind,
@@ -77,6 +81,7 @@ def _json(model: StoredModel) -> dict[str, Any]:
         "tensor_types": model.tensor_types,
         "sources": model.sources,
         "projectors": [str(path) for path in model.projectors],
+        "drafts": [str(path) for path in model.drafts],
         "template": model.template,
         "system": model.system,
         "model_parameters": model.parameters,
@@ -85,19 +90,27 @@ def _json(model: StoredModel) -> dict[str, Any]:
     }
 
 
-def _facts(model: StoredModel) -> Iterable[_Row]:
+def _facts(listed: "ListedModel") -> Iterable[_Row]:
     """Yield what is known in the order in which it is read most."""
+    model = listed.model
     source = model.sources.get
     yield "full name", model.full_name, _MANIFEST
     yield "digest", short_digest(model.digest), _MANIFEST
     if model.modified:
         yield "modified", model.modified.strftime("%Y-%m-%d %H:%M UTC"), _MANIFEST
     yield "size", size_words(model.size_bytes), _MANIFEST
+    for store in (model.store, *model.other_stores):
+        yield "store", str(store or ""), "place of the manifest"
+    yield "server", model.server, "server"
     yield "blob", str(model.blob or ""), _MANIFEST
-    for path in model.adapters:
-        yield "adapter", str(path), _MANIFEST
+    for adapter in model.adapters:
+        yield "adapter", str(adapter.path), _MANIFEST
+        yield "", _adapter_words(adapter), "adapter's header"
     for path in model.projectors:
         yield "projector", str(path), _MANIFEST
+    for path in model.drafts:
+        yield "draft model", str(path), _MANIFEST
+    yield "license", ", ".join(model.license_names), "license layer" if model.licenses else _HEADER
     yield "architecture", model.architecture, source("architecture", "")
     if model.parameter_count:
         exact = f"{count_words(model.parameter_count)} ({model.parameter_count:,})"
@@ -118,10 +131,49 @@ def _facts(model: StoredModel) -> Iterable[_Row]:
     yield "capabilities", ", ".join(model.capabilities), "layers and header"
 
 
-def _print(model: StoredModel) -> None:
+def _adapter_words(adapter: StoredAdapter) -> str:
+    if not adapter.is_own:
+        return f"named {adapter.name}" if adapter.name else ""
+    known = (paths.runs_folder() / adapter.name).is_dir() if _is_run_name(adapter.name) else False
+    where = "which is on this machine" if known else "which is not on this machine"
+    return (
+        f"trained by {adapter.made_by or 'LlamaForge'} in the run {adapter.name}, {where}, on the "
+        f"blob {short_digest(adapter.base_digest)}"
+    )
+
+
+def _is_run_name(name: str) -> bool:
+    try:
+        check_run_name(name)
+    except LlamaForgeError:
+        return False
+    return True
+
+
+def _base_rows(listed: "ListedModel") -> Iterable[_Row]:
+    """Yield what is known of the base, every piece of evidence in a line of its own."""
+    base, cache = listed.base, listed.cache
+    yield "base", base.repo or "unknown", ""
+    yield "confidence", base.confidence, ""
+    for piece in base.evidence:
+        yield "because", piece, ""
+    if base.repo is None:
+        return
+    words = {"complete": "complete", "partial": "in part", "absent": "not downloaded"}
+    held = f"{words[cache.state]}, {size_words(cache.bytes)}" if cache.bytes else words[cache.state]
+    if cache.missing:
+        held += f"; missing: {', '.join(cache.missing[:_SHOWN_MISSING])}"
+        held += " …" if len(cache.missing) > _SHOWN_MISSING else ""
+    if cache.missing_bytes:
+        held += f" ({size_words(cache.missing_bytes)})"
+    yield "in Hub cache", held, ""
+
+
+def _print(listed: "ListedModel") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    model = listed.model
     out = console()
     out.print(Text(safe_line(f"{model.name}: {status_words(model.status)}"), style="bold"))
     if model.problem is not None:
@@ -132,11 +184,20 @@ def _print(model: StoredModel) -> None:
     facts.add_column("FACT", overflow="fold", max_width=26)
     facts.add_column("VALUE", overflow="fold", ratio=1)
     facts.add_column("READ FROM", no_wrap=True)
-    for name, value, source in _facts(model):
+    for name, value, source in _facts(listed):
         if value:
             cells = (safe_line(name), safe_line(value, limit=1_000), source)
             facts.add_row(*(Text(cell) for cell in cells))
     out.print(facts)
+
+    bases = Table(box=None, pad_edge=False, show_header=False)
+    bases.add_column("FACT", no_wrap=True)
+    bases.add_column("VALUE", overflow="fold", ratio=1)
+    for name, value, _ in _base_rows(listed):
+        bases.add_row(Text(name), Text(safe_line(value, limit=1_000)))
+    out.print()
+    out.print(Text("HUGGING FACE BASE", style="bold"))
+    out.print(bases)
 
     if model.layers:
         layers = Table(box=None, pad_edge=False)

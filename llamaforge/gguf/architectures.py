@@ -1,27 +1,34 @@
 """What differs between the architectures that can be trained: one entry each.
 
-Source of the permutations and of what a file leaves out: `convert_hf_to_gguf.py` of llama.cpp.
+An entry says which transformers model computes what the file holds, which of its attributes come
+from which keys, and what is stored otherwise than transformers has it. Names of tensors are
+gguf-py's own. To add an architecture: add an entry here and a row to the engine's test, which
+holds it against llama.cpp.
+
+Sources: `conversion/` and `src/models/` of llama.cpp, and the transformers models' own sources.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.gguf.header import Header
+from llamaforge.gguf.keys import (
+    has,
+    head_counts,
+    head_sizes,
+    layer_count,
+    real,
+    rope,
+    sliding_layers,
+    variant,
+    whole,
+)
 
-_MOST: Final = 1 << 27
-_MOST_LAYERS: Final = 1024
-_SCALING_DETAILS: Final[Mapping[str, float]] = {
-    "rope.scaling.attn_factor": 1.0,
-    "rope.scaling.yarn_log_multiplier": 0.0,
-    "rope.scaling.yarn_ext_factor": 1.0,
-    "rope.scaling.yarn_attn_factor": 1.0,
-    "rope.scaling.yarn_beta_fast": 32.0,
-    "rope.scaling.yarn_beta_slow": 1.0,
-}
-"""Refinements of a rotary scaling, and the values at which both sides compute the same."""
+Reader = Callable[[Header], Any]
+"""Reads the value of one attribute of the transformers configuration."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +38,265 @@ class Architecture:
     name: str
     model_type: str
     """The `model_type` of the transformers configuration."""
-    query_key_permuted: bool = False
-    """Whether the rows of attn_q and attn_k are interleaved for llama.cpp's rotary embedding."""
-    query_key_value_bias: bool = False
-    """Whether the transformers model has these biases whatever its configuration says."""
-    has_bias_switch: bool = False
-    """Whether the transformers configuration has `attention_bias` and `mlp_bias`."""
+    attributes: Mapping[str, Reader] = field(default_factory=dict)
+    """Attributes besides those that every model has; None leaves one out."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Attributes that this configuration calls otherwise; an empty name leaves one out."""
+    epsilon_key: str = "attention.layer_norm_rms_epsilon"
+    epsilon: str = "rms_norm_eps"
+    """The attribute that takes the norms' epsilon."""
+    rows: Literal["plain", "paired", "grouped"] = "plain"
+    """How the rows of queries and keys lie: as in transformers; with the halves of each head
+    interleaved for llama.cpp's rotary embedding; or one fused matrix that is sorted into queries,
+    keys and values where transformers has them group by group."""
+    norm_offset: float = 0.0
+    """What the file's norm weights have added to those of transformers."""
+    head_dim: bool = True
+    """Whether the configuration has `head_dim` of its own."""
+    partial_rotary: bool = False
+    """Whether the rotary embedding may turn a part of each head only."""
+    experts: bool = False
+    """Whether it is a mixture of experts; they stay packed and take no adapter."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Eager where scores are changed before the softmax, which fused attention cannot do."""
+    logit_scale: Reader | None = None
+    """The factor of the logits."""
+    softcap: Reader | None = None
+    """c, where the logits are c · tanh(logits / c)."""
 
 
-ARCHITECTURES: Final[Mapping[str, Architecture]] = {
-    entry.name: entry
-    for entry in (
-        Architecture("llama", "llama", query_key_permuted=True, has_bias_switch=True),
-        Architecture("qwen2", "qwen2", query_key_value_bias=True),
-        Architecture("qwen3", "qwen3"),
-    )
+def _tensor(name: str) -> Reader:
+    return lambda header: has(header, name)
+
+
+def _absent(name: str) -> Reader:
+    return lambda header: not has(header, name)
+
+
+def _constant(value: Any) -> Reader:
+    return lambda header: value
+
+
+def _whole(key: str, default: int | None = None) -> Reader:
+    return lambda header: whole(header, key, default)
+
+
+def _real(key: str, default: float | None = None) -> Reader:
+    return lambda header: real(header, key, default)
+
+
+def _own(key: str) -> Reader:
+    return lambda header: header.own(key)
+
+
+_BIASES: Final[dict[str, Reader]] = {
+    "attention_bias": _tensor("blk.0.attn_q.bias"),
+    "mlp_bias": _tensor("blk.0.ffn_up.bias"),
 }
+
+
+def _gemma_scale(layers_of_27b: int) -> Reader:
+    """Queries are scaled by one over the root of a head, in the largest model of hidden/heads."""
+
+    def read(header: Header) -> float:
+        heads, _ = head_counts(header)
+        if layer_count(header) == layers_of_27b:
+            return whole(header, "embedding_length") // heads
+        return head_sizes(header)[0]
+
+    return read
+
+
+def _gemma3_rope(header: Header) -> dict[str, Any]:
+    """Layers with a window turn by a base of their own, and are never scaled."""
+    near = {"rope_type": "default", "rope_theta": real(header, "rope.freq_base_swa", 10_000.0)}
+    return {"sliding_attention": near, "full_attention": rope(header)}
+
+
+def _no_rope_layers(header: Header) -> list[int]:
+    """Every fourth layer turns nothing; 1 stands for those that do."""
+    return [int((number + 1) % 4 != 0) for number in range(layer_count(header))]
+
+
+def _inverse(key: str) -> Reader:
+    return lambda header: 1.0 / real(header, key)
+
+
+_ENTRIES: Final = (
+    Architecture("llama", "llama", _BIASES, rows="paired"),
+    Architecture(
+        "llama",
+        "mixtral",
+        {
+            "num_local_experts": _whole("expert_count"),
+            "num_experts_per_tok": _whole("expert_used_count"),
+        },
+        rows="paired",
+        experts=True,
+    ),
+    Architecture("qwen2", "qwen2"),
+    Architecture(
+        "qwen2moe",
+        "qwen2_moe",
+        {
+            "num_experts": _whole("expert_count"),
+            "num_experts_per_tok": _whole("expert_used_count"),
+            "moe_intermediate_size": _whole("expert_feed_forward_length"),
+            "shared_expert_intermediate_size": _whole("expert_shared_feed_forward_length"),
+            "norm_topk_prob": _constant(False),
+        },
+        head_dim=False,
+        experts=True,
+    ),
+    Architecture("qwen3", "qwen3"),
+    Architecture(
+        "qwen3moe",
+        "qwen3_moe",
+        {
+            "num_experts": _whole("expert_count"),
+            "num_experts_per_tok": _whole("expert_used_count"),
+            "moe_intermediate_size": _whole("expert_feed_forward_length"),
+            "norm_topk_prob": _constant(True),
+        },
+        experts=True,
+    ),
+    Architecture("gemma", "gemma", norm_offset=1.0),
+    Architecture(
+        "gemma2",
+        "gemma2",
+        {
+            "query_pre_attn_scalar": _gemma_scale(46),
+            "sliding_window": _whole("attention.sliding_window", 4096),
+            "layer_types": lambda header: sliding_layers(header, 2, default_window=4096),
+            "attn_logit_softcapping": _real("attn_logit_softcapping", 50.0),
+            "final_logit_softcapping": _real("final_logit_softcapping", 30.0),
+        },
+        norm_offset=1.0,
+        attention="eager",
+        softcap=_real("final_logit_softcapping", 30.0),
+    ),
+    Architecture(
+        "gemma3",
+        "gemma3_text",
+        {
+            "query_pre_attn_scalar": _gemma_scale(62),
+            "sliding_window": _whole("attention.sliding_window", 4096),
+            "layer_types": lambda header: sliding_layers(header, 6),
+            "rope_parameters": _gemma3_rope,
+        },
+        norm_offset=1.0,
+    ),
+    Architecture("phi3", "phi3", head_dim=False, partial_rotary=True),
+    Architecture(
+        "starcoder2",
+        "starcoder2",
+        {"use_bias": _tensor("blk.0.attn_q.bias"), "sliding_window": _constant(None)},
+        epsilon_key="attention.layer_norm_epsilon",
+        epsilon="norm_epsilon",
+        head_dim=False,
+    ),
+    Architecture(
+        "stablelm",
+        "stablelm",
+        {
+            "use_qkv_bias": _tensor("blk.0.attn_q.bias"),
+            "use_parallel_residual": _absent("blk.0.ffn_norm.weight"),
+        },
+        epsilon_key="attention.layer_norm_epsilon",
+        epsilon="layer_norm_eps",
+        head_dim=False,
+        partial_rotary=True,
+    ),
+    Architecture(
+        "falcon",
+        "falcon",
+        {
+            "new_decoder_architecture": lambda header: head_counts(header)[1] > 1,
+            "num_ln_in_parallel_attn": lambda header: (
+                2 if has(header, "blk.0.attn_norm_2.weight") else 1
+            ),
+            "multi_query": _constant(True),
+            "parallel_attn": _constant(True),
+            "bias": _constant(False),
+            "alibi": _constant(False),
+        },
+        renamed={"intermediate_size": "ffn_hidden_size", "num_key_value_heads": "num_kv_heads"},
+        epsilon_key="attention.layer_norm_epsilon",
+        epsilon="layer_norm_epsilon",
+        rows="grouped",
+        head_dim=False,
+    ),
+    Architecture(
+        "olmo2",
+        "olmo2",
+        head_dim=False,
+    ),
+    Architecture(
+        "granite",
+        "granite",
+        _BIASES
+        | {
+            "embedding_multiplier": _real("embedding_scale", 1.0),
+            "residual_multiplier": _real("residual_scale", 1.0),
+            "attention_multiplier": lambda header: real(
+                header, "attention.scale", 1.0 / math.sqrt(head_sizes(header)[0])
+            ),
+            "logits_scaling": _real("logit_scale"),
+        },
+        rows="paired",
+        head_dim=False,
+        logit_scale=_inverse("logit_scale"),
+    ),
+    Architecture(
+        "command-r",
+        "cohere",
+        {
+            "logit_scale": _real("logit_scale", 1.0),
+            "use_qk_norm": _tensor("blk.0.attn_q_norm.weight"),
+            "attention_bias": _tensor("blk.0.attn_q.bias"),
+        },
+        epsilon_key="attention.layer_norm_epsilon",
+        epsilon="layer_norm_eps",
+        head_dim=False,
+        logit_scale=_real("logit_scale", 1.0),
+    ),
+    Architecture(
+        "smollm3",
+        "smollm3",
+        _BIASES | {"no_rope_layers": _no_rope_layers},
+        rows="paired",
+        head_dim=False,
+    ),
+    Architecture(
+        "gpt-oss",
+        "gpt_oss",
+        {
+            "num_local_experts": _whole("expert_count"),
+            "num_experts_per_tok": _whole("expert_used_count"),
+            "intermediate_size": _whole("expert_feed_forward_length"),
+            "sliding_window": _whole("attention.sliding_window"),
+            "layer_types": lambda header: sliding_layers(header, 2),
+            "attention_bias": _tensor("blk.0.attn_q.bias"),
+        },
+        experts=True,
+        attention="eager",
+    ),
+    Architecture(
+        "nemotron",
+        "nemotron",
+        _BIASES,
+        epsilon_key="attention.layer_norm_epsilon",
+        epsilon="norm_eps",
+        norm_offset=1.0,
+        partial_rotary=True,
+    ),
+)
+
+ARCHITECTURES: Final[Mapping[str, tuple[Architecture, ...]]] = {
+    name: tuple(entry for entry in _ENTRIES if entry.name == name)
+    for name in dict.fromkeys(entry.name for entry in _ENTRIES)
+}
+"""The entries by `general.architecture`: a dense one, one with experts, or both."""
 
 
 def architecture_of(header: Header) -> Architecture:
@@ -55,20 +305,23 @@ def architecture_of(header: Header) -> Architecture:
     Raises:
         RefusedError: the architecture, or a variant of it, cannot be trained yet; it is named.
     """
-    entry = ARCHITECTURES.get(header.architecture)
-    if entry is None:
+    entries = ARCHITECTURES.get(header.architecture)
+    if not entries:
         raise RefusedError(
             f"Models of the architecture {header.architecture[:40]!r} cannot be trained yet.",
             f"Choose a model of one of: {', '.join(ARCHITECTURES)}.",
             code="unsupported_architecture",
         )
-    if header.metadata.get(f"{entry.name}.expert_count", 0):
-        raise RefusedError(
-            f"This {entry.name} model is a mixture of experts, which cannot be trained yet.",
-            "Choose a dense model.",
-            code="unsupported_architecture",
-        )
-    return entry
+    experts = bool(header.metadata.get(f"{header.architecture}.expert_count", 0))
+    for entry in entries:
+        if entry.experts == experts:
+            return entry
+    kind = "a mixture of experts" if experts else "a dense model"
+    raise RefusedError(
+        f"This {header.architecture} model is {kind}, which cannot be trained yet.",
+        f"Choose {'a dense model' if experts else 'another model'}.",
+        code="unsupported_architecture",
+    )
 
 
 def configuration(header: Header) -> dict[str, Any]:
@@ -81,147 +334,76 @@ def configuration(header: Header) -> dict[str, Any]:
     """
     entry = architecture_of(header)
     heads, key_value_heads = head_counts(header)
-    hidden = _whole(header, "embedding_length")
-    head_dim = _head_dim(header, hidden // heads)
-    feed_forward = _whole(header, "feed_forward_length")
-    tensors = header.tensors
-    vocabulary = tensors["token_embd.weight"].rows if "token_embd.weight" in tensors else 0
-    _check_sizes(
-        header,
-        hidden,
-        {
-            "token_embd.weight": vocabulary,
-            "blk.0.attn_q.weight": heads * head_dim,
-            "blk.0.attn_k.weight": key_value_heads * head_dim,
-            "blk.0.ffn_up.weight": feed_forward,
-        },
-    )
+    hidden = whole(header, "embedding_length")
+    head_dim, turned = head_sizes(header)
+    if turned != head_dim and not entry.partial_rotary:
+        raise variant(header, f"turns {turned} of a head's {head_dim}")
+    if not entry.head_dim and head_dim * heads != hidden:
+        raise variant(header, f"has {heads} heads of {head_dim} in a width of {hidden}")
+    vocabulary = header.tensors["token_embd.weight"].rows if has(header, "token_embd.weight") else 0
     config: dict[str, Any] = {
-        "model_type": entry.model_type,
         "hidden_size": hidden,
         "num_hidden_layers": layer_count(header),
-        "intermediate_size": feed_forward,
+        "intermediate_size": _feed_forward(header, entry),
         "num_attention_heads": heads,
         "num_key_value_heads": key_value_heads,
-        "head_dim": head_dim,
-        "rms_norm_eps": _real(header, "attention.layer_norm_rms_epsilon", 1e-6),
-        "max_position_embeddings": _whole(header, "context_length"),
+        "head_dim": head_dim if entry.head_dim else None,
+        entry.epsilon: real(header, entry.epsilon_key, 1e-6),
+        "max_position_embeddings": whole(header, "context_length"),
         "vocab_size": vocabulary,
-        "rope_parameters": _rope(header),
-        "tie_word_embeddings": "output.weight" not in tensors,
+        "rope_parameters": rope(header),
+        "tie_word_embeddings": not has(header, "output.weight"),
     }
-    if entry.has_bias_switch:
-        config["attention_bias"] = "blk.0.attn_q.bias" in tensors
-        config["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
-    return config
+    config |= {name: read(header) for name, read in entry.attributes.items()}
+    _check_sizes(header, config, head_dim)
+    config = {entry.renamed.get(name, name): value for name, value in config.items()}
+    # No token is given a meaning here: where answers end is the tokenizer's affair.
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    absent_allowed = {"sliding_window"}
+    kept = {
+        name: value
+        for name, value in config.items()
+        if name and (value is not None or name in absent_allowed)
+    }
+    return {"model_type": entry.model_type} | kept | tokens
 
 
-def layer_count(header: Header) -> int:
-    """Return how many layers the model has.
-
-    Raises:
-        RefusedError: the file does not say it, or says a number that no model has.
-    """
-    layers = _whole(header, "block_count")
-    if layers > _MOST_LAYERS:  # each one is built before the first missing tensor is noticed
-        raise _variant(header, f"claims {layers:,} layers")
-    return layers
-
-
-def head_counts(header: Header) -> tuple[int, int]:
-    """Return how many heads queries have, and how many keys and values have.
-
-    Raises:
-        RefusedError: they differ from layer to layer, or do not fit each other.
-    """
-    heads = _whole(header, "attention.head_count")
-    key_value_heads = _whole(header, "attention.head_count_kv", heads)
-    if heads % key_value_heads:
-        raise _variant(header, f"has {heads} query heads over {key_value_heads} key heads")
-    return heads, key_value_heads
+def _feed_forward(header: Header, entry: Architecture) -> int:
+    default = (
+        whole(header, "expert_feed_forward_length")
+        if entry.experts
+        and not has(header, "blk.0.ffn_up.weight")
+        and header.own("feed_forward_length") in (None, 0)
+        else None
+    )
+    return whole(header, "feed_forward_length", default)
 
 
-def _check_sizes(header: Header, hidden: int, rows: Mapping[str, int]) -> None:
+def _check_sizes(header: Header, config: Mapping[str, Any], head_dim: int) -> None:
     """Hold the keys against the tensors, before anything is built in their sizes."""
-    for name, count in rows.items():
+    expected = {
+        "token_embd.weight": config["vocab_size"],
+        "blk.0.attn_q.weight": config["num_attention_heads"] * head_dim,
+        "blk.0.attn_k.weight": config["num_key_value_heads"] * head_dim,
+    }
+    for name, count in expected.items():
         info = header.tensors.get(name)
-        if info is not None and (info.width, info.rows) != (hidden, count):
+        if info is not None and (info.width, info.rows) != (config["hidden_size"], count):
             raise InvalidFileError(
                 f"The tensor {name} of {header.path.name} is {info.rows:,} × {info.width:,}, and "
-                f"its keys say {count:,} × {hidden:,}.",
+                f"its keys say {count:,} × {config['hidden_size']:,}.",
                 "Pull the model again; the file contradicts itself.",
                 code="wrong_shape",
             )
+    _check_feed_forward(header, config)
 
 
-def _head_dim(header: Header, default: int) -> int:
-    size = _whole(header, "attention.key_length", default)
-    if size % 2:
-        raise _variant(header, f"has heads of the odd size {size}")
-    for key in ("attention.value_length", "rope.dimension_count"):
-        other = _whole(header, key, size)
-        if other != size:
-            raise _variant(header, f"has heads of {size} and {_words(key)} of {other}")
-    return size
-
-
-def _whole(header: Header, key: str, default: int | None = None) -> int:
-    value = header.metadata.get(f"{header.architecture}.{key}", default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _MOST:
-        raise _variant(header, f"does not say its {_words(key)} as one number")
-    return value
-
-
-def _real(header: Header, key: str, default: float) -> float:
-    value = header.metadata.get(f"{header.architecture}.{key}", default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise _variant(header, f"does not say its {_words(key)} as one number")
-    return float(value)
-
-
-def _words(key: str) -> str:
-    return key.replace(".", " ").replace("_", " ")
-
-
-def _variant(header: Header, what: str) -> RefusedError:
-    return RefusedError(
-        f"{header.path.name} {what}.",
-        "The file is incomplete, or of a variant that cannot be trained yet.",
-        code="unsupported_variant",
-    )
-
-
-def _rope(header: Header) -> dict[str, Any]:
-    """Return the rotary embedding's parameters as transformers names them."""
-    rope: dict[str, Any] = {
-        "rope_type": "default",
-        "rope_theta": _real(header, "rope.freq_base", 10_000.0),
-    }
-    kind = header.metadata.get(f"{header.architecture}.rope.scaling.type", "linear")
-    if kind == "none":
-        return rope
-    factor = _scaling_factor(header)
-    if kind in {"linear", "yarn"} and factor == 1.0:
-        return rope
-    for key, usual in _SCALING_DETAILS.items():
-        if header.own(key, usual) != usual:
-            raise _variant(header, f"has a {_words(key)} of its own")
-    if kind == "linear":
-        return rope | {"rope_type": "linear", "factor": factor}
-    if kind == "yarn":
-        context = _whole(header, "context_length")
-        original = _whole(header, "rope.scaling.original_context_length", context)
-        return rope | {
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": original,
-        }
-    raise _variant(header, f"has the rotary scaling {str(kind)[:40]!r}")
-
-
-def _scaling_factor(header: Header) -> float:
-    """Return the factor as llama.cpp reads it: an older name counts, and zero means none."""
-    key = "rope.scaling.factor"
-    if f"{header.architecture}.{key}" not in header.metadata:
-        key = "rope.scale_linear"
-    return 1.0 if header.own(key) == 0 else _real(header, key, 1.0)
+def _check_feed_forward(header: Header, config: Mapping[str, Any]) -> None:
+    info = header.tensors.get("blk.0.ffn_down.weight")
+    if info is not None and info.width != config["intermediate_size"]:
+        raise InvalidFileError(
+            f"The tensor blk.0.ffn_down.weight of {header.path.name} is {info.width:,} wide, and "
+            f"its keys say {config['intermediate_size']:,}.",
+            "Pull the model again; the file contradicts itself.",
+            code="wrong_shape",
+        )

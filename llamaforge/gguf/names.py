@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from llamaforge.errors import InvalidFileError
-from llamaforge.gguf.architectures import architecture_of, head_counts, layer_count
+from llamaforge.gguf.architectures import architecture_of
 from llamaforge.gguf.header import Header
+from llamaforge.gguf.keys import head_counts, head_sizes, layer_count
 
-_PERMUTED: Final = frozenset({"attn_q", "attn_k"})
+_PAIRED: Final = frozenset({"attn_q", "attn_k"})
+_FUSED: Final = "attn_qkv"
 
 
 def gguf_namer(header: Header) -> Callable[[str], str | None]:
@@ -39,29 +41,44 @@ def row_order(header: Header, tensor: str) -> npt.NDArray[np.int64] | None:
     """Return, for each of the GGUF tensor's rows, the row of the transformers weight it holds.
 
     None means that both have one order. `tensor` is a GGUF name such as `blk.0.attn_q`.
-    Source: `LlamaModel.permute` of llama.cpp's converter: `[head, 2, dim/2]` is stored as
-    `[head, dim/2, 2]`.
+    Sources, both of llama.cpp's converter: `LlamaModel.permute`, which stores a head's
+    `[2, dim/2]` as `[dim/2, 2]`; and `FalconModel.modify_tensors`, which sorts
+    `[group, queries + key + value, dim]` into all queries, all keys, all values.
 
     Raises:
         RefusedError: the architecture or its heads are not known.
         InvalidFileError: there is no such tensor, or its rows are not whole heads.
     """
     part = tensor.rsplit(".", 1)[-1]
-    if not architecture_of(header).query_key_permuted or part not in _PERMUTED:
-        return None
-    heads, key_value_heads = head_counts(header)
-    if part == "attn_k":
-        heads = key_value_heads
+    rows = architecture_of(header).rows
+    if rows == "paired" and part in _PAIRED:
+        heads, key_value_heads = head_counts(header)
+        heads = key_value_heads if part == "attn_k" else heads
+        count = _row_count(header, tensor, heads * 2)
+        grid = np.arange(count, dtype=np.int64).reshape(heads, 2, count // heads // 2)
+        return grid.swapaxes(1, 2).reshape(-1)
+    if rows == "grouped" and part == _FUSED:
+        heads, groups = head_counts(header)
+        per_group = heads // groups + 2
+        size, _ = head_sizes(header)
+        count = _row_count(header, tensor, groups * per_group * size)
+        grid = np.arange(count, dtype=np.int64).reshape(groups, per_group, -1)
+        parts = grid[:, :-2], grid[:, -2], grid[:, -1]
+        return np.concatenate([values.reshape(-1) for values in parts])
+    return None
+
+
+def _row_count(header: Header, tensor: str, unit: int) -> int:
+    """Return how many rows the tensor has: a whole number of times `unit`."""
     info = header.tensors.get(f"{tensor}.weight")
-    if info is None or info.rows % (heads * 2):
+    if info is None or info.rows % unit:
         found = "nothing" if info is None else f"{info.rows:,} rows"
         raise InvalidFileError(
-            f"{header.path.name} holds {found} for {tensor}.weight, not {heads} whole heads.",
+            f"{header.path.name} holds {found} for {tensor}.weight, not whole heads.",
             "Pull the model again; the file contradicts itself.",
             code="wrong_shape",
         )
-    grid = np.arange(info.rows, dtype=np.int64).reshape(heads, 2, info.rows // heads // 2)
-    return grid.swapaxes(1, 2).reshape(-1)
+    return info.rows
 
 
 def inverse(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

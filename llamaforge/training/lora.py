@@ -24,15 +24,21 @@ def attach_lora(packed: PackedModel, settings: TrainingSettings) -> PeftModel:
     Raises:
         UsageError: a name fits no layer.
     """
-    targets: str | list[str] = settings.target_modules
+    targets = settings.target_modules
     if not isinstance(targets, str):
         _check_targets(targets, packed)
+    # Whole paths: PEFT itself has other ideas of what is linear in a mixture of experts.
+    paths = [
+        path
+        for path in packed.names
+        if isinstance(targets, str) or path.rsplit(".", 1)[-1] in targets
+    ]
     config = LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # a plain factor, any number
         lora_dropout=settings.lora_dropout,
         use_rslora=settings.use_rslora,
-        target_modules=targets,
+        target_modules=paths,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -78,7 +84,7 @@ def hidden_states(model: PeftModel, input_ids: Tensor) -> Tensor:
     No mask is needed: attention is causal, so padding behind a row never reaches it.
     """
     base: Any = model.get_base_model()
-    decoder = base.model
+    decoder = base.base_model  # the model without its head
     return cast("Tensor", decoder(input_ids=input_ids, use_cache=False).last_hidden_state)
 
 

@@ -4,6 +4,7 @@ The gradient of the hidden states is worked out together with the loss, chunk by
 all that is kept for the backward pass.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import torch
@@ -39,6 +40,36 @@ def trained_positions(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return hidden[:, :-1][chosen], targets[chosen]
 
 
+@dataclass(frozen=True)
+class OutputHead:
+    """What makes logits of hidden states: z = scale · h Wᵀ, or c · tanh(z / c) with a softcap."""
+
+    weight: PackedWeight
+    """W, [vocabulary, hidden]."""
+    scale: float = 1.0
+    softcap: float | None = None
+    """c, the largest logit."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether products are logits as they stand."""
+        return self.scale == 1.0 and self.softcap is None
+
+    def shape_(self, products: Tensor) -> Tensor:
+        """Turn float32 products h Wᵀ into logits in place, and return them."""
+        if self.scale != 1.0:
+            products.mul_(self.scale)
+        if self.softcap is not None:
+            products.div_(self.softcap).tanh_().mul_(self.softcap)
+        return products
+
+    def unshape_(self, gradient: Tensor, logits: Tensor) -> Tensor:
+        """Turn the gradient of `logits` in place into that of the products, and return it."""
+        if self.softcap is not None:
+            gradient.mul_(1.0 - (logits / self.softcap).square_())
+        return gradient if self.scale == 1.0 else gradient.mul_(self.scale)
+
+
 class _Head:
     """The output head: kept unpacked where it is small enough, else unpacked in parts.
 
@@ -59,8 +90,8 @@ class _Head:
         room = _LOGITS_BESIDE_PARTS_BYTES if self.kept is None else _LOGITS_BYTES
         return max(1, room // (4 * self.weight.rows))
 
-    def logits(self, hidden: Tensor, out: Tensor) -> Tensor:
-        """Write the logits of states [n, h] to `out` [n, vocabulary], and return it."""
+    def products(self, hidden: Tensor, out: Tensor) -> Tensor:
+        """Write h Wᵀ of states [n, h] to `out` [n, vocabulary], and return it."""
         if self.kept is not None:
             return torch.mm(hidden, self.kept.T, out=out)
         for start, stop in self.parts:
@@ -69,7 +100,7 @@ class _Head:
         return out
 
     def back(self, gradient: Tensor) -> Tensor:
-        """Return the states' gradient [n, h] from that of the logits [n, vocabulary]."""
+        """Return the states' gradient [n, h] from that of the products [n, vocabulary]."""
         if self.kept is not None:
             return gradient @ self.kept
         result = torch.zeros(gradient.shape[0], self.weight.width)
@@ -79,38 +110,44 @@ class _Head:
         return result
 
 
-def _to_gradient(logits: Tensor, targets: Tensor) -> Tensor:
-    """Turn `logits` [n, vocabulary] in place into their gradient; return the losses [n].
+def _to_gradient(products: Tensor, targets: Tensor, head: OutputHead) -> Tensor:
+    """Turn `products` [n, vocabulary] in place into their gradient; return the losses [n].
 
     The loss is -log softmax(logits)[target] and its gradient softmax(logits) - onehot(target),
     both worked out in float32, a few positions at a time.
     """
-    losses = torch.empty(logits.shape[0])
-    step = max(1, _SOFTMAX_BYTES // (4 * logits.shape[1]))
-    for start in range(0, logits.shape[0], step):
-        block, wanted = logits[start : start + step], targets[start : start + step, None]
-        values = torch.log_softmax(block.float(), dim=-1)
+    losses = torch.empty(products.shape[0])
+    step = max(1, _SOFTMAX_BYTES // (4 * products.shape[1]))
+    for start in range(0, products.shape[0], step):
+        block, wanted = products[start : start + step], targets[start : start + step, None]
+        logits = (
+            head.shape_(block.float())
+            if head.is_plain
+            else head.shape_(block.to(torch.float32, copy=True))
+        )
+        values = torch.log_softmax(logits, dim=-1)
         losses[start : start + step] = -values.gather(1, wanted)[:, 0]
         values.exp_().scatter_add_(1, wanted, torch.full(wanted.shape, -1.0))
-        block.copy_(values)
+        block.copy_(head.unshape_(values, logits))
     return losses
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: PackedWeight) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, shaped: OutputHead) -> Tensor:
         count = hidden.shape[0]
         losses = torch.empty(count)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        weight = shaped.weight
         head = _Head(weight, hidden.dtype)
         # One buffer for all chunks: fresh memory costs a page fault every 4 KiB.
         buffer = torch.empty(min(head.chunk, count), weight.rows, dtype=hidden.dtype)
         for start in range(0, count, head.chunk):
             stop = min(start + head.chunk, count)
-            logits = head.logits(hidden[start:stop], buffer[: stop - start])
-            losses[start:stop] = _to_gradient(logits, targets[start:stop])
+            products = head.products(hidden[start:stop], buffer[: stop - start])
+            losses[start:stop] = _to_gradient(products, targets[start:stop], shaped)
             if gradient is not None:
-                gradient[start:stop] = head.back(logits)
+                gradient[start:stop] = head.back(products)
         ctx.save_for_backward(gradient)
         return losses
 
@@ -122,18 +159,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return gradient * gradients[0][:, None].to(gradient.dtype), None, None
 
 
-def token_losses(hidden: Tensor, targets: Tensor, head: PackedWeight) -> Tensor:
+def token_losses(hidden: Tensor, targets: Tensor, head: OutputHead) -> Tensor:
     """Return the cross entropy of each trained token in nats, float32, shape [n].
 
     Args:
         hidden: states that predict the tokens, shape [n, h].
         targets: the tokens' ids, shape [n].
-        head: the output head, [vocabulary, h].
+        head: the output head over [vocabulary, h].
     """
     return cast("Tensor", _ChunkedCrossEntropy.apply(hidden, targets, head))  # type: ignore[no-untyped-call]
 
 
-def log_probabilities(hidden: Tensor, head: PackedWeight) -> Tensor:
+def log_probabilities(hidden: Tensor, head: OutputHead) -> Tensor:
     """Return log P(next token) of states [n, h], float32, shape [n, vocabulary]."""
-    logits = torch.empty(hidden.shape[0], head.rows, dtype=hidden.dtype)
-    return torch.log_softmax(_Head(head, hidden.dtype).logits(hidden, logits).float(), dim=-1)
+    products = torch.empty(hidden.shape[0], head.weight.rows, dtype=hidden.dtype)
+    products = _Head(head.weight, hidden.dtype).products(hidden, products)
+    return torch.log_softmax(head.shape_(products.float()), dim=-1)

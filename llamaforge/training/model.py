@@ -4,8 +4,9 @@ The file is mapped, not read: its blocks are shared with every other process tha
 rows that must be put into another order, and the norms, are copied.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -14,14 +15,24 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from llamaforge.errors import InvalidFileError, RefusedError
-from llamaforge.gguf.architectures import configuration
+from llamaforge.gguf.architectures import Architecture, architecture_of, configuration
 from llamaforge.gguf.ggml import is_unpackable
 from llamaforge.gguf.header import Header, TensorInfo
 from llamaforge.gguf.names import gguf_namer, inverse, row_order
+from llamaforge.training.experts import (
+    PackedExperts,
+    ScaledEmbedding,
+    activation_of,
+    is_experts,
+)
+from llamaforge.training.loss import OutputHead
 from llamaforge.training.packed import PackedEmbedding, PackedLinear, PackedWeight
 
-_IGNORED: Final = frozenset({"rope_freqs.weight"})
-"""Tensors that feed no parameter: `rope_freqs` is read on its own."""
+_HEAD: Final = "lm_head"
+_ROPE_TENSORS: Final = ("rope_freqs.weight", "rope_factors_short.weight")
+"""By which the rotary frequencies are divided: Llama 3.1's, or Phi-3's for its first tokens."""
+_IGNORED: Final = frozenset({*_ROPE_TENSORS, "rope_factors_long.weight"})
+"""Tensors that feed no parameter: those of the rotary embedding are read on their own."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,8 @@ class PackedModel:
     """The model and what is needed to put its adapter back on the file."""
 
     model: PreTrainedModel
-    head: PackedWeight
-    """The output head, [vocabulary, hidden]; the embedding's own blocks where they are tied."""
+    head: OutputHead
+    """Over [vocabulary, hidden]; the embedding's own blocks where they are tied."""
     names: dict[str, str]
     """GGUF tensor, without `.weight`, of each module path that holds one."""
 
@@ -76,10 +87,30 @@ class _Source:
             blocks = blocks[torch.from_numpy(inverse(order))]
         return PackedWeight(blocks, info.type, info.rows, info.width)
 
+    def experts(self, name: str) -> list[PackedWeight]:
+        """Return the matrices of all experts, which lie in one tensor one after the other."""
+        info, blocks = self.raw(f"{name}.weight")
+        if len(info.shape) != 3:
+            raise InvalidFileError(
+                f"The tensor {name}.weight holds no experts.",
+                "It is a variant that cannot be trained yet; choose another model.",
+                code="wrong_shape",
+            )
+        width, rows, count = info.shape
+        grouped = blocks.view(count, rows, -1)
+        return [PackedWeight(grouped[number], info.type, rows, width) for number in range(count)]
+
+    def expert_biases(self, name: str) -> list[Tensor] | None:
+        """Return the biases of all experts, if they have any."""
+        if f"{name}.bias" not in self.header.tensors:
+            return None
+        info = self.header.tensors[f"{name}.bias"]
+        return list(self.vector(f"{name}.bias").view(-1, info.width))
+
     def vector(self, name: str) -> Tensor:
-        """Return a one-dimensional tensor as float32."""
+        """Return all values of a small tensor as float32, in one dimension."""
         info, blocks = self.raw(name)
-        values = PackedWeight(blocks, info.type, 1, info.elements).unpack(torch.float32)
+        values = PackedWeight(blocks, info.type, info.rows, info.width).unpack(torch.float32)
         return values.reshape(-1).clone()
 
     def bias(self, name: str) -> Tensor | None:
@@ -102,37 +133,71 @@ def load_packed_model(header: Header, compute_dtype: torch.dtype) -> PackedModel
         RefusedError: the architecture or a tensor's type cannot be trained.
         InvalidFileError: a tensor is missing, left over or of a wrong shape.
     """
-    values = configuration(header)
-    kind = values.pop("model_type")
-    config = AutoConfig.for_model(kind, **values, dtype=compute_dtype)
-    # Buffers such as the rotary frequencies are computed for real; weights get no memory.
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    entry = architecture_of(header)
+    model = _empty_model(header, entry, compute_dtype)
     source = _Source(header)
     name_of = gguf_namer(header)
     names: dict[str, str] = {}
     embedding = source.weight("token_embd")
-    head = embedding if config.tie_word_embeddings else source.weight("output")
+    head = embedding if model.config.tie_word_embeddings else source.weight("output")
     for path, module in list(model.named_modules()):
-        name = name_of(path)
         if isinstance(module, nn.Embedding):
-            _replace(model, path, PackedEmbedding(embedding, compute_dtype))
+            packed = PackedEmbedding(embedding, compute_dtype)
+            _replace(model, path, _scaled(packed, module, compute_dtype))
+        elif path == _HEAD:
+            _check_shape("output", head, module)
+            _replace(model, path, PackedLinear(head, None, compute_dtype))
         elif isinstance(module, nn.Linear):
+            name = name_of(path)
             if name is None:
                 raise InvalidFileError(f"No tensor is known for the layer {path}.")
-            is_head = name == "output"
-            weight = head if is_head else source.weight(name)
+            weight = source.weight(name)
             _check_shape(name, weight, module)
             _replace(model, path, PackedLinear(weight, source.bias(name), compute_dtype))
-            if not is_head:
-                names[path] = name
-        elif name is not None:
-            _fill(module, name, source, compute_dtype)
+            names[path] = name
+        elif is_experts(module):
+            layer = str(name_of(f"{path}.down_proj")).removesuffix("ffn_down_exps")
+            _replace(model, path, _experts(module, layer, source, compute_dtype))
+        else:
+            _fill(module, path, name_of, source, compute_dtype, offset=_offset(entry, module))
     _apply_rope_factors(model, header, source)
     _check_complete(model, source)
     model.requires_grad_(False)
     model.config.use_cache = False
-    return PackedModel(model.eval(), head, names)
+    shaped = OutputHead(
+        head,
+        scale=entry.logit_scale(header) if entry.logit_scale else 1.0,
+        softcap=entry.softcap(header) if entry.softcap else None,
+    )
+    return PackedModel(model.eval(), shaped, names)
+
+
+def _empty_model(header: Header, entry: Architecture, dtype: torch.dtype) -> PreTrainedModel:
+    values = configuration(header)
+    kind = values.pop("model_type")
+    config = AutoConfig.for_model(kind, **values, dtype=dtype)
+    # Buffers such as the rotary frequencies are computed for real; weights get no memory.
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=entry.attention)
+    return cast("PreTrainedModel", model)
+
+
+def _scaled(packed: PackedEmbedding, module: nn.Embedding, dtype: torch.dtype) -> nn.Module:
+    """Return the embedding with the scale that the model gives it, if it gives one (Gemma)."""
+    scale = dict(module.named_buffers(recurse=False)).get("embed_scale")
+    # The scale is rounded to the type of the products, as the model itself rounds it.
+    return packed if scale is None else ScaledEmbedding(packed, float(scale.to(dtype)))
+
+
+def _offset(entry: Architecture, module: nn.Module) -> float:
+    return entry.norm_offset if "Norm" in type(module).__name__ else 0.0
+
+
+def _experts(module: nn.Module, layer: str, source: _Source, dtype: torch.dtype) -> PackedExperts:
+    """Return the experts of the layer whose GGUF names begin with `layer`, such as `blk.0.`."""
+    parts = [source.experts(f"{layer}ffn_{part}_exps") for part in ("gate", "up", "down")]
+    biases = [source.expert_biases(f"{layer}ffn_{part}_exps") for part in ("gate", "up", "down")]
+    return PackedExperts(parts, biases, activation_of(module), dtype)
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -150,30 +215,49 @@ def _check_shape(name: str, weight: PackedWeight, module: nn.Linear) -> None:
         )
 
 
-def _fill(module: nn.Module, name: str, source: _Source, dtype: torch.dtype) -> None:
-    """Give a norm its weight; its values are few, so they are unpacked for good."""
+def _fill(
+    module: nn.Module,
+    path: str,
+    name_of: Callable[[str], str | None],
+    source: _Source,
+    dtype: torch.dtype,
+    *,
+    offset: float,
+) -> None:
+    """Give a norm or a router its weights; they are few, so they are unpacked for good.
+
+    The file's norm weights have `offset` added to them; biases have not.
+    """
     for key, parameter in list(module.named_parameters(recurse=False)):
-        values = source.vector(f"{name}.{key}")
-        if values.shape != parameter.shape:
+        name = name_of(path)
+        tensor = f"{name}.{key}" if name else f"{name_of(f'{path}.{key}')}.weight"
+        values = source.vector(tensor)
+        if values.numel() != parameter.numel():
             raise InvalidFileError(
-                f"The tensor {name}.{key} has {values.numel()} values, and the model's "
+                f"The tensor {tensor} has {values.numel()} values, and the model's "
                 f"configuration wants {parameter.numel()}.",
                 "Pull the model again; the file contradicts itself.",
                 code="wrong_shape",
             )
-        setattr(module, key, nn.Parameter(values.to(dtype), requires_grad=False))
+        if key == "weight" and offset:
+            values -= offset
+        values = values.to(dtype).reshape(parameter.shape)
+        setattr(module, key, nn.Parameter(values, requires_grad=False))
 
 
 def _apply_rope_factors(model: PreTrainedModel, header: Header, source: _Source) -> None:
-    """Divide the rotary frequencies by the file's own factors (Llama 3.1 and later)."""
-    if "rope_freqs.weight" not in header.tensors:
+    """Divide the rotary frequencies by the file's own factors."""
+    found = next((name for name in _ROPE_TENSORS if name in header.tensors), None)
+    if found is None:
         return
-    factors = source.vector("rope_freqs.weight")
+    factors = source.vector(found)
+    strength = header.own("rope.scaling.attn_factor", 1.0) if "short" in found else 1.0
     for module in model.modules():
         frequencies = dict(module.named_buffers(recurse=False)).get("inv_freq")
         if frequencies is not None:
             frequencies.div_(factors.to(frequencies.dtype))
             module.original_inv_freq = frequencies.clone()
+            module.attention_scaling = float(strength)
 
 
 def _check_complete(model: nn.Module, source: _Source) -> None:

@@ -27,8 +27,7 @@ from llamaforge.training.checkpoints import (
     step_of,
 )
 from llamaforge.training.lora import compute_type, hidden_states
-from llamaforge.training.loss import token_losses, trained_positions
-from llamaforge.training.packed import PackedWeight
+from llamaforge.training.loss import OutputHead, token_losses, trained_positions
 
 _SPEED_STEPS: Final = 10
 """Steps over which tokens a second and the time left are averaged."""
@@ -58,7 +57,7 @@ class Outcome:
 
 def train(
     model: PeftModel,
-    head: PackedWeight,
+    head: OutputHead,
     rows: Sequence[EncodedRow],
     validation: Sequence[EncodedRow],
     settings: TrainingSettings,
@@ -71,7 +70,7 @@ def train(
 
     Args:
         model: the packed model with LoRA layers.
-        head: the output head, [vocabulary, hidden].
+        head: the output head over [vocabulary, hidden].
         rows: what is trained on.
         validation: rows whose loss is reported; may be empty.
         settings: as in the run spec, `compute_dtype` resolved.
@@ -126,13 +125,13 @@ def train(
 
 
 def token_loss(
-    model: PeftModel, head: PackedWeight, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
+    model: PeftModel, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, int]:
     """Return the summed cross entropy of the trained tokens in nats, and their number.
 
     Args:
         model: the packed model with LoRA layers.
-        head: the output head, [vocabulary, hidden].
+        head: the output head over [vocabulary, hidden].
         input_ids: right-padded ids, shape [b, s].
         labels: ids to train, `IGNORED_LABEL` elsewhere, shape [b, s].
         dtype: what products are computed in; the adapter's weights stay float32.
@@ -162,7 +161,7 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self,
         model: PeftModel,
-        head: PackedWeight,
+        head: OutputHead,
         rows: Sequence[EncodedRow],
         settings: TrainingSettings,
         arguments: TrainingArguments,
@@ -215,7 +214,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
     def __init__(
         self,
         model: PeftModel,
-        head: PackedWeight,
+        head: OutputHead,
         validation: Sequence[EncodedRow],
         settings: TrainingSettings,
         checkpoints: Path,

@@ -1,6 +1,6 @@
 """What the screens look like; a change of these pictures is looked at, then accepted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
     )
 
-    def read(choice: StoreChoice) -> StoreContent:
-        return StoreContent(choice, (broken, embedder, ready))
+    def read(choice: StoreChoice) -> Iterator[StoreContent]:
+        yield StoreContent(choice, (broken, embedder, ready), 3, places=(Path("/models"),))
 
     monkeypatch.setattr(models, "read_store", read)
     return Path("/models")

@@ -15,6 +15,7 @@ from textual.content import Content
 from textual.events import Resize
 from textual.message import Message
 from textual.widgets import DataTable, Footer
+from textual.worker import get_current_worker
 
 from llamaforge.catalog.model import ModelStatus, StoredModel
 from llamaforge.safe_text import safe_line
@@ -25,9 +26,9 @@ from llamaforge.tui.store_view import (
     StoreChoice,
     StoreContent,
     detail_lines,
+    place_words,
     read_store,
     row_cells,
-    short_path,
     train_commands,
 )
 from llamaforge.tui.widgets.lines import MUTED, Lines
@@ -71,7 +72,7 @@ class ModelsScreen(ForgeScreen):
         self._clock = clock
         self._choices = choices
         self._chosen = 0
-        self._models: tuple[StoredModel, ...] = ()
+        self._content = StoreContent(choices[0])
 
     @property
     def choice(self) -> StoreChoice:
@@ -104,7 +105,10 @@ class ModelsScreen(ForgeScreen):
         )
 
     def _read(self, choice: StoreChoice) -> None:
-        self.post_message(self.Read(read_store(choice)))
+        for content in read_store(choice):
+            if get_current_worker().is_cancelled:
+                return
+            self.post_message(self.Read(content))
 
     def on_models_screen_read(self, message: Read) -> None:
         """Show what was read, unless another store was chosen meanwhile."""
@@ -112,21 +116,34 @@ class ModelsScreen(ForgeScreen):
         if content.choice != self.choice:
             return
         kept = self._highlighted()
-        self._models = content.models
-        name = kept.full_name if kept else ""
-        notice, models = self.query_one(Notice), self.query_one("#models")
+        before, self._content = self._content, content
+        models = self.query_one("#models")
+        was_hidden = not models.display or not before.models
         models.display = bool(content.models)
         if content.models:
-            ready = sum(model.status is ModelStatus.READY for model in content.models)
-            self._show_title(f"{ready} of {len(content.models)} ready to train")
-            notice.hide()
-            self._fill(name)
-            # A table that was hidden until now learns its width only when it is laid out.
-            self.call_after_refresh(self._fill_again)
-            self.query_one(DataTable).focus()
+            self.query_one(Notice).hide()
+            self._show_counts()
+            if content.models == before.models and not was_hidden:
+                self._show_detail()  # the same models, and now with their bases
+            else:
+                self._fill(kept.full_name if kept else "")
+            if was_hidden:
+                # A table that was hidden until now learns its width only when it is laid out.
+                self.call_after_refresh(self._fill_again)
+                self.query_one(DataTable).focus()
+            for note in content.notes if content.listed else ():
+                self.tell(f"{note.message} {note.hint}", bad=True)
         else:
             self._show_nothing(content)
         self.refresh_bindings()
+
+    def _show_counts(self) -> None:
+        models = self._content.models
+        ready = sum(model.status is ModelStatus.READY for model in models)
+        words = f"{ready} of {len(models)} ready to train"
+        if len(models) < self._content.total:
+            words = f"reading {len(models):,} of {self._content.total:,} …"
+        self._show_title(words)
 
     def _show_nothing(self, content: StoreContent) -> None:
         demo = "Press s to look at the built-in demo store." if len(self._choices) > 1 else ""
@@ -142,9 +159,7 @@ class ModelsScreen(ForgeScreen):
             notice.tell(mark, "This store has no models yet.", hints)
 
     def _show_title(self, words: str) -> None:
-        place = f"{self.choice.title}  {short_path(self.choice.root)}"
-        if self.choice.is_demo:
-            place = self.choice.title
+        place = f"{self.choice.title}  {place_words(self._content)}".rstrip()
         self.query_one(TitleBar).tell(place, Content.styled(words, MUTED))
 
     def _fill(self, name: str) -> None:
@@ -153,20 +168,21 @@ class ModelsScreen(ForgeScreen):
         table.clear(columns=True)
         fixed = sum(width + 2 * table.cell_padding for _, width in _COLUMNS)
         room = table.size.width - fixed - 2 * table.cell_padding - 1  # a column for the scrollbar
-        longest = max((len(safe_line(model.name)) for model in self._models), default=0)
+        longest = max((len(safe_line(model.name)) for model in self._content.models), default=0)
         name_width = max(min(room, max(longest, 24)), _LEAST_NAME)
         table.add_column("NAME", width=name_width)
         for number, (title, width) in enumerate(_COLUMNS, start=1):
             justify = "right" if number in _NUMBERS else "left"
             table.add_column(Text(title, justify=justify), width=width)  # type: ignore[arg-type]
         styles = self._status_styles()
-        for model in self._models:
+        for model in self._content.models:
             cells = [Text(cell, no_wrap=True) for cell in row_cells(model, name_width)]
             for number in _NUMBERS:
                 cells[number].justify = "right"
             cells[-1].stylize(styles[model.status])
             table.add_row(*cells)
-        rows = [row for row, model in enumerate(self._models) if model.full_name == name]
+        models = enumerate(self._content.models)
+        rows = [row for row, model in models if model.full_name == name]
         table.move_cursor(row=rows[0] if rows else 0)
         self._show_detail()
 
@@ -184,12 +200,16 @@ class ModelsScreen(ForgeScreen):
 
     def _highlighted(self) -> StoredModel | None:
         row = self.query_one(DataTable).cursor_row
-        return self._models[row] if 0 <= row < len(self._models) else None
+        models = self._content.models
+        return models[row] if 0 <= row < len(models) else None
 
     def _show_detail(self) -> None:
         model = self._highlighted()
         if model is not None:
-            self.query_one("#facts", Lines).show(partial(detail_lines, model))
+            listed = next((item for item in self._content.listed if item.model is model), None)
+            self.query_one("#facts", Lines).show(
+                partial(detail_lines, model, listed, self._content)
+            )
             self.query_one("#detail").scroll_home(animate=False)
 
     @on(DataTable.RowHighlighted)

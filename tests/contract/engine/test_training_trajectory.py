@@ -237,7 +237,7 @@ def test_validation_loss_is_the_mean_over_tokens(tmp_path: Path) -> None:
         labels = torch.where(torch.tensor(row.trained), ids[0], IGNORED_LABEL)[1:]
         total += float(functional.cross_entropy(logits, labels, reduction="sum").detach())
         count += int((labels != IGNORED_LABEL).sum())
-    assert packed.head.rows == logits.shape[-1]
+    assert packed.head.weight.rows == logits.shape[-1]
     assert found[0].loss == pytest.approx(total / count, abs=1e-4)
 
 

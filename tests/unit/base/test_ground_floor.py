@@ -111,7 +111,7 @@ def test_the_home_is_where_the_variable_says(
 
 def test_quotes_and_spaces_around_the_store_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_MODELS", ' "/data/models" ')
-    assert paths.default_store() == Path("/data/models")
+    assert paths.store_places()[0].root == Path("/data/models")
 
 
 def test_a_control_group_is_believed_and_its_file_cache_is_free(

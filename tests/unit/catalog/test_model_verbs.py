@@ -49,14 +49,27 @@ def test_the_json_list_has_what_scripts_rely_on(
     digest = body["layers"][0]["digest"]
     assert tiny["name"] == "tiny:1m"
     assert len(tiny["digest"]) == 64
-    assert tiny["size_bytes"] == body["layers"][0]["size"]
+    assert tiny["size_bytes"] == body["layers"][0]["size"] + body["config"]["size"]
     assert tiny["parameters"] == 32 * 256 + 3 * 256 * 256 + 256
     assert (tiny["architecture"], tiny["quantization"]) == ("llama", "Q4_K_M")
     assert (tiny["context_length"], tiny["status"], tiny["reason"]) == (128, "ready", "")
     assert tiny["blob"] == str(builder.blob(digest).resolve())
-    assert tiny["trainable"] == {"gguf": True, "hub": False, "reason": ""}
+    assert tiny["trainable"]["gguf"] is True
+    assert (tiny["trainable"]["hub"], tiny["trainable"]["reason"]) == (False, "")
+    assert tiny["base"]["repo"] is None
+    assert tiny["base"]["confidence"] == "unknown"
+    assert tiny["base"]["evidence"]
+    assert tiny["cache"] == {
+        "state": "absent",
+        "bytes": 0,
+        "missing_bytes": None,
+        "missing": [],
+        "revision": None,
+    }
+    assert tiny["stores"] == [str(builder.root)]
     assert (torn["name"], torn["status"], torn["digest"]) == ("torn:x", "broken", None)
-    assert torn["trainable"] == {"gguf": False, "hub": False, "reason": torn["reason"]}
+    assert torn["trainable"]["gguf"] is False
+    assert torn["trainable"]["reason"] == torn["reason"]
     assert "not sound JSON" in torn["reason"]
 
 
@@ -72,7 +85,7 @@ def test_the_table_fits_80_columns_with_reasons_below(
     for word in ("NAME", "hf.co/some-", "Q4_K_M", "128", "ready", "unsupported"):
         assert word in table
     assert "other:x: models of the architecture" in reasons
-    assert "llama, qwen2, qwen3" in " ".join(reasons.split())
+    assert "Choose a model of one of: llama, qwen2" in " ".join(reasons.split())
 
 
 def test_an_empty_store_says_what_to_type(
@@ -87,7 +100,7 @@ def test_an_empty_store_says_what_to_type(
 
 
 def test_an_absent_store_is_not_found(tmp_path: Path) -> None:
-    arguments = argparse.Namespace(store=tmp_path / "absent", json=True)
+    arguments = argparse.Namespace(stores=[tmp_path / "absent"], json=True)
     with pytest.raises(NotFoundError, match="no Ollama store"):
         models.run(arguments)
 
@@ -97,12 +110,12 @@ def test_the_store_is_ollamas_own_unless_one_is_named(
 ) -> None:
     builder.add("tiny:1m")
     monkeypatch.setenv("OLLAMA_MODELS", str(builder.root))
-    models.run(argparse.Namespace(store=None, json=True))
+    models.run(argparse.Namespace(stores=[], json=True))
     assert [model["name"] for model in json.loads(capsys.readouterr().out)] == ["tiny:1m"]
 
 
 def test_the_shipped_store_lists_as_ready(capsys: pytest.CaptureFixture[str]) -> None:
-    models.run(argparse.Namespace(store=paths.embedded_store(), json=True))
+    models.run(argparse.Namespace(stores=[paths.embedded_store()], json=True))
     shipped = json.loads(capsys.readouterr().out)
     assert shipped
     assert {model["status"] for model in shipped} == {"ready"}
@@ -115,8 +128,8 @@ def test_show_tells_every_fact_and_its_source(
         ("template", b"{{ .Prompt }}"),
         ("system", b"Be [bold]brief[/bold]."),
         ("params", b'{"temperature": 0.5}'),
-        ("license", b"MIT\nlong text"),
-        ("adapter", b"lora"),
+        ("license", b"MIT License\nlong text"),
+        ("projector", b"eyes"),
     ]
     config = {"model_family": "llama", "renderer": "qwen3"}
     builder.add(
@@ -137,15 +150,17 @@ def test_show_tells_every_fact_and_its_source(
         "PARAMETER temperature 0.5 params layer",
         "{{ .Prompt }}",
         "Be [bold]brief[/bold].",
-        "MIT",
+        "MIT License",
+        "license MIT license layer",
+        "base unknown",
     ):
         assert line in lines
-    assert any(line.startswith("adapter ") and line.endswith(" 4 B") for line in lines)
+    assert any(line.startswith("projector ") and line.endswith(" 4 B") for line in lines)
 
     assert call(builder, "show tiny:1m --json") is ExitCode.DONE
     shown = json.loads(capsys.readouterr().out)
     assert shown["system"] == "Be [bold]brief[/bold]."
-    assert shown["licenses"] == ["MIT\nlong text"]
+    assert shown["licenses"] == ["MIT License\nlong text"]
     assert shown["sources"]["architecture"] == "GGUF header"
     assert [layer["kind"] for layer in shown["layers"]] == ["model", *(kind for kind, _ in layers)]
 

@@ -48,7 +48,8 @@ def test_a_sound_model_is_ready_with_all_its_facts(builder: StoreBuilder) -> Non
     assert (model.status, model.reason, model.problem) == (ModelStatus.READY, "", None)
     assert model.manifest == path
     assert model.modified == datetime.fromtimestamp(1e9, UTC)
-    assert model.size_bytes == sum(layer["size"] for layer in manifest["layers"])
+    parts = [manifest["config"], *manifest["layers"]]
+    assert model.size_bytes == sum(part["size"] for part in parts)
     assert model.blob == builder.blob(manifest["layers"][0]["digest"]).resolve()
     assert model.blob.read_bytes() == gguf
     assert model.blob_digest == manifest["layers"][0]["digest"].removeprefix("sha256:")
@@ -100,9 +101,10 @@ def test_adapters_and_projectors_are_found(builder: StoreBuilder) -> None:
     layers = [("adapter", b"one"), ("adapter", b"two"), ("projector", b"eye")]
     builder.add("m:x", layers=layers)
     model = builder.only()
-    assert [path.read_bytes() for path in model.adapters] == [b"one", b"two"]
+    assert [adapter.path.read_bytes() for adapter in model.adapters] == [b"one", b"two"]
     assert [path.read_bytes() for path in model.projectors] == [b"eye"]
-    assert model.status is ModelStatus.READY
+    assert model.problem is not None
+    assert model.problem.code == "has_adapter"
     assert "vision" in model.capabilities
 
 

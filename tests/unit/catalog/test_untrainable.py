@@ -120,9 +120,9 @@ UNTRAINABLE: dict[str, tuple[bytes | Gguf, str, str, str]] = {
     "empty": (b"", "broken", "broken_gguf", "only 0 bytes"),
     "cut": (Gguf().bytes()[:-4096], "broken", "truncated_gguf", "cut short"),
     "vocabulary": (Gguf(tensors=False), "broken", "no_weights", "no weights"),
-    "gemma": (Gguf("gemma3"), "unsupported", "unsupported_architecture", "gemma3"),
+    "mamba": (Gguf("mamba"), "unsupported", "unsupported_architecture", "mamba"),
     "experts": (
-        Gguf(extra={"llama.expert_count": 8}),
+        Gguf("qwen2", extra={"qwen2.expert_count": 8}),
         "unsupported",
         "unsupported_architecture",
         "mixture of experts",

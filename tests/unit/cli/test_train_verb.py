@@ -52,7 +52,7 @@ def refused(words: list[str], capsys: Capture, home: Path) -> dict[str, str]:
     capsys.readouterr()
     code = main([*words, "--json"])
     printed = capsys.readouterr()
-    assert not home.exists()
+    assert not (home / "runs").exists()
     assert "Traceback" not in printed.err
     error: dict[str, str] = json.loads(printed.out)["error"]
     assert error["message"].endswith(".")
@@ -79,7 +79,7 @@ def test_a_dry_run_prints_the_whole_spec_and_makes_nothing(
     assert spec["data"]["max_length"] == 1024
     assert spec["training"]["compute_dtype"] in {"bfloat16", "float32"}
     assert spec["run"].startswith("llamaforge-demo-20")
-    assert not home.exists()
+    assert not (home / "runs").exists()
 
 
 def test_flags_outrank_the_recipe_and_its_paths_are_relative_to_it(

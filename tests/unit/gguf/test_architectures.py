@@ -225,8 +225,15 @@ def test_names_of_what_cannot_be_trained_are_refused(llama: Header) -> None:
 
 
 def test_experts_and_unknown_architectures_are_named(llama: Header) -> None:
+    qwen2 = Header(
+        llama.path,
+        3,
+        llama.metadata | {"general.architecture": "qwen2", "qwen2.expert_count": 8},
+        llama.tensors,
+        llama.file_bytes,
+    )
     with pytest.raises(RefusedError, match="mixture of experts"):
-        architecture_of(changed(llama, expert_count=8))
+        architecture_of(qwen2)
     metadata = llama.metadata | {"general.architecture": "mamba\x1b[31m"}
     other = Header(llama.path, 3, metadata, llama.tensors, llama.file_bytes)
     with pytest.raises(RefusedError) as caught:

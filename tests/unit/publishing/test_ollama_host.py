@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from llamaforge.errors import UsageError
 from llamaforge.catalog.host import resolve_host
+from llamaforge.errors import UsageError
 
 
 @pytest.mark.parametrize(

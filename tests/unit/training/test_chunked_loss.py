@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from llamaforge.training import loss
-from llamaforge.training.loss import IGNORED_LABEL, token_losses, trained_positions
+from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses, trained_positions
 from tests.unit.training.packed_weights import random_head
 
 
@@ -17,7 +17,7 @@ def plain_and_chunked(rows: int, hidden: int = 64) -> None:
     for is_chunked in (True, False):
         x = states.clone().requires_grad_()
         if is_chunked:
-            losses = token_losses(x, targets, head)
+            losses = token_losses(x, targets, OutputHead(head))
         else:
             logits = x @ head.unpack(torch.float32).T
             losses = functional.cross_entropy(logits, targets, reduction="none")
@@ -54,6 +54,6 @@ def test_a_position_predicts_the_next_trained_token() -> None:
 def test_no_gradient_is_worked_out_where_none_is_asked_for() -> None:
     head = random_head(rows=11, width=32)
     with torch.no_grad():
-        losses = token_losses(torch.randn(3, 32), torch.tensor([1, 2, 3]), head)
+        losses = token_losses(torch.randn(3, 32), torch.tensor([1, 2, 3]), OutputHead(head))
     assert losses.grad_fn is None
     assert losses.shape == (3,)

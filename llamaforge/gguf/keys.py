@@ -1,0 +1,191 @@
+"""Reading a model's own keys from a header: each is of the kind it should be, or is refused."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llamaforge.errors import RefusedError
+from llamaforge.gguf.header import ArrayRef, Header
+
+_MOST: Final = 1 << 27
+_MOST_LAYERS: Final = 1024
+_SCALING_DETAILS: Final[Mapping[str, float]] = {
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.yarn_log_multiplier": 0.0,
+    "rope.scaling.yarn_ext_factor": 1.0,
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_beta_fast": 32.0,
+    "rope.scaling.yarn_beta_slow": 1.0,
+}
+"""Refinements of a rotary scaling, and the values at which both sides compute the same."""
+
+
+def whole(header: Header, key: str, default: int | None = None) -> int:
+    """Return the positive whole number at `<architecture>.<key>`.
+
+    Raises:
+        RefusedError: it is absent and has no default, or is something else.
+    """
+    value = header.metadata.get(f"{header.architecture}.{key}", default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _MOST:
+        raise variant(header, f"does not say its {words(key)} as one number")
+    return value
+
+
+def real(header: Header, key: str, default: float | None = None) -> float:
+    """Return the positive finite number at `<architecture>.<key>`.
+
+    Raises:
+        RefusedError: it is absent and has no default, or is something else.
+    """
+    value = header.metadata.get(f"{header.architecture}.{key}", default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise variant(header, f"does not say its {words(key)} as one number")
+    return float(value)
+
+
+def truth(header: Header, key: str, *, default: bool) -> bool:
+    """Return the truth value at `<architecture>.<key>`.
+
+    Raises:
+        RefusedError: it is something else.
+    """
+    value = header.metadata.get(f"{header.architecture}.{key}", default)
+    if not isinstance(value, bool):
+        raise variant(header, f"does not say its {words(key)} as true or false")
+    return value
+
+
+def layer_count(header: Header) -> int:
+    """Return how many layers the model has.
+
+    Raises:
+        RefusedError: the file does not say it, or says a number that no model has.
+    """
+    layers = whole(header, "block_count")
+    if layers > _MOST_LAYERS:  # each one is built before the first missing tensor is noticed
+        raise variant(header, f"claims {layers:,} layers")
+    return layers
+
+
+def head_counts(header: Header) -> tuple[int, int]:
+    """Return how many heads queries have, and how many keys and values have.
+
+    Raises:
+        RefusedError: they differ from layer to layer, or do not fit each other.
+    """
+    heads = whole(header, "attention.head_count")
+    key_value_heads = whole(header, "attention.head_count_kv", heads)
+    if heads % key_value_heads:
+        raise variant(header, f"has {heads} query heads over {key_value_heads} key heads")
+    return heads, key_value_heads
+
+
+def head_sizes(header: Header) -> tuple[int, int]:
+    """Return the width of a head, and how much of it the rotary embedding turns.
+
+    Raises:
+        RefusedError: keys and values have heads of two widths, or a width is odd.
+    """
+    heads, _ = head_counts(header)
+    size = whole(header, "attention.key_length", whole(header, "embedding_length") // heads)
+    values = whole(header, "attention.value_length", size)
+    turned = whole(header, "rope.dimension_count", size)
+    if values != size:
+        raise variant(header, f"has heads of {size} and values of {values}")
+    if size % 2 or turned % 2 or turned > size:
+        raise variant(header, f"has heads of {size}, {turned} of it turned")
+    return size, turned
+
+
+def rope(header: Header) -> dict[str, Any]:
+    """Return the rotary embedding's parameters as transformers names them.
+
+    Raises:
+        RefusedError: its scaling is of a kind or a form that is not known.
+    """
+    found: dict[str, Any] = {
+        "rope_type": "default",
+        "rope_theta": real(header, "rope.freq_base", 10_000.0),
+    }
+    size, turned = head_sizes(header)
+    if turned != size:
+        found["partial_rotary_factor"] = turned / size
+    kind = header.metadata.get(f"{header.architecture}.rope.scaling.type", "linear")
+    if kind == "none" or has_rope_factors(header):
+        return found
+    factor = _scaling_factor(header)
+    if kind in {"linear", "yarn"} and factor == 1.0:
+        return found
+    for key, usual in _SCALING_DETAILS.items():
+        if header.own(key, usual) != usual:
+            raise variant(header, f"has a {words(key)} of its own")
+    if kind == "linear":
+        return found | {"rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        context = whole(header, "context_length")
+        return found | {
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": whole(
+                header, "rope.scaling.original_context_length", context
+            ),
+        }
+    raise variant(header, f"has the rotary scaling {str(kind)[:40]!r}")
+
+
+def has_rope_factors(header: Header) -> bool:
+    """Return whether the file brings factors for long and for short texts (Phi-3's LongRoPE)."""
+    return "rope_factors_short.weight" in header.tensors
+
+
+def sliding_layers(header: Header, every: int, *, default_window: int | None = None) -> list[str]:
+    """Return the kind of attention of each layer, as transformers names it.
+
+    Every layer but each `every`-th sees a window only; none does where the file has no window.
+
+    Raises:
+        RefusedError: the file brings a pattern of its own.
+    """
+    pattern = f"{header.architecture}.attention.sliding_window_pattern"
+    if header.metadata.get(pattern, every) != every:
+        raise variant(header, "has a pattern of sliding windows of its own")
+    layers = layer_count(header)
+    if header.own("attention.sliding_window", default_window or 0) == 0:
+        return ["full_attention"] * layers
+    return [
+        "sliding_attention" if (number + 1) % every else "full_attention"
+        for number in range(layers)
+    ]
+
+
+def has(header: Header, tensor: str) -> bool:
+    """Return whether the file holds the tensor."""
+    return tensor in header.tensors
+
+
+def is_array(header: Header, key: str) -> bool:
+    """Return whether `<architecture>.<key>` is an array, such as one value a layer."""
+    return isinstance(header.metadata.get(f"{header.architecture}.{key}"), ArrayRef)
+
+
+def words(key: str) -> str:
+    """Return a key as words."""
+    return key.replace(".", " ").replace("_", " ")
+
+
+def variant(header: Header, what: str) -> RefusedError:
+    """Return the refusal of a file that says `what` of itself."""
+    return RefusedError(
+        f"{header.path.name} {what}.",
+        "The file is incomplete, or of a variant that cannot be trained yet.",
+        code="unsupported_variant",
+    )
+
+
+def _scaling_factor(header: Header) -> float:
+    """Return the factor as llama.cpp reads it: an older name counts, and zero means none."""
+    key = "rope.scaling.factor"
+    if f"{header.architecture}.{key}" not in header.metadata:
+        key = "rope.scale_linear"
+    return 1.0 if header.own(key) == 0 else real(header, key, 1.0)

@@ -1,0 +1,16 @@
+"""Every test has homes of its own: nothing of the machine it runs on gets in, or is changed."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_homes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder: Path = tmp_path_factory.mktemp("homes")
+    monkeypatch.setenv("LLAMAFORGE_HOME", str(folder / "llamaforge"))
+    monkeypatch.setenv("HF_HOME", str(folder / "huggingface"))
+    monkeypatch.setenv("HOME", str(folder / "user"))
+    for name in ("OLLAMA_HOST", "OLLAMA_MODELS", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE",
+                 "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)

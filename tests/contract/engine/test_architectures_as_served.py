@@ -1,0 +1,55 @@
+"""Every architecture of the table: torch and llama.cpp agree on base and tuned model.
+
+What passes here is what `docs/models.md` says of each architecture.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from llamaforge.gguf.architectures import ARCHITECTURES
+from llamaforge.gguf.header import read_header
+from tests.contract.engine.engine_bench import VOCABULARY, make_trained
+from tests.contract.engine.test_served_equals_trained import measure
+from tools.architecture_models import RECIPES, write_architecture_model
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "models.md"
+
+
+def test_there_is_a_model_of_every_entry() -> None:
+    entries = {(entry.name, entry.experts) for found in ARCHITECTURES.values() for entry in found}
+    made = {(item.architecture, "expert_count" in item.keys) for item in RECIPES.values()}
+    assert made == entries
+
+
+def test_the_document_names_every_architecture() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert [name for name in ARCHITECTURES if f"| {name} |" not in text] == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_without_quantization_only_float_arithmetic_differs(name: str, tmp_path: Path) -> None:
+    header = read_header(
+        write_architecture_model(tmp_path / "model.gguf", name, VOCABULARY, "F32", seed=1)
+    )
+    trained = make_trained(header)
+    result = measure(header, trained, trained.layers(), tmp_path)
+    assert result.passed, result.reason
+    assert abs(result.kl_base_mean) < 2e-6
+    assert abs(result.kl_mean) < 2e-6
+    assert result.kl_effect_mean > 50 * abs(result.kl_mean)
+
+
+@pytest.mark.parametrize("quantization", ["Q4_K_M", "Q8_0"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_quantized_blocks_are_served_as_they_were_trained(
+    name: str, quantization: str, tmp_path: Path
+) -> None:
+    header = read_header(
+        write_architecture_model(tmp_path / "model.gguf", name, VOCABULARY, quantization, seed=1)
+    )
+    trained = make_trained(header)
+    result = measure(header, trained, trained.layers(), tmp_path)
+    assert result.passed, result.reason
+    assert result.kl_base_mean < 1e-3
+    assert result.kl_mean < 1e-3

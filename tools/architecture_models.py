@@ -1,0 +1,292 @@
+"""A tiny random model of every architecture, written tensor by tensor as llama.cpp lays it out.
+
+The lists of tensors are those that `src/models/` of llama.cpp loads, so that nothing here depends
+on the code under test.
+"""
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from tools.random_models import Vocabulary, quantize
+
+_LAYERS: Final = 2
+_SIZES: Final[Mapping[str, int]] = {
+    "h": 256,  # hidden
+    "q": 256,  # all heads of queries
+    "k": 128,  # all heads of keys, or of values
+    "d": 64,  # one head
+    "n": 4,  # heads
+    "f": 512,  # inner width
+    "e": 4,  # experts
+    "m": 256,  # inner width of an expert
+    "s": 512,  # inner width of the shared expert
+    "r": 384,  # queries, keys and values of two groups of heads, with four heads of queries
+    "F": 1024,  # both halves of the inner width
+}
+_ATTENTION: Final = "attn_norm:h attn_q:q,h attn_k:k,h attn_v:k,h attn_output:h,q"
+_BIASES: Final = "attn_q.bias:q attn_k.bias:k attn_v.bias:k"
+_INNER: Final = "ffn_norm:h ffn_gate:f,h ffn_up:f,h ffn_down:h,f"
+_HEAD_NORMS: Final = "attn_q_norm:d attn_k_norm:d"
+_EXPERTS: Final = (
+    "ffn_norm:h ffn_gate_inp:e,h ffn_gate_exps:e,m,h ffn_up_exps:e,m,h ffn_down_exps:e,h,m"
+)
+_WIDE_EXPERTS: Final = (
+    "ffn_norm:h ffn_gate_inp:e,h ffn_gate_exps:e,f,h ffn_up_exps:e,f,h ffn_down_exps:e,h,f"
+)
+_RMS: Final = {"attention.layer_norm_rms_epsilon": 1e-5}
+_LAYER_NORM: Final = {"attention.layer_norm_epsilon": 1e-5}
+_MOE: Final = {"expert_count": 4, "expert_used_count": 2}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one architecture's file holds."""
+
+    architecture: str
+    tensors: str
+    """Of every layer: `name:sizes`, `.weight` unless it says `.bias`, sizes by letter."""
+    keys: Mapping[str, Any] = field(default_factory=lambda: dict(_RMS))
+    """Further keys below `<architecture>.`."""
+    top: str = "output_norm:h"
+    tied: bool = False
+    layers: int = _LAYERS
+    norm: float = 1.0
+    """About which number the norms' weights lie."""
+
+
+RECIPES: Final[Mapping[str, Recipe]] = {
+    "llama": Recipe("llama", f"{_ATTENTION} {_INNER}"),
+    "mixtral": Recipe("llama", f"{_ATTENTION} {_WIDE_EXPERTS}", _RMS | _MOE),
+    "qwen2": Recipe("qwen2", f"{_ATTENTION} {_BIASES} {_INNER}"),
+    "qwen2moe": Recipe(
+        "qwen2moe",
+        f"{_ATTENTION} {_BIASES} {_EXPERTS} ffn_gate_inp_shexp:h ffn_gate_shexp:s,h "
+        "ffn_up_shexp:s,h ffn_down_shexp:h,s",
+        _RMS | _MOE | {"expert_feed_forward_length": 256, "expert_shared_feed_forward_length": 512},
+    ),
+    "qwen3": Recipe("qwen3", f"{_ATTENTION} {_HEAD_NORMS} {_INNER}"),
+    "qwen3moe": Recipe(
+        "qwen3moe",
+        f"{_ATTENTION} {_HEAD_NORMS} {_EXPERTS}",
+        _RMS | _MOE | {"expert_feed_forward_length": 256},
+    ),
+    "gemma": Recipe("gemma", f"{_ATTENTION} {_INNER}", tied=True),
+    "gemma2": Recipe(
+        "gemma2",
+        f"{_ATTENTION} post_attention_norm:h {_INNER} post_ffw_norm:h",
+        _RMS
+        | {
+            "attention.sliding_window": 16,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+        tied=True,
+    ),
+    "gemma3": Recipe(
+        "gemma3",
+        f"{_ATTENTION} {_HEAD_NORMS} post_attention_norm:h {_INNER} post_ffw_norm:h",
+        _RMS
+        | {
+            "attention.sliding_window": 16,
+            "rope.freq_base": 1_000_000.0,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 8.0,
+        },
+        tied=True,
+        layers=7,
+    ),
+    "phi3": Recipe(
+        "phi3",
+        "attn_norm:h attn_qkv:r+k,h attn_output:h,q ffn_norm:h ffn_up:F,h ffn_down:h,f",
+    ),
+    "phi3-long": Recipe(
+        "phi3",
+        "attn_norm:h attn_qkv:r+k,h attn_output:h,q ffn_norm:h ffn_up:F,h ffn_down:h,f",
+        _RMS
+        | {
+            "rope.dimension_count": 48,
+            "rope.scaling.original_context_length": 512,
+            "rope.scaling.attn_factor": 1.19,
+        },
+        top="output_norm:h rope_factors_long:24 rope_factors_short:24",
+    ),
+    "starcoder2": Recipe(
+        "starcoder2",
+        f"attn_norm:h attn_norm.bias:h {_ATTENTION.split(' ', 1)[1]} {_BIASES} "
+        "attn_output.bias:h ffn_norm:h ffn_norm.bias:h ffn_up:f,h ffn_up.bias:f ffn_down:h,f "
+        "ffn_down.bias:h",
+        _LAYER_NORM,
+        top="output_norm:h output_norm.bias:h",
+        tied=True,
+    ),
+    "stablelm": Recipe(
+        "stablelm",
+        f"attn_norm.bias:h {_ATTENTION} {_BIASES} {_INNER} ffn_norm.bias:h",
+        _LAYER_NORM | {"rope.dimension_count": 16, "use_parallel_residual": False},
+        top="output_norm:h output_norm.bias:h",
+    ),
+    "falcon": Recipe(
+        "falcon",
+        "attn_norm:h attn_norm.bias:h attn_qkv:q+d+d,h attn_output:h,q ffn_up:f,h ffn_down:h,f",
+        _LAYER_NORM | {"attention.head_count_kv": 1},
+        top="output_norm:h output_norm.bias:h",
+    ),
+    "falcon-40b": Recipe(
+        "falcon",
+        "attn_norm:h attn_norm.bias:h attn_norm_2:h attn_norm_2.bias:h attn_qkv:q+k+k,h "
+        "attn_output:h,q ffn_up:f,h ffn_down:h,f",
+        _LAYER_NORM,
+        top="output_norm:h output_norm.bias:h",
+    ),
+    "olmo2": Recipe(
+        "olmo2",
+        f"{_ATTENTION.split(' ', 1)[1]} attn_q_norm:q attn_k_norm:k post_attention_norm:h "
+        f"{_INNER.split(' ', 1)[1]} post_ffw_norm:h",
+    ),
+    "granite": Recipe(
+        "granite",
+        f"{_ATTENTION} {_INNER}",
+        _RMS
+        | {
+            "attention.scale": 0.1,
+            "embedding_scale": 12.0,
+            "residual_scale": 0.22,
+            "logit_scale": 8.0,
+        },
+        tied=True,
+    ),
+    "command-r": Recipe(
+        "command-r",
+        f"{_ATTENTION} {_INNER.split(' ', 1)[1]}",
+        _LAYER_NORM | {"logit_scale": 0.0625},
+        tied=True,
+    ),
+    "smollm3": Recipe("smollm3", f"{_ATTENTION} {_INNER}", layers=5, tied=True),
+    "gpt-oss": Recipe(
+        "gpt-oss",
+        f"{_ATTENTION} {_BIASES} attn_output.bias:h attn_sinks:n post_attention_norm:h "
+        f"{_EXPERTS.split(' ', 1)[1]} ffn_gate_inp.bias:e ffn_gate_exps.bias:e,m "
+        "ffn_up_exps.bias:e,m ffn_down_exps.bias:e,h",
+        _RMS
+        | _MOE
+        | {
+            "expert_feed_forward_length": 256,
+            "attention.sliding_window": 16,
+            "rope.freq_base": 150_000.0,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 128,
+        },
+    ),
+    "nemotron": Recipe(
+        "nemotron",
+        f"attn_norm.bias:h {_ATTENTION} ffn_norm:h ffn_norm.bias:h ffn_up:f,h ffn_down:h,f",
+        _LAYER_NORM | {"rope.dimension_count": 32},
+        top="output_norm:h output_norm.bias:h",
+    ),
+}
+"""By a name for people; the first row of each is what the architecture's models are like."""
+
+
+def write_architecture_model(
+    path: Path, name: str, vocabulary: Vocabulary, quantization: str = "F16", seed: int = 0
+) -> Path:
+    """Write a random model of the recipe `name` to `path` and return it.
+
+    A quantised mixture sends every token to all of its experts: which of two nearly equal ones a
+    random router takes hangs on how products are rounded, and llama.cpp rounds activations.
+    """
+    recipe = RECIPES[name]
+    keys = dict(recipe.keys)
+    if quantization != "F32" and "expert_count" in keys:
+        keys["expert_used_count"] = keys["expert_count"]
+    plain = path.with_suffix(".f32.tmp")
+    writer = gguf.GGUFWriter(plain, recipe.architecture)
+    writer.add_name("random")  # a name with phi-3 in it makes llama.cpp look for its tokens
+    writer.add_file_type(0)
+    for key, value in (_common(recipe, vocabulary) | keys).items():
+        _add(writer, f"{recipe.architecture}.{key}", value)
+    for key, value in vocabulary.values.items():
+        _add(writer, key, value)
+    random = np.random.default_rng(seed)
+    writer.add_tensor("token_embd.weight", _values(random, "token_embd", (vocabulary.size, 256)))
+    for layer in range(recipe.layers):
+        for tensor in recipe.tensors.split():
+            _add_tensor(writer, f"blk.{layer}.", tensor, random, recipe)
+    for tensor in recipe.top.split():
+        _add_tensor(writer, "", tensor, random, recipe)
+    if not recipe.tied:
+        writer.add_tensor("output.weight", _values(random, "output", (vocabulary.size, 256)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    gc.collect()
+    if quantization == "F32":
+        plain.replace(path)
+    else:
+        quantize(plain, path, quantization)
+        plain.unlink()
+    return path
+
+
+def _common(recipe: Recipe, vocabulary: Vocabulary) -> dict[str, Any]:
+    return {
+        "block_count": recipe.layers,
+        "context_length": 512,
+        "embedding_length": 256,
+        "feed_forward_length": 512,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        "attention.key_length": 64,
+        "attention.value_length": 64,
+        "rope.dimension_count": 64,
+        "rope.freq_base": 10_000.0,
+        "vocab_size": vocabulary.size,
+    }
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_array(key, list(value))
+
+
+def _add_tensor(
+    writer: gguf.GGUFWriter, prefix: str, text: str, random: np.random.Generator, recipe: Recipe
+) -> None:
+    name, _, sizes = text.partition(":")
+    shape = tuple(sum(_size(part) for part in size.split("+")) for size in sizes.split(","))
+    full = f"{prefix}{name}" if name.endswith(".bias") else f"{prefix}{name}.weight"
+    writer.add_tensor(full, _values(random, name, shape))
+
+
+def _size(part: str) -> int:
+    return int(part) if part.isdigit() else _SIZES[part]
+
+
+def _values(
+    random: np.random.Generator, name: str, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    if name.startswith("rope_factors"):
+        return np.linspace(1.0, 4.0, shape[0], dtype=np.float32)
+    values = random.standard_normal(shape, dtype=np.float32)
+    if name.endswith(".bias") or "sinks" in name:
+        return values * np.float32(0.1)
+    if "norm" in name:
+        return np.float32(1.0) + np.float32(0.1) * values
+    return values * np.float32(1.0 / np.sqrt(shape[-1]))
