@@ -41,7 +41,7 @@ import sys, time
 from pathlib import Path
 started = time.perf_counter()
 from llamaforge.catalog.inventory import Inventory
-inventory = Inventory.of_stores([Path(sys.argv[1])])
+inventory = Inventory.open([Path(sys.argv[1])])
 models = inventory.models()
 first = None
 for count, model in enumerate(models, 1):

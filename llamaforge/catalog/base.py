@@ -28,7 +28,7 @@ _PADDING: Final = 0.01
 _STEPS: Final[tuple[Confidence, ...]] = ("unknown", "guess", "likely", "certain")
 _SIZES: Final = (
     ("layers", "block_count", "layers"),
-    ("hidden", "embedding_length", "as hidden size"),
+    ("hidden", "embedding_length", "numbers a token"),
     ("heads", "attention.head_count", "heads"),
     ("kv_heads", "attention.head_count_kv", "key-value heads"),
 )
@@ -245,7 +245,10 @@ def _compared(model: StoredModel, checkpoint: Checkpoint | None) -> tuple[list[s
         if theirs_ == ours_:
             same.append(f"{ours_:,} {words}")
         else:
-            against.append(f"But it has {ours_:,} {words}, and {checkpoint.repo} has {theirs_:,}.")
+            counted = words.removesuffix("s") if ours_ == 1 else words
+            against.append(
+                f"But it has {ours_:,} {counted}, and {checkpoint.repo} has {theirs_:,}."
+            )
     tokens = checkpoint.shape.vocab
     if tokens is not None and model.vocab_size:
         if abs(tokens - model.vocab_size) <= _PADDING * tokens:

@@ -77,7 +77,7 @@ def bad_proxy(error: Exception) -> HubError:
     """Return the error for a proxy in the environment that cannot be used."""
     return HubError(
         f"The proxy of the environment cannot be used: {safe_line(redact(str(error)), limit=120)}",
-        "Correct or unset HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; one that begins with http:// is understood.",
+        "Correct or unset HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; http:// is understood.",
         code="hub_proxy",
     )
 

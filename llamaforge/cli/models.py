@@ -136,9 +136,11 @@ def model_json(listed: "ListedModel") -> dict[str, Any]:
     }
 
 
-def status_words(status: ModelStatus) -> str:
-    """Return a status as people read it."""
-    return status.value.replace("_", " ")
+def status_words(model: StoredModel) -> str:
+    """Return a model's status as people read it; what this program made is not unsupported."""
+    if any(adapter.is_own for adapter in model.adapters):
+        return "tuned here"
+    return model.status.value.replace("_", " ")
 
 
 def _print_table(inventory: Inventory) -> None:
@@ -168,7 +170,7 @@ def _print_table(inventory: Inventory) -> None:
             model.quantization,
             size_words(model.size_bytes) if model.size_bytes else "",
             f"{model.context_length:,}" if model.context_length else "",
-            status_words(model.status),
+            status_words(model),
         ]
         cells += [_store_number(inventory, model)] if several else []
         cells += [_base_words(lister.join(model))] if lister else []

@@ -175,7 +175,7 @@ def _print(listed: "ListedModel") -> None:
 
     model = listed.model
     out = console()
-    out.print(Text(safe_line(f"{model.name}: {status_words(model.status)}"), style="bold"))
+    out.print(Text(safe_line(f"{model.name}: {status_words(model)}"), style="bold"))
     if model.problem is not None:
         out.print(Text(safe_line(f"{model.reason}. {model.problem.hint}")))
     out.print()
