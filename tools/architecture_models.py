@@ -40,6 +40,30 @@ _EXPERTS: Final = (
 _WIDE_EXPERTS: Final = (
     "ffn_norm:h ffn_gate_inp:e,h ffn_gate_exps:e,f,h ffn_up_exps:e,f,h ffn_down_exps:e,h,f"
 )
+_INNER_PLAIN: Final = "ffn_gate:f,h ffn_up:f,h ffn_down:h,f"
+_EXPERTS_PLAIN: Final = (
+    "ffn_gate_inp:e,h ffn_gate_exps:e,m,h ffn_up_exps:e,m,h ffn_down_exps:e,h,m "
+    "ffn_gate_inp_shexp:h ffn_gate_shexp:s,h ffn_up_shexp:s,h ffn_down_shexp:h,s"
+)
+_LINEAR_ATTENTION: Final = (
+    "attn_norm:h post_attention_norm:h attn_qkv:512,h attn_gate:256,h ssm_conv1d:512,4 "
+    "ssm_dt.bias:4 ssm_a:4 ssm_beta:4,h ssm_alpha:4,h ssm_norm:64 ssm_out:h,256"
+)
+"""Two heads of keys and four of values, 64 wide."""
+_GATED_ATTENTION: Final = (
+    "attn_norm:h post_attention_norm:h attn_q:512,h attn_k:k,h attn_v:k,h attn_output:h,q "
+    "attn_q_norm:d attn_k_norm:d"
+)
+_LINEAR_KEYS: Final[dict[str, Any]] = {
+    "rope.dimension_count": 16,
+    "rope.dimension_sections": [3, 3, 2, 0],
+    "ssm.conv_kernel": 4,
+    "ssm.inner_size": 256,
+    "ssm.state_size": 64,
+    "ssm.time_step_rank": 4,
+    "ssm.group_count": 2,
+    "full_attention_interval": 2,
+}
 _RMS: Final = {"attention.layer_norm_rms_epsilon": 1e-5}
 _LAYER_NORM: Final = {"attention.layer_norm_epsilon": 1e-5}
 _MOE: Final = {"expert_count": 4, "expert_used_count": 2}
@@ -57,8 +81,8 @@ class Recipe:
     top: str = "output_norm:h"
     tied: bool = False
     layers: int = _LAYERS
-    norm: float = 1.0
-    """About which number the norms' weights lie."""
+    every_second: str = ""
+    """The tensors of every second layer, where they differ."""
 
 
 RECIPES: Final[Mapping[str, Recipe]] = {
@@ -76,6 +100,21 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         "qwen3moe",
         f"{_ATTENTION} {_HEAD_NORMS} {_EXPERTS}",
         _RMS | _MOE | {"expert_feed_forward_length": 256},
+    ),
+    "qwen35": Recipe(
+        "qwen35",
+        f"{_LINEAR_ATTENTION} {_INNER_PLAIN}",
+        _RMS | _LINEAR_KEYS,
+        every_second=f"{_GATED_ATTENTION} {_INNER_PLAIN}",
+    ),
+    "qwen35moe": Recipe(
+        "qwen35moe",
+        f"{_LINEAR_ATTENTION} {_EXPERTS_PLAIN}",
+        _RMS
+        | _MOE
+        | _LINEAR_KEYS
+        | {"expert_feed_forward_length": 256, "expert_shared_feed_forward_length": 512},
+        every_second=f"{_GATED_ATTENTION} {_EXPERTS_PLAIN}",
     ),
     "gemma": Recipe("gemma", f"{_ATTENTION} {_INNER}", tied=True),
     "gemma2": Recipe(
@@ -150,6 +189,44 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         f"{_ATTENTION.split(' ', 1)[1]} attn_q_norm:q attn_k_norm:k post_attention_norm:h "
         f"{_INNER.split(' ', 1)[1]} post_ffw_norm:h",
     ),
+    "olmoe": Recipe(
+        "olmoe",
+        "attn_norm:h attn_q:q,h attn_k:q,h attn_v:q,h attn_output:h,q attn_q_norm:q "
+        f"attn_k_norm:q {_WIDE_EXPERTS}",
+        _RMS | _MOE | {"attention.head_count_kv": 4},
+    ),
+    "granitemoe": Recipe(
+        "granitemoe",
+        f"{_ATTENTION} {_WIDE_EXPERTS}",
+        _RMS
+        | _MOE
+        | {
+            "attention.scale": 0.1,
+            "embedding_scale": 12.0,
+            "residual_scale": 0.22,
+            "logit_scale": 8.0,
+        },
+        tied=True,
+    ),
+    "cohere2": Recipe(
+        "cohere2",
+        f"{_ATTENTION} {_INNER.split(' ', 1)[1]}",
+        _LAYER_NORM | {"logit_scale": 0.25, "attention.sliding_window": 16},
+        tied=True,
+        layers=4,
+    ),
+    "glm4": Recipe(
+        "glm4",
+        f"{_ATTENTION} {_BIASES} post_attention_norm:h ffn_norm:h ffn_up:F,h ffn_down:h,f "
+        "post_ffw_norm:h",
+        _RMS | {"rope.dimension_count": 32},
+    ),
+    "exaone4": Recipe(
+        "exaone4",
+        f"{_ATTENTION.split(' ', 1)[1]} {_HEAD_NORMS} post_attention_norm:h {_INNER_PLAIN} "
+        "post_ffw_norm:h",
+        tied=True,
+    ),
     "granite": Recipe(
         "granite",
         f"{_ATTENTION} {_INNER}",
@@ -218,7 +295,8 @@ def write_architecture_model(
     random = np.random.default_rng(seed)
     writer.add_tensor("token_embd.weight", _values(random, "token_embd", (vocabulary.size, 256)))
     for layer in range(recipe.layers):
-        for tensor in recipe.tensors.split():
+        is_second = recipe.every_second and layer % 2 == 1
+        for tensor in (recipe.every_second if is_second else recipe.tensors).split():
             _add_tensor(writer, f"blk.{layer}.", tensor, random, recipe)
     for tensor in recipe.top.split():
         _add_tensor(writer, "", tensor, random, recipe)
@@ -271,7 +349,8 @@ def _add_tensor(
 ) -> None:
     name, _, sizes = text.partition(":")
     shape = tuple(sum(_size(part) for part in size.split("+")) for size in sizes.split(","))
-    full = f"{prefix}{name}" if name.endswith(".bias") else f"{prefix}{name}.weight"
+    bare = name.endswith(".bias") or name == "ssm_a"
+    full = f"{prefix}{name}" if bare else f"{prefix}{name}.weight"
     writer.add_tensor(full, _values(random, name, shape))
 
 
@@ -285,8 +364,12 @@ def _values(
     if name.startswith("rope_factors"):
         return np.linspace(1.0, 4.0, shape[0], dtype=np.float32)
     values = random.standard_normal(shape, dtype=np.float32)
+    if name == "ssm_a":
+        return -np.exp(values)
     if name.endswith(".bias") or "sinks" in name:
         return values * np.float32(0.1)
     if "norm" in name:
         return np.float32(1.0) + np.float32(0.1) * values
-    return values * np.float32(1.0 / np.sqrt(shape[-1]))
+    # The recurrence of linear attention would grow what llama.cpp rounds off activations.
+    strength = 0.25 if name in {"ssm_out", "ssm_alpha", "ssm_beta"} else 1.0
+    return values * np.float32(strength / np.sqrt(shape[-1]))

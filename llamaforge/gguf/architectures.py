@@ -21,10 +21,12 @@ from llamaforge.gguf.keys import (
     head_sizes,
     layer_count,
     real,
+    recurrent_layers,
     rope,
     sliding_layers,
     variant,
     whole,
+    words,
 )
 
 Reader = Callable[[Header], Any]
@@ -45,16 +47,23 @@ class Architecture:
     epsilon_key: str = "attention.layer_norm_rms_epsilon"
     epsilon: str = "rms_norm_eps"
     """The attribute that takes the norms' epsilon."""
-    rows: Literal["plain", "paired", "grouped"] = "plain"
-    """How the rows of queries and keys lie: as in transformers; with the halves of each head
-    interleaved for llama.cpp's rotary embedding; or one fused matrix that is sorted into queries,
-    keys and values where transformers has them group by group."""
+    rows: Literal["plain", "paired", "grouped", "tiled"] = "plain"
+    """How the rows of some matrices lie. Paired: the halves of each head of queries and keys are
+    interleaved for llama.cpp's rotary embedding. Grouped: one fused matrix is sorted into queries,
+    keys and values where transformers has them group by group. Tiled: the value heads of linear
+    attention go round the key heads, where transformers has those of one key head together."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """GGUF names of single parameters that gguf-py's table lacks, by the parameter's last names."""
+    logarithms: frozenset[str] = frozenset()
+    """Parameters x of which the file holds -exp(x)."""
     norm_offset: float = 0.0
     """What the file's norm weights have added to those of transformers."""
     head_dim: bool = True
     """Whether the configuration has `head_dim` of its own."""
     partial_rotary: bool = False
     """Whether the rotary embedding may turn a part of each head only."""
+    refused: tuple[str, ...] = ()
+    """Keys that only files of another variant have."""
     experts: bool = False
     """Whether it is a mixture of experts; they stay packed and take no adapter."""
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -113,9 +122,54 @@ def _gemma3_rope(header: Header) -> dict[str, Any]:
     return {"sliding_attention": near, "full_attention": rope(header)}
 
 
+def _full_layers(header: Header) -> list[str]:
+    return ["full_attention"] * layer_count(header)
+
+
 def _no_rope_layers(header: Header) -> list[int]:
     """Every fourth layer turns nothing; 1 stands for those that do."""
     return [int((number + 1) % 4 != 0) for number in range(layer_count(header))]
+
+
+def _value_head(header: Header) -> int:
+    inner, heads = whole(header, "ssm.inner_size"), whole(header, "ssm.time_step_rank")
+    if inner % heads:
+        raise variant(header, f"has {heads} value heads in a width of {inner}")
+    return inner // heads
+
+
+def _sectioned_rope(header: Header) -> dict[str, Any]:
+    """Time, height and width turn parts of a head of their own; in a text all three are one."""
+    sections = header.numbers(f"{header.architecture}.rope.dimension_sections")[:3]
+    return rope(header) | ({"mrope_section": sections} if sections else {})
+
+
+_LINEAR_ATTENTION: Final[dict[str, Reader]] = {
+    "layer_types": recurrent_layers,
+    "linear_conv_kernel_dim": _whole("ssm.conv_kernel"),
+    "linear_num_key_heads": _whole("ssm.group_count"),
+    "linear_num_value_heads": _whole("ssm.time_step_rank"),
+    "linear_key_head_dim": _whole("ssm.state_size"),
+    "linear_value_head_dim": _value_head,
+    "rope_parameters": _sectioned_rope,
+}
+_TILED: Final[dict[str, Any]] = {
+    "rows": "tiled",
+    "parameters": {"linear_attn.dt_bias": "ssm_dt.bias", "linear_attn.A_log": "ssm_a"},
+    "logarithms": frozenset({"A_log"}),
+    "norm_offset": 1.0,
+    "partial_rotary": True,
+}
+
+
+_GRANITE: Final[dict[str, Reader]] = {
+    "embedding_multiplier": _real("embedding_scale", 1.0),
+    "residual_multiplier": _real("residual_scale", 1.0),
+    "attention_multiplier": lambda header: real(
+        header, "attention.scale", 1.0 / math.sqrt(head_sizes(header)[0])
+    ),
+    "logits_scaling": _real("logit_scale"),
+}
 
 
 def _inverse(key: str) -> Reader:
@@ -159,6 +213,20 @@ _ENTRIES: Final = (
             "norm_topk_prob": _constant(True),
         },
         experts=True,
+    ),
+    Architecture("qwen35", "qwen3_5_text", _LINEAR_ATTENTION, **_TILED),
+    Architecture(
+        "qwen35moe",
+        "qwen3_5_moe_text",
+        _LINEAR_ATTENTION
+        | {
+            "num_experts": _whole("expert_count"),
+            "num_experts_per_tok": _whole("expert_used_count"),
+            "moe_intermediate_size": _whole("expert_feed_forward_length"),
+            "shared_expert_intermediate_size": _whole("expert_shared_feed_forward_length"),
+        },
+        experts=True,
+        **_TILED,
     ),
     Architecture("gemma", "gemma", norm_offset=1.0),
     Architecture(
@@ -226,25 +294,38 @@ _ENTRIES: Final = (
         rows="grouped",
         head_dim=False,
     ),
+    Architecture("olmo2", "olmo2", head_dim=False, refused=("attention.sliding_window",)),
     Architecture(
-        "olmo2",
-        "olmo2",
+        "olmoe",
+        "olmoe",
+        {
+            "num_experts": _whole("expert_count"),
+            "num_experts_per_tok": _whole("expert_used_count"),
+            "norm_topk_prob": _constant(False),
+        },
         head_dim=False,
+        experts=True,
     ),
     Architecture(
         "granite",
         "granite",
-        _BIASES
-        | {
-            "embedding_multiplier": _real("embedding_scale", 1.0),
-            "residual_multiplier": _real("residual_scale", 1.0),
-            "attention_multiplier": lambda header: real(
-                header, "attention.scale", 1.0 / math.sqrt(head_sizes(header)[0])
-            ),
-            "logits_scaling": _real("logit_scale"),
-        },
+        _BIASES | _GRANITE,
         rows="paired",
         head_dim=False,
+        logit_scale=_inverse("logit_scale"),
+    ),
+    Architecture(
+        "granitemoe",
+        "granitemoe",
+        {
+            **_GRANITE,
+            "num_local_experts": _whole("expert_count"),
+            "num_experts_per_tok": _whole("expert_used_count"),
+        },
+        rows="paired",
+        parameters={"block_sparse_moe.router.weight": "ffn_gate_inp.weight"},
+        head_dim=False,
+        experts=True,
         logit_scale=_inverse("logit_scale"),
     ),
     Architecture(
@@ -259,6 +340,33 @@ _ENTRIES: Final = (
         epsilon="layer_norm_eps",
         head_dim=False,
         logit_scale=_real("logit_scale", 1.0),
+    ),
+    Architecture(
+        "cohere2",
+        "cohere2",
+        {
+            "logit_scale": _real("logit_scale"),
+            "sliding_window": _whole("attention.sliding_window"),
+            "layer_types": lambda header: sliding_layers(header, 4),
+            "attention_bias": _tensor("blk.0.attn_q.bias"),
+        },
+        epsilon_key="attention.layer_norm_epsilon",
+        epsilon="layer_norm_eps",
+        head_dim=False,
+        logit_scale=_real("logit_scale"),
+    ),
+    Architecture(
+        "glm4",
+        "glm4",
+        {"attention_bias": _tensor("blk.0.attn_q.bias")},
+        partial_rotary=True,
+        refused=("rope.dimension_sections",),
+    ),
+    Architecture(
+        "exaone4",
+        "exaone4",
+        {"sliding_window": _constant(None), "layer_types": _full_layers},
+        refused=("attention.sliding_window",),
     ),
     Architecture(
         "smollm3",
@@ -315,6 +423,9 @@ def architecture_of(header: Header) -> Architecture:
     experts = bool(header.metadata.get(f"{header.architecture}.expert_count", 0))
     for entry in entries:
         if entry.experts == experts:
+            for key in entry.refused:
+                if f"{entry.name}.{key}" in header.metadata:
+                    raise variant(header, f"has {words(key)}")
             return entry
     kind = "a mixture of experts" if experts else "a dense model"
     raise RefusedError(

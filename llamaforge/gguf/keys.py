@@ -57,13 +57,16 @@ def truth(header: Header, key: str, *, default: bool) -> bool:
 
 
 def layer_count(header: Header) -> int:
-    """Return how many layers the model has.
+    """Return how many layers the model has, without those that only guess tokens ahead.
 
     Raises:
         RefusedError: the file does not say it, or says a number that no model has.
     """
-    layers = whole(header, "block_count")
-    if layers > _MOST_LAYERS:  # each one is built before the first missing tensor is noticed
+    ahead = header.own("nextn_predict_layers", 0)
+    layers = whole(header, "block_count") - (ahead if isinstance(ahead, int) else 0)
+    if (
+        not 0 < layers <= _MOST_LAYERS
+    ):  # each one is built before the first missing tensor is noticed
         raise variant(header, f"claims {layers:,} layers")
     return layers
 
@@ -157,6 +160,24 @@ def sliding_layers(header: Header, every: int, *, default_window: int | None = N
         "sliding_attention" if (number + 1) % every else "full_attention"
         for number in range(layers)
     ]
+
+
+def recurrent_layers(header: Header) -> list[str]:
+    """Return the kind of each layer of a model that mixes linear and full attention.
+
+    Raises:
+        RefusedError: the file's own list of kinds is not one.
+    """
+    layers = layer_count(header)
+    key = f"{header.architecture}.attention.recurrent_layers"
+    if isinstance(header.metadata.get(key), ArrayRef):
+        kinds = header.numbers(key)[:layers]
+        if len(kinds) < layers:
+            raise variant(header, f"names the kinds of {len(kinds)} of its {layers} layers")
+    else:
+        interval = whole(header, "full_attention_interval", 4)
+        kinds = [(number + 1) % interval != 0 for number in range(layers)]
+    return ["linear_attention" if kind else "full_attention" for kind in kinds]
 
 
 def has(header: Header, tensor: str) -> bool:

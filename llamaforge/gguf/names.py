@@ -10,10 +10,22 @@ import numpy.typing as npt
 from llamaforge.errors import InvalidFileError
 from llamaforge.gguf.architectures import architecture_of
 from llamaforge.gguf.header import Header
-from llamaforge.gguf.keys import head_counts, head_sizes, layer_count
+from llamaforge.gguf.keys import head_counts, head_sizes, layer_count, variant, whole
 
 _PAIRED: Final = frozenset({"attn_q", "attn_k"})
 _FUSED: Final = "attn_qkv"
+_TILED: Final = {
+    "attn_qkv": "head",
+    "attn_gate": "head",
+    "ssm_conv1d": "head",
+    "ssm_alpha": "one",
+    "ssm_beta": "one",
+    "ssm_a": "one",
+    "ssm_dt": "one",
+}
+"""What holds value heads in its rows, and whether a head has many rows or one."""
+_KEYS_FIRST: Final = frozenset({"attn_qkv", "ssm_conv1d"})
+_TILED_INPUT: Final = "ssm_out"
 
 
 def gguf_namer(header: Header) -> Callable[[str], str | None]:
@@ -65,7 +77,38 @@ def row_order(header: Header, tensor: str) -> npt.NDArray[np.int64] | None:
         grid = np.arange(count, dtype=np.int64).reshape(groups, per_group, -1)
         parts = grid[:, :-2], grid[:, -2], grid[:, -1]
         return np.concatenate([values.reshape(-1) for values in parts])
+    if rows == "tiled" and part in _TILED:
+        return _tiled(header, keys_first=part in _KEYS_FIRST, size=_TILED[part])
     return None
+
+
+def column_order(header: Header, tensor: str) -> npt.NDArray[np.int64] | None:
+    """Return, for each of the GGUF tensor's columns, the column of the transformers weight.
+
+    None means that both have one order. Columns cannot be moved in packed blocks, so the layer's
+    input is put into the file's order instead.
+    """
+    if architecture_of(header).rows != "tiled" or tensor.rsplit(".", 1)[-1] != _TILED_INPUT:
+        return None
+    return _tiled(header, keys_first=False, size="head")
+
+
+def _tiled(header: Header, *, keys_first: bool, size: str) -> npt.NDArray[np.int64] | None:
+    """Return the order of value heads that go round the key heads.
+
+    Source: `_LinearAttentionVReorderBase` of llama.cpp's converter: `[key head, number, size]` is
+    stored as `[number, key head, size]`, behind all queries and keys with `keys_first`.
+    """
+    keys, values = whole(header, "ssm.group_count"), whole(header, "ssm.time_step_rank")
+    if values % keys:
+        raise variant(header, f"has {values} value heads over {keys} key heads")
+    width = whole(header, "ssm.inner_size") // values if size == "head" else 1
+    grid = np.arange(values * width, dtype=np.int64).reshape(keys, values // keys, width)
+    order = grid.swapaxes(0, 1).reshape(-1)
+    if not keys_first:
+        return order
+    before = 2 * keys * whole(header, "ssm.state_size")
+    return np.concatenate([np.arange(before, dtype=np.int64), order + before])
 
 
 def _row_count(header: Header, tensor: str, unit: int) -> int:

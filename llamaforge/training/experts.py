@@ -1,7 +1,7 @@
-"""A mixture's experts over packed blocks, and embeddings that their model scales."""
+"""Packed parts that differ from a plain layer: experts, scaled embeddings, reordered columns."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,26 @@ class ScaledEmbedding(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """Return the scaled embeddings of `input_ids` [b, s], shape [b, s, embedding_dim]."""
         return cast("Tensor", self.packed_embedding(input_ids)) * self.scale
+
+
+class ReorderedInput(nn.Module):
+    """A packed layer whose columns lie in another order than its model's: the input is reordered.
+
+    Adapters go on the layer inside, so that they have the file's order.
+    """
+
+    INNER: Final = "inner"
+    columns: Tensor
+
+    def __init__(self, inner: PackedLinear, columns: Tensor) -> None:
+        """Take the layer, and for each of its columns the place of it in the input."""
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output for x [..., in_features]."""
+        return cast("Tensor", self.inner(x.index_select(-1, self.columns)))
 
 
 def is_experts(module: nn.Module) -> bool:

@@ -18,9 +18,11 @@ from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.gguf.architectures import Architecture, architecture_of, configuration
 from llamaforge.gguf.ggml import is_unpackable
 from llamaforge.gguf.header import Header, TensorInfo
-from llamaforge.gguf.names import gguf_namer, inverse, row_order
+from llamaforge.gguf.keys import layer_count
+from llamaforge.gguf.names import column_order, gguf_namer, inverse, row_order
 from llamaforge.training.experts import (
     PackedExperts,
+    ReorderedInput,
     ScaledEmbedding,
     activation_of,
     is_experts,
@@ -51,7 +53,10 @@ class _Source:
 
     def __init__(self, header: Header) -> None:
         self.header = header
-        self.unused = set(header.tensors) - _IGNORED
+        layers = layer_count(header)
+        self.unused = {
+            name for name in set(header.tensors) - _IGNORED if not _is_ahead(name, layers)
+        }
         # Copy on write: torch wants memory that it may write to, and never writes to it.
         self._bytes = torch.from_numpy(np.memmap(header.path, dtype=np.uint8, mode="c"))
 
@@ -86,6 +91,21 @@ class _Source:
         if order is not None:
             blocks = blocks[torch.from_numpy(inverse(order))]
         return PackedWeight(blocks, info.type, info.rows, info.width)
+
+    def sorted_vector(self, name: str) -> Tensor:
+        """Return all values of a small tensor as float32, rows in transformers' order."""
+        values = self.vector(name)
+        stem = name.removesuffix(".weight").removesuffix(".bias")
+        order = row_order(self.header, stem)
+        if order is None:
+            return values
+        if values.numel() % len(order):
+            raise InvalidFileError(
+                f"The tensor {name} has {values.numel()} values in {len(order)} rows.",
+                "Pull the model again; the file contradicts itself.",
+                code="wrong_shape",
+            )
+        return values.view(len(order), -1)[torch.from_numpy(inverse(order))].reshape(-1)
 
     def experts(self, name: str) -> list[PackedWeight]:
         """Return the matrices of all experts, which lie in one tensor one after the other."""
@@ -122,6 +142,13 @@ class _Source:
         return values if order is None else values[torch.from_numpy(inverse(order))]
 
 
+def _is_ahead(name: str, layers: int) -> bool:
+    """Return whether a tensor belongs to layers that only guess tokens ahead: none is trained."""
+    block, _, rest = name.partition(".")
+    number, _, _ = rest.partition(".")
+    return block == "blk" and number.isdigit() and int(number) >= layers
+
+
 def load_packed_model(header: Header, compute_dtype: torch.dtype) -> PackedModel:
     """Build the transformers model of a GGUF file without unpacking its matrices.
 
@@ -153,13 +180,18 @@ def load_packed_model(header: Header, compute_dtype: torch.dtype) -> PackedModel
                 raise InvalidFileError(f"No tensor is known for the layer {path}.")
             weight = source.weight(name)
             _check_shape(name, weight, module)
-            _replace(model, path, PackedLinear(weight, source.bias(name), compute_dtype))
-            names[path] = name
+            packed_linear = PackedLinear(weight, source.bias(name), compute_dtype)
+            columns = column_order(header, name)
+            if columns is None:
+                _replace(model, path, packed_linear)
+                names[path] = name
+            else:
+                _replace(model, path, ReorderedInput(packed_linear, torch.from_numpy(columns)))
+                names[f"{path}.{ReorderedInput.INNER}"] = name
         elif is_experts(module):
-            layer = str(name_of(f"{path}.down_proj")).removesuffix("ffn_down_exps")
-            _replace(model, path, _experts(module, layer, source, compute_dtype))
+            _replace(model, path, _experts(module, _layer_of(path), source, compute_dtype))
         else:
-            _fill(module, path, name_of, source, compute_dtype, offset=_offset(entry, module))
+            _fill(module, path, name_of, source, compute_dtype, entry)
     _apply_rope_factors(model, header, source)
     _check_complete(model, source)
     model.requires_grad_(False)
@@ -190,7 +222,25 @@ def _scaled(packed: PackedEmbedding, module: nn.Embedding, dtype: torch.dtype) -
 
 
 def _offset(entry: Architecture, module: nn.Module) -> float:
-    return entry.norm_offset if "Norm" in type(module).__name__ else 0.0
+    kind = type(module).__name__
+    return entry.norm_offset if "Norm" in kind and "Gated" not in kind else 0.0
+
+
+def _layer_of(path: str) -> str:
+    """Return how the GGUF names begin of what lies in the layer of a module."""
+    return f"blk.{next(part for part in path.split('.') if part.isdigit())}."
+
+
+def _parameter_name(
+    path: str, key: str, name_of: Callable[[str], str | None], entry: Architecture
+) -> str:
+    """Return the GGUF name of the parameter `key` of the module at `path`."""
+    whole = f"{path}.{key}"
+    for ending, name in entry.parameters.items():
+        if whole.endswith(ending):
+            return f"{_layer_of(path)}{name}"
+    module = name_of(path)
+    return f"{module}.{key}" if module else f"{name_of(whole)}.weight"
 
 
 def _experts(module: nn.Module, layer: str, source: _Source, dtype: torch.dtype) -> PackedExperts:
@@ -221,17 +271,15 @@ def _fill(
     name_of: Callable[[str], str | None],
     source: _Source,
     dtype: torch.dtype,
-    *,
-    offset: float,
+    entry: Architecture,
 ) -> None:
-    """Give a norm or a router its weights; they are few, so they are unpacked for good.
+    """Give a norm, a router or a convolution its weights; they are few, so they are kept unpacked.
 
-    The file's norm weights have `offset` added to them; biases have not.
+    The file's norm weights have the entry's offset added to them; biases have not.
     """
     for key, parameter in list(module.named_parameters(recurse=False)):
-        name = name_of(path)
-        tensor = f"{name}.{key}" if name else f"{name_of(f'{path}.{key}')}.weight"
-        values = source.vector(tensor)
+        tensor = _parameter_name(path, key, name_of, entry)
+        values = source.sorted_vector(tensor)
         if values.numel() != parameter.numel():
             raise InvalidFileError(
                 f"The tensor {tensor} has {values.numel()} values, and the model's "
@@ -239,8 +287,10 @@ def _fill(
                 "Pull the model again; the file contradicts itself.",
                 code="wrong_shape",
             )
-        if key == "weight" and offset:
-            values -= offset
+        if key == "weight":
+            values -= _offset(entry, module)
+        if key in entry.logarithms:
+            values = torch.log(-values)
         values = values.to(dtype).reshape(parameter.shape)
         setattr(module, key, nn.Parameter(values, requires_grad=False))
 
