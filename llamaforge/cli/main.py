@@ -24,6 +24,7 @@ VERBS: Final = {
     "train": "llamaforge.cli.train",
     "runs": "llamaforge.cli.runs",
     "verify": "llamaforge.cli.verify",
+    "export": "llamaforge.cli.export",
     "publish": "llamaforge.cli.publish",
 }
 """Each verb's module, which has `add_parser` and is imported only when it is needed."""

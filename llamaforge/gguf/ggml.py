@@ -68,6 +68,10 @@ class Ggml:
             ctypes.c_void_p,
         ]
         library.ggml_quantize_chunk.restype = ctypes.c_size_t
+        library.ggml_quantize_init.argtypes = [ctypes.c_int]
+        library.ggml_quantize_init.restype = None
+        library.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
+        library.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
         self._library = library
         self._round: Callable[[int, int, int], object] = library.ggml_fp32_to_bf16_row
         if processor is not None and self._rounds_alike(processor):
@@ -114,15 +118,17 @@ class Ggml:
         """Round `weights` float32 values at `source` to bfloat16 at `target`."""
         self._round(source, target, weights)
 
-    def pack(self, kind: TensorType, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        """Return float32 `values` of shape [rows, width] as blocks, [rows, row bytes]."""
-        values = np.ascontiguousarray(values, dtype=np.float32)
-        rows, width = values.shape
-        packed = np.empty((rows, row_bytes(kind, width)), dtype=np.uint8)
-        self._library.ggml_quantize_chunk(
-            int(kind), values.ctypes.data, packed.ctypes.data, 0, rows, width, None
-        )
-        return packed
+    def can_pack(self, kind: TensorType) -> bool:
+        """Return whether the library packs `kind` without an importance matrix."""
+        return kind in self._to_float and not self._library.ggml_quantize_requires_imatrix(kind)
+
+    def pack(self, kind: TensorType, source: int, target: int, rows: int, width: int) -> None:
+        """Pack `rows` rows of `width` float32 values at `source` to blocks at `target`."""
+        self._library.ggml_quantize_chunk(int(kind), source, target, 0, rows, width, None)
+
+    def prepare_packing(self, kind: TensorType) -> None:
+        """Build what packing `kind` needs, which several threads must not do at a time."""
+        self._library.ggml_quantize_init(int(kind))
 
 
 @functools.cache
@@ -262,6 +268,58 @@ def unpack(
     values = np.empty(shape, dtype=np.float32)
     unpack_rows(kind, packed.ctypes.data, values.ctypes.data, *shape)
     return values
+
+
+def can_pack(kind: TensorType) -> bool:
+    """Return whether weights can be packed as `kind` without an importance matrix."""
+    if kind in FLOAT_TYPES:
+        return True
+    ggml = library()
+    return ggml is not None and ggml.can_pack(kind)
+
+
+def pack_rows(kind: TensorType, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Return float32 `values` of shape [rows, width] packed as `kind`, [rows, row bytes].
+
+    Work is divided among the machine's cores.
+
+    Raises:
+        ValueError: a row is no whole number of blocks, or the type cannot be packed.
+    """
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    rows, width = values.shape
+    if kind in FLOAT_TYPES:
+        return _as_floats(kind, values)
+    ggml = library()
+    if ggml is None or not ggml.can_pack(kind):
+        raise ValueError(f"{kind.name} cannot be packed")
+    packed = np.empty((rows, row_bytes(kind, width)), dtype=np.uint8)
+    ggml.prepare_packing(kind)
+
+    def work(start: int, stop: int) -> None:
+        if stop > start:
+            source, target = values[start:].ctypes.data, packed[start:].ctypes.data
+            ggml.pack(kind, source, target, stop - start, width)
+
+    helpers = _helpers()
+    if helpers is None or rows * width < _PARALLEL_WEIGHTS:
+        work(0, rows)
+        return packed
+    parts = physical_cores()
+    edges = [rows * part // parts for part in range(parts + 1)]
+    pending = [helpers.submit(work, start, stop) for start, stop in itertools.pairwise(edges[1:])]
+    work(edges[0], edges[1])
+    for task in pending:
+        task.result()
+    return packed
+
+
+def _as_floats(kind: TensorType, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    rows = values.shape[0]
+    if kind is TensorType.BF16:
+        return round_to_bfloat16(values).view(np.uint8).reshape(rows, -1)
+    plain = values if kind is TensorType.F32 else values.astype(np.float16)
+    return plain.view(np.uint8).reshape(rows, -1)
 
 
 def is_unpackable(kind: TensorType) -> bool:

@@ -99,8 +99,11 @@ class Header:
         metadata: dict[str, Any],
         tensors: dict[str, TensorInfo],
         file_bytes: int,
+        kinds: dict[str, int] | None = None,
     ) -> None:
+        """Take what was read; `kinds` has the type number of every key's value."""
         self.path = path
+        self.kinds = kinds or {}
         self.version = version
         self.metadata = metadata
         self.tensors = tensors
@@ -358,12 +361,15 @@ def _parse(path: Path, data: mmap.mmap) -> Header:
     if key_count > MAX_METADATA_KEYS or tensor_count > MAX_TENSORS:
         raise cursor.refuse(f"it claims {key_count} keys and {tensor_count} tensors")
     metadata: dict[str, Any] = {}
+    kinds: dict[str, int] = {}
     for _ in range(key_count):
         key = cursor.string()
         if key in metadata:
             raise cursor.refuse(f"the key {key[:80]!r} appears twice")
-        metadata[key] = cursor.value(cursor.scalar(_U32))
-    return Header(path, version, metadata, _tensor_table(cursor, tensor_count, metadata), len(data))
+        kinds[key] = cursor.scalar(_U32)
+        metadata[key] = cursor.value(kinds[key])
+    tensors = _tensor_table(cursor, tensor_count, metadata)
+    return Header(path, version, metadata, tensors, len(data), kinds)
 
 
 def _tensor_table(cursor: _Cursor, count: int, metadata: dict[str, Any]) -> dict[str, TensorInfo]:

@@ -26,8 +26,8 @@ _GO_ENGINE: Final = frozenset(
 )  # fmt: skip
 _GO_ENGINE_PREFIX: Final = "nemotron_h"
 ADAPTER_HINT: Final = (
-    "Use an Ollama from 0.30.0 to 0.34.0, or serve blob and adapter with llama.cpp itself: "
-    "llama-server --model BLOB --lora adapter.gguf"
+    "Write one file with both merged: llamaforge export RUN --as gguf, and create a model from it "
+    "with ollama create; or use an Ollama from 0.30.0 to 0.34.0."
 )
 """What to do with an adapter that a server refuses."""
 

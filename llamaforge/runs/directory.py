@@ -105,6 +105,12 @@ class RunDirectory:
             return []
         return [item for item in listed if Path(item["path"]).exists()]
 
+    def list_artifact(self, kind: str, path: Path, sha256: str) -> None:
+        """List the file at `path` as what the run made of this kind."""
+        listed = [item for item in self.artifact_list() if item["kind"] != kind]
+        listed.append({"kind": kind, "path": str(path), "sha256": sha256})
+        write_json(self.artifacts / "artifacts.json", listed)
+
     @staticmethod
     def _alive(status: Status) -> bool:
         if status.host and status.host != socket.gethostname():

@@ -11,9 +11,7 @@ from llamaforge.worker.job import Job
 def add_artifact(job: Job, kind: str, path: Path) -> None:
     """List the file at `path`, and say so."""
     sha256 = sha256_of(path)
-    listed = [item for item in job.run.artifact_list() if item["kind"] != kind]
-    listed.append({"kind": kind, "path": str(path), "sha256": sha256})
-    write_json(job.run.artifacts / "artifacts.json", listed)
+    job.run.list_artifact(kind, path, sha256)
     job.emit(events.Artifact(kind=kind, path=str(path), sha256=sha256))
 
 

@@ -78,6 +78,13 @@ def test_the_whole_job_streams_events_and_leaves_verified_artifacts(
     assert proof["loss_served"] < proof["loss_base"]
     assert proof["rows"] == 4
 
+    merged = program.json("export", "whole", "--quant", "Q8_0")
+    assert sha256_of(Path(merged["path"])) == merged["sha256"]
+    assert merged["check"]["loads"] is True
+    assert merged["check"]["kl_mean"] < merged["check"]["kl_base_mean"] / 10
+    listed = {item["kind"]: item for item in program.json("runs", "show", "whole")["artifacts"]}
+    assert listed["merged"]["sha256"] == merged["sha256"]
+
     report = program.run("runs", "attach", "whole")
     assert "llamaforge publish" in report
     assert max(map(len, report.splitlines())) <= 80 or "/" in report  # only paths are longer

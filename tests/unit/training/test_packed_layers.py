@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llamaforge.gguf.ggml import library
+from llamaforge.gguf.ggml import pack_rows
 from llamaforge.gguf.types import BLOCK_SIZES, FLOAT_TYPES, TensorType
 from llamaforge.training.packed import PackedEmbedding, PackedLinear, PackedWeight
 
@@ -19,9 +19,7 @@ def packed_weight(kind: TensorType, rows: int = 6, width: int = 512) -> PackedWe
         dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kind.name]
         blocks = torch.from_numpy(values).to(dtype).view(torch.uint8).reshape(rows, -1)
     else:
-        ggml = library()
-        assert ggml is not None
-        blocks = torch.from_numpy(ggml.pack(kind, values).reshape(rows, -1))
+        blocks = torch.from_numpy(pack_rows(kind, values))
     return PackedWeight(blocks, kind, rows, width)
 
 
