@@ -1,57 +1,21 @@
 """The tokenizer that a GGUF file carries, built from its own metadata.
 
-Sources: the keys of `docs/gguf.md` of the ggml repository; the pre-tokenizer expressions are those
-of the original tokenizers, under the names that `llama-vocab.cpp` of llama.cpp gives them.
+Source: the keys of `docs/gguf.md` of the ggml repository.
 """
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.gguf.header import Header
+from llamaforge.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _END_KEYS: Final = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
-
-_GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_CONTRACTIONS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_TAIL: Final = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_QWEN2: Final = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
-_LLAMA3: Final = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _TAIL
-_UPPER: Final = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-_LOWER: Final = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN: Final = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-@dataclass(frozen=True)
-class _PreTokenizer:
-    """How a byte-level BPE vocabulary cuts text before it merges."""
-
-    patterns: tuple[str, ...]
-    ignore_merges: bool = False
-    """Whether a piece that is a token as it stands is taken whole."""
-    adds_bos: bool = False
-
-
-_PRE_TOKENIZERS: Final[Mapping[str, _PreTokenizer]] = {
-    "gpt-2": _PreTokenizer((_GPT2,)),
-    "qwen2": _PreTokenizer((_QWEN2,)),
-    "deepseek-r1-qwen": _PreTokenizer((_QWEN2,)),
-    "llama-bpe": _PreTokenizer((_LLAMA3,), ignore_merges=True, adds_bos=True),
-    "llama3": _PreTokenizer((_LLAMA3,), ignore_merges=True, adds_bos=True),
-    "llama-v3": _PreTokenizer((_LLAMA3,), ignore_merges=True, adds_bos=True),
-    "smollm": _PreTokenizer((r"\p{N}", _GPT2)),
-    "tekken": _PreTokenizer((_TEKKEN,), ignore_merges=True, adds_bos=True),
-}
 
 _END_TEXTS: Final = frozenset(
     {
@@ -195,20 +159,20 @@ def _contradiction(header: Header, what: str) -> InvalidFileError:
     )
 
 
-def _pre_tokenizer(header: Header) -> _PreTokenizer:
+def _pre_tokenizer(header: Header) -> PreTokenizer:
     name = header.get("tokenizer.ggml.pre", "default")
-    known = _PRE_TOKENIZERS.get(name)
+    known = PRE_TOKENIZERS.get(name)
     if known is None:
         raise RefusedError(
             f"The pre-tokenizer {str(name)[:40]!r} of {header.path.name} is not known yet, so its "
             "text would be cut into other tokens than when it is served.",
-            f"Choose a model with one of: {', '.join(_PRE_TOKENIZERS)}.",
+            "Choose another model; docs/models.md lists the pre-tokenizers that are known.",
             code="unsupported_tokenizer",
         )
     return known
 
 
-def _byte_level(header: Header, tokens: list[str], pre: _PreTokenizer) -> Tokenizer:
+def _byte_level(header: Header, tokens: list[str], pre: PreTokenizer) -> Tokenizer:
     """Return a byte-level BPE tokenizer as GPT-2 defined it."""
     vocabulary = {text: number for number, text in enumerate(tokens)}
     merges: list[tuple[str, str]] = []

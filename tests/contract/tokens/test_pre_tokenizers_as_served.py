@@ -1,0 +1,86 @@
+"""Each pre-tokenizer cuts text where llama.cpp cuts it.
+
+The vocabulary joins any two bytes, so that a cut at another place gives other tokens.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llamaforge.evaluation.llama import loaded, tokenize
+from llamaforge.gguf.header import read_header
+from llamaforge.gguf.pre_tokenizers import PRE_TOKENIZERS
+from llamaforge.gguf.tokenizer import GgufTokenizer
+from tools.random_models import Shape, Vocabulary, write_random_model
+
+TEXTS = (
+    "",
+    " ",
+    "  two  spaces  \n\n\t\r\n x",
+    "Hello, world! It's 3.14159 o'clock — naïve café, WHY'LL I'd'VE they'Re don'T",
+    "日本語のテキスト と 한국어 и русский ÉCOLE École straßE ΑΒΓαβγ हिन्दी বাংলা ไทย",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 \u200b\u202e x a\u0301 \u00e1 \ufb01 \u0007\u00a0\u3000z",
+    "1234567890 12 345 6,789 ١٢٣٤ ½ ² Ⅷ x1y22z333a4444",
+    "def f(x):\n    return x**2  # comment\n\n\n\tcamelCaseName XMLHttpRequest snake_case/**//\n/",
+    '$100 + 5% = `a` <b> ~c^d|e {"k": [1, 2]} «q» “w” … ！，。 a.b !x\r\n\r\n !!\n',
+)
+LETTERS = "aZé Ñß日のहा\u0301ⅷ1٣½'’.,!$+`«€^\t\n\r \u00a0\u3000/_-sSlLtT"
+
+
+def joining_vocabulary(pre: str) -> Vocabulary:
+    """Return a vocabulary in which nearly any two bytes are a token."""
+    plain = Vocabulary.byte_level()
+    alphabet = plain.values["tokenizer.ggml.tokens"][:256]
+    ascii_part, rest = [*alphabet[:94], "Ġ", "Ċ", "ĉ", "č"], alphabet[94:]
+    pairs = [a + b for part in (ascii_part, rest) for a in part for b in part]
+    pairs += [a + b for a in ("Ġ", "'", "Ċ") for b in rest]
+    pairs = list(dict.fromkeys(pairs))
+    random.Random(1).shuffle(pairs)
+    longer = ["the", "1234", "abcd", "Ġcamel"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = alphabet + pairs + longer + special
+    values = plain.values | {
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [1] * (len(tokens) - 3) + [3] * 3,
+        "tokenizer.ggml.merges": [f"{pair[0]} {pair[1]}" for pair in pairs],
+        "tokenizer.ggml.eos_token_id": len(tokens) - 1,
+        "tokenizer.ggml.padding_token_id": len(tokens) - 3,
+        "tokenizer.ggml.bos_token_id": len(tokens) - 3,
+    }
+    del values["tokenizer.ggml.add_bos_token"]
+    return Vocabulary(values, len(tokens))
+
+
+@pytest.fixture(scope="module", params=sorted(PRE_TOKENIZERS))
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[GgufTokenizer, Any]]:
+    path: Path = tmp_path_factory.mktemp("vocabulary") / "m.gguf"
+    write_random_model(path, Shape(), joining_vocabulary(request.param), "F32")
+    with loaded(path, vocabulary_only=True) as model:
+        yield GgufTokenizer(read_header(path)), model
+    path.unlink()
+
+
+def test_texts_of_many_scripts(pair: tuple[GgufTokenizer, Any]) -> None:
+    tokenizer, model = pair
+    for text in TEXTS:
+        ours = tokenizer.with_bos(tokenizer.encode(text, parse_special=False))
+        assert ours == tokenize(model, text, parse_special=False), repr(text)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    text=st.text(st.sampled_from(LETTERS), max_size=24)
+    | st.text(st.characters(exclude_categories=["Cs", "Cn"], exclude_characters="\0"), max_size=24)
+)
+def test_any_text(pair: tuple[GgufTokenizer, Any], text: str) -> None:
+    tokenizer, model = pair
+    ours = tokenizer.with_bos(tokenizer.encode(text, parse_special=False))
+    assert ours == tokenize(model, text, parse_special=False)
