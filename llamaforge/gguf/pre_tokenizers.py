@@ -27,6 +27,9 @@ _UPPER: Final = r"(?:(?=\p{L})[^a-z])"
 _LOWER: Final = r"(?:(?=\p{L})[^A-Z])"
 _LEAD: Final = r"[^\r\n\p{L}\p{N}]?"
 
+_SENTENCE: Final = r" ?[^(\s|.,!?…。，、।۔،)]+"
+_MARKS: Final = "21-2f 3a-7e ff01-ff0f ff1a-ff5e 2018-201f 3001-3002"
+
 
 def _cased(suffix: str, digits: str) -> str:
     """Return the expression of the vocabularies that cut between a small and a capital letter."""
@@ -44,6 +47,27 @@ _PUNCTUATION: Final = (
 )
 
 
+_CASED_LETTERS: Final = (
+    "41-5a 61-7a b5 c0-d6 d8-f6 f8-1ba 1bc-1bf 1c4-293 295-2af 370-373 376 377 37b-37d 37f "
+    "386 388-38a 38c 38e-3a1 3a3-3f5 3f7-481 48a-52f 531-556 10a0-10c5 13a0-13f5 13f8-13fd "
+    "1c90-1cba 1cbd-1cbf 1d00-1d2b 1d6b-1d77 1d79-1d9a 1e00-1f15 1f18-1f1d 1f20-1f45 "
+    "1f48-1f4d 1f50-1f57 1f59 1f5b 1f5d 1f5f-1f7d 1f80-1fb4 1fb6-1fbc 1fbe 1fc2-1fc4 "
+    "1fc6-1fcc 1fd0-1fd3 1fd6-1fdb 1fe0-1fec 1ff2-1ff4 1ff6-1ffc 2102 2107 210a-2113 2115 "
+    "2119-211d 2124 2126 2128 212a-212d 212f-2134 2139 213c-213f 2145-2149 214e 2183 2184 "
+    "2c00-2c7b 2c7e-2ce4 2ceb-2cee 2cf2 2cf3 a640-a66d a680-a69b a722-a76f a771-a787 "
+    "a78b-a78e ab70-abbf fb00-fb06 fb13-fb17 ff21-ff3a ff41-ff5a 10400-1044f 104b0-104d3 "
+    "104d8-104fb 10c80-10cb2 10cc0-10cf2 118a0-118df 1e900-1e943 "
+)
+"""The letters that DeepSeek LLM's tokenizer lists, as ranges of code points in hexadecimal."""
+
+
+def _class(ranges: str) -> str:
+    """Return ranges such as `41-5a b5` as the inside of a character class."""
+    return "".join(
+        "-".join(rf"\x{{{point}}}" for point in part.split("-")) for part in ranges.split()
+    )
+
+
 @dataclass(frozen=True)
 class PreTokenizer:
     """How a byte-level BPE vocabulary cuts text before it merges."""
@@ -54,6 +78,10 @@ class PreTokenizer:
     """Whether a piece that is a token as it stands is taken whole."""
     adds_bos: bool = False
     """Whether BOS stands in front of a text, where the file does not say."""
+
+
+_IDEOGRAPHS: Final = rf"(?:(?=\S)[{_class('800-9fa5 ac00-d7ff')}])+"
+"""As DeepSeek's tokenizers list them; the range holds spaces too, which llama.cpp leaves out."""
 
 
 def _named(pre_tokenizer: PreTokenizer, *names: str) -> dict[str, PreTokenizer]:
@@ -113,4 +141,46 @@ PRE_TOKENIZERS: Final[Mapping[str, PreTokenizer]] = {
         ),
         "bailingmoe", "bailingmoe2", "llada-moe",
     ),
+    **_named(
+        PreTokenizer(
+            (
+                r"[\r\n]",
+                rf"\s?[{_class(_CASED_LETTERS)}]+",
+                rf"\s?[{_class(_MARKS)}]+",
+                r"\s+\z",
+                _IDEOGRAPHS,
+                r"\p{N}+",
+            )
+        ),
+        "deepseek-llm",
+    ),
+    **_named(
+        PreTokenizer(
+            (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _IDEOGRAPHS, r"\p{N}")
+        ),
+        "deepseek-coder",
+    ),
+    **_named(PreTokenizer((_SENTENCE,)), "poro-chat", "bloom", "gpt3-finnish"),
+    **_named(PreTokenizer((_SENTENCE, r"\p{N}")), "viking"),
+    **_named(
+        PreTokenizer(
+            (
+                rf"{_CONTRACTIONS}|{_LEAD}(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+                r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+            )
+        ),
+        "exaone-moe",
+    ),
+    **_named(
+        PreTokenizer(
+            (
+                r"\p{N}{1,3}",
+                rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}+|{_SYMBOLS}|{_SPACES}",
+            ),
+            ignore_merges=True,
+        ),
+        "minicpm5",
+    ),
+    **_named(PreTokenizer((rf"{_WORD}|\p{{N}}|{_SYMBOLS}|{_SPACES}",)), "ufakzeka"),
+    **_named(PreTokenizer((r"[^\n]+|\n+", _QWEN2)), "laguna"),
 }  # fmt: skip
