@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from llamaforge.catalog.checked import checked
 from llamaforge.catalog.store import Store
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import Collected, collect
@@ -11,7 +12,7 @@ from llamaforge.data.encoding import EncodedRecord, EncodedSplits
 from llamaforge.data.records import RowError
 from llamaforge.data.snapshot import read_snapshot, write_snapshot
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
-from llamaforge.files import sha256_of, write_json
+from llamaforge.files import write_json
 from llamaforge.runs import events
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.job import Conversations, Job
@@ -91,15 +92,23 @@ def _check_blob(job: Job) -> None:
         nonlocal told
         if done - told >= _PROGRESS_BYTES:
             told = done
-            job.progress("prepare", done, size, "bytes")
+            # Read twice: for the digest, and for values that are no numbers.
+            job.progress("prepare", done, 2 * size, "bytes")
             job.check_stop()
 
-    actual = f"sha256:{sha256_of(blob, on_bytes=on_bytes)}"
-    if actual != expected:
+    found = checked(blob, expected.removeprefix("sha256:"), on_bytes)
+    if f"sha256:{found.digest}" != expected:
         raise InvalidFileError(
-            f"The model's file {blob.name} is damaged: its digest is {actual}.",
+            f"The model's file {blob.name} is damaged: its digest is sha256:{found.digest}.",
             f"Pull the model again: ollama pull {safe_line(job.spec.model.name)}",
             code="damaged_blob",
+        )
+    if found.not_finite:
+        raise RefusedError(
+            f"The tensor {safe_line(found.not_finite, limit=80)} of {blob.name} holds values that "
+            "are no numbers, so nothing can be learned on it.",
+            "The file is as it was published; choose another model or another quantisation.",
+            code="not_finite",
         )
 
 
