@@ -15,12 +15,14 @@ import numpy.typing as npt
 
 from llamaforge import hardware
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
+from llamaforge.export.adapter import BASE_DIGEST_KEY
 from llamaforge.export.mix import FILE_TYPES, tensor_types
 from llamaforge.files import commit
 from llamaforge.gguf.ggml import can_pack, pack_rows, unpack_rows
 from llamaforge.gguf.header import Header, TensorInfo
 from llamaforge.gguf.types import FLOAT_TYPES, TensorType
 from llamaforge.gguf.writer import GgufStream, PlannedTensor
+from llamaforge.safe_text import safe_line
 
 _ROWS_WEIGHTS: Final = 4 * 1024 * 1024
 """Weights that are unpacked at a time: 16 MiB."""
@@ -60,14 +62,14 @@ class Merged:
 class _Adapter:
     """The pairs of an adapter file, in the base file's row order: W' = W + scale · B A."""
 
-    def __init__(self, header: Header, base: Header) -> None:
-        """Take an adapter for `base`.
+    def __init__(self, header: Header, base: Header, base_digest: str) -> None:
+        """Take an adapter for `base`, whose file has the digest `sha256:<hex>`.
 
         Raises:
             InvalidFileError: it is none, or not for this file.
         """
         self._header = header
-        self._check_kind(base)
+        self._check_kind(base, base_digest)
         self._data = np.memmap(header.path, dtype=np.uint8, mode="r")
         alpha = header.get("adapter.lora.alpha")
         if not isinstance(alpha, int | float):
@@ -95,12 +97,18 @@ class _Adapter:
             raise _refuse(self._header, f"holds numbers in {name} that are not finite")
         return values
 
-    def _check_kind(self, base: Header) -> None:
+    def _check_kind(self, base: Header, base_digest: str) -> None:
         said = self._header.get("general.type"), self._header.get("adapter.type")
         if said != ("adapter", "lora"):
             raise _refuse(self._header, "is no LoRA adapter")
         if self._header.architecture != base.architecture:
             raise _refuse(self._header, f"is made for {self._header.architecture[:40]} models")
+        # An adapter that another program wrote does not say it.
+        made_for = self._header.get(BASE_DIGEST_KEY, base_digest)
+        if made_for != base_digest:
+            raise _refuse(
+                self._header, f"is made for the file {safe_line(str(made_for), limit=24)}…"
+            )
 
     def _check_pair(self, name: str, base: Header) -> None:
         target = base.tensors.get(name)
@@ -141,7 +149,7 @@ def write_merged(
         RefusedError: a type cannot be packed (`cannot_pack`), or the disk has no room.
         LlamaForgeError: a merged weight is not finite (`not_finite`), or it was `stopped`.
     """
-    pairs = None if adapter is None else _Adapter(adapter, base)
+    pairs = None if adapter is None else _Adapter(adapter, base, provenance.base_digest)
     types = {name: info.type for name, info in base.tensors.items()}
     if quantization is not None:
         types |= tensor_types(base, quantization)
@@ -288,7 +296,7 @@ def _changes(
         "general.base_model.0.name": provenance.base,
         "general.generated_by": provenance.program,
         "llamaforge.run": provenance.run,
-        "llamaforge.base.digest": provenance.base_digest,
+        BASE_DIGEST_KEY: provenance.base_digest,
         "general.quantization_version": _QUANTIZATION_VERSION,
     }
     # What these say of the base's makers would be said of this file now.

@@ -36,7 +36,7 @@ SHAPES = {
 def adapter_for(header: Header, folder: Path) -> Header:
     trained = make_trained(header)
     path = folder / "adapter.gguf"
-    write_adapter(path, header, trained.layers(), name="mine", base_digest="sha256:0")
+    write_adapter(path, header, trained.layers(), name="mine", base_digest=ABOUT.base_digest)
     return read_header(path)
 
 
@@ -216,7 +216,7 @@ def test_weights_that_become_infinite_are_refused(tmp_path: Path) -> None:
     rows, width = 256, 256
     huge = Factors(np.full((1, width), 1e30, np.float32), np.full((rows, 1), 1e30, np.float32), 1.0)
     write_adapter(
-        tmp_path / "a.gguf", header, {"blk.0.attn_q": huge}, name="x", base_digest="sha256:0"
+        tmp_path / "a.gguf", header, {"blk.0.attn_q": huge}, name="x", base_digest=ABOUT.base_digest
     )
     with pytest.raises(LlamaForgeError) as caught:
         attempt(header, read_header(tmp_path / "a.gguf"), tmp_path)
@@ -234,6 +234,16 @@ def test_an_adapter_for_another_model_is_refused(shape: Shape, tmp_path: Path) -
     other = write_random_model(tmp_path / "other.gguf", shape, VOCABULARY, "F16", seed=1)
     with pytest.raises(InvalidFileError) as caught:
         attempt(read_header(other), adapter, tmp_path)
+    assert caught.value.code == "wrong_adapter"
+    assert nothing_left(tmp_path)
+
+
+def test_an_adapter_says_which_file_it_is_made_for(tmp_path: Path) -> None:
+    header = make_model(tmp_path, "F16")
+    adapter = adapter_for(header, tmp_path)
+    about = replace(ABOUT, base_digest="sha256:" + "c" * 64)
+    with pytest.raises(InvalidFileError, match="made for the file sha256:bbbb") as caught:
+        write_merged(tmp_path / "out.gguf", header, adapter, about)
     assert caught.value.code == "wrong_adapter"
     assert nothing_left(tmp_path)
 
