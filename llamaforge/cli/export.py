@@ -1,28 +1,22 @@
 """`llamaforge export RUN --as adapter|gguf`: what a run made, as a file to take along."""
 
 import argparse
-import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llamaforge import __version__
 from llamaforge.cli.options import add_json, add_run
 from llamaforge.cli.output import narrate, print_json, print_text
-from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
+from llamaforge.errors import ExitCode, InvalidFileError
 from llamaforge.safe_text import safe_line
 from llamaforge.words import duration_words, size_words
 
 if TYPE_CHECKING:
-    from llamaforge.export.merged import Merged
-    from llamaforge.recipe.spec import RunSpec
+    from llamaforge.export.merged_run import MergedRun
     from llamaforge.runs.directory import RunDirectory
 
 _SAID_SECONDS: Final = 1.0
-_CHECK_SECONDS: Final = 3600.0
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -61,35 +55,23 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         InvalidFileError: the model's file is not the one that was trained on.
         LlamaForgeError: it could not be written, or llama.cpp does not take it.
     """
-    from llamaforge.recipe.spec import RunSpec
+    from llamaforge.export.merged_run import adapter_of
     from llamaforge.runs.directory import open_run
 
     directory = open_run(arguments.run_name)
-    spec = RunSpec.load(directory.spec_file)
-    adapter = _adapter_of(directory)
+    adapter = adapter_of(directory)
     if arguments.form == "adapter":
         target = _target(arguments, directory.artifacts / "adapter.gguf")
         if target != adapter:
             shutil.copyfile(adapter, target)
         result: dict[str, Any] = {"kind": "adapter", "path": str(target)}
     else:
-        result = _merge(arguments, directory, spec, adapter)
+        result = _merge(arguments, directory)
     if arguments.json:
         print_json(result)
     else:
         print_text(result["path"])
     return ExitCode.DONE
-
-
-def _adapter_of(directory: "RunDirectory") -> Path:
-    for item in directory.artifact_list():
-        if item["kind"] == "adapter":
-            return Path(item["path"])
-    raise NotFoundError(
-        f"The run {directory.id} has no adapter yet.",
-        f"Let it go on to its end: llamaforge runs resume {directory.id}",
-        code="no_adapter",
-    )
 
 
 def _target(arguments: argparse.Namespace, default: Path) -> Path:
@@ -108,104 +90,40 @@ def _target(arguments: argparse.Namespace, default: Path) -> Path:
     return path
 
 
-def _merge(
-    arguments: argparse.Namespace, directory: "RunDirectory", spec: "RunSpec", adapter: Path
-) -> dict[str, Any]:
-    from llamaforge.export.merged import Provenance, write_merged
+def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str, Any]:
+    from llamaforge.export.merged_run import default_target, merge_run
     from llamaforge.export.mix import check_quantization
-    from llamaforge.gguf.header import read_header
+    from llamaforge.recipe.spec import RunSpec
 
     quantization = check_quantization(arguments.quant) if arguments.quant else None
-    name = f"merged-{quantization}.gguf" if quantization else "merged.gguf"
-    target = _target(arguments, directory.artifacts / name)
-    trained = read_header(adapter)
-    _check_same_base(spec, str(trained.get("llamaforge.base.digest", "")))
-    about = Provenance(
-        name=directory.id,
-        run=directory.id,
-        base=spec.model.name,
-        base_digest=spec.model.digest,
-        program=f"LlamaForge {__version__}",
-    )
-    narrator = _Narrator()
+    target = _target(arguments, default_target(directory, quantization))
+    narrator = MergeNarrator()
     try:
-        made = write_merged(
-            target,
-            read_header(spec.model.blob),
-            trained,
-            about,
+        made = merge_run(
+            directory,
             quantization=quantization,
+            target=target,
             on_progress=narrator.tell,
+            on_check=narrator.tell_check,
         )
     except BaseException:
         narrate("Nothing was written.")
         raise
-    found = _checked(made, spec, adapter)
-    directory.list_artifact("merged", made.path, made.sha256)
-    _tell(made, found)
+    _tell(made)
+    merged = made.merged
     return {
         "kind": "merged",
-        "path": str(made.path),
-        "sha256": made.sha256,
-        "size_bytes": made.size_bytes,
-        "quantization": made.quantization or spec.model.quantization,
-        "check": found,
+        "path": str(merged.path),
+        "sha256": merged.sha256,
+        "size_bytes": merged.size_bytes,
+        "quantization": merged.quantization or RunSpec.load(directory.spec_file).model.quantization,
+        "check": made.check,
     }
 
 
-def _check_same_base(spec: "RunSpec", said: str) -> None:
-    """Refuse to merge into another file than the one that was trained on."""
-    if said and said != spec.model.digest:
-        raise InvalidFileError(
-            "The adapter was trained on another file than the run says.",
-            "Train again; the run's directory was changed.",
-            code="wrong_adapter",
-        )
-    if not spec.model.blob.is_file():
-        raise NotFoundError(
-            f"The model's file {safe_line(str(spec.model.blob))} is gone.",
-            f"Pull the model again: ollama pull {safe_line(spec.model.name)}",
-            code="missing_blob",
-        )
-
-
-def _checked(made: "Merged", spec: "RunSpec", adapter: Path) -> dict[str, Any]:
-    """Let llama.cpp load the file, in a process of its own, and compare; remove it if it cannot.
-
-    Raises:
-        LlamaForgeError: llama.cpp does not take the file.
-    """
-    from llamaforge.runs.launcher import worker_environment
-
-    narrate("Loading it in llama.cpp …")
-    command = [sys.executable, "-m", "llamaforge.evaluation.check_file", str(made.path)]
-    command += ["--like", str(spec.model.blob), "--adapter", str(adapter)]
-    answer = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=worker_environment(),
-        timeout=_CHECK_SECONDS,
-        check=False,
-    )
-    try:
-        found = json.loads(answer.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        found = {"loads": False, "message": f"it ended with {answer.returncode}."}
-    if not found.get("loads"):
-        made.path.unlink(missing_ok=True)
-        raise LlamaForgeError(
-            f"llama.cpp does not take the merged file: {safe_line(found.get('message', ''))}",
-            "It was removed. Export with another --quant, or use the adapter.",
-            code="not_loadable",
-        )
-    return dict(found)
-
-
-def _tell(made: "Merged", found: dict[str, Any]) -> None:
-    narrate(f"{size_words(made.size_bytes)}, sha256 {made.sha256[:12]}…, taken by llama.cpp.")
+def _tell(made: "MergedRun") -> None:
+    merged, found = made.merged, made.check
+    narrate(f"{size_words(merged.size_bytes)}, sha256 {merged.sha256[:12]}…, taken by llama.cpp.")
     if "kl_mean" in found:
         narrate(
             f"Its answers are {found['kl_mean']:.2g} nats a token from the adapter's over the "
@@ -213,8 +131,8 @@ def _tell(made: "Merged", found: dict[str, Any]) -> None:
         )
 
 
-class _Narrator:
-    """Says every second how much is written, and how long the rest will take."""
+class MergeNarrator:
+    """Says every second how much of a merged file is written, and how long the rest will take."""
 
     def __init__(self) -> None:
         self._began = self._said = time.monotonic()
@@ -228,3 +146,8 @@ class _Narrator:
         rest = (now - self._began) * (total - done) / max(done, 1)
         left = f", {duration_words(rest)} left" if done < total else ""
         narrate(f"{done / max(total, 1):4.0%}  {size_words(done)} of {size_words(total)}{left}")
+
+    @staticmethod
+    def tell_check() -> None:
+        """Say that the file is being looked at."""
+        narrate("Loading it in llama.cpp …")

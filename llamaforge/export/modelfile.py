@@ -64,6 +64,9 @@ def modelfile_text(
     system: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     messages: Sequence[Mapping[str, Any]] = (),
+    licenses: Sequence[str] = (),
+    renderer: str | None = None,
+    parser: str | None = None,
 ) -> str:
     """Return a Modelfile that lays `adapter` over `base`, an Ollama model or a GGUF file's path.
 
@@ -87,6 +90,11 @@ def modelfile_text(
         lines.append(f"SYSTEM {_text('the system text', system)}")
     lines += _parameter_lines(parameters or {})
     lines += [_message_line(message) for message in messages]
+    if renderer is not None:
+        lines.append(f"RENDERER {_line('the renderer', renderer)}")
+    if parser is not None:
+        lines.append(f"PARSER {_line('the parser', parser)}")
+    lines += [f"LICENSE {_text('the license', text)}" for text in licenses]
     return (_HEAD if adapter is not None else "") + "\n".join(lines) + "\n"
 
 

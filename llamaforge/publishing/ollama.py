@@ -1,4 +1,4 @@
-"""Publishing an adapter to Ollama: tried under a name of its own, then put under the name asked.
+"""Publishing to Ollama: tried under a name of its own, then put under the name asked.
 
 The name that was asked for goes from its old content to the new in one call of the server, and
 only after the same layers have loaded and answered under the trial's name. Whatever fails or
@@ -66,12 +66,14 @@ class _Publication:
     def run(self) -> PublishResult:
         plan = self._plan
         version = self._server.version()
-        require_adapters(version, plan.architecture)
-        base_checked = self._require_base()
+        base_checked = None
+        if plan.request.form == "adapter":
+            require_adapters(version, plan.architecture)
+            base_checked = self._require_base()
         self._delete_forgotten_trials()
         now = self._server.digest_of(plan.name)
         begun = self._begun_earlier()
-        if now is not None and begun and self._is_ours(self._server.layers_of(plan.name)):
+        if now is not None and begun and self._was_made(plan.name, now):
             answer = self._smoke_test(plan.name)
             return self._result(version, now, begun["previous"], base_checked, answer)
         if now is not None and not plan.request.overwrite:
@@ -94,7 +96,7 @@ class _Publication:
         version: ServerVersion,
         digest: str,
         previous: str | None,
-        base_checked: bool,
+        base_checked: bool | None,
         answer: str,
     ) -> PublishResult:
         return PublishResult(
@@ -104,7 +106,8 @@ class _Publication:
             digest=digest,
             previous_digest=previous,
             base=self._plan.base.short,
-            adapter_sha256=self._plan.adapter_digest,
+            form=self._plan.request.form,
+            file_sha256=self._plan.file_digest,
             base_checked=base_checked,
             answer=answer,
             leftover=self._leftover,
@@ -132,18 +135,18 @@ class _Publication:
         return bool(layers.weights)
 
     def _upload(self) -> None:
-        digest = self._plan.adapter_digest
+        digest = self._plan.file_digest
         if self._server.has_blob(digest):
             return
         with self._change("upload", digest=digest) as change:
             try:
-                self._server.upload(self._plan.request.adapter, digest, self._on_progress)
+                self._server.upload(self._plan.request.file, digest, self._on_progress)
                 change.acted()
             except LostAnswerError as error:
                 change.acted(answer=error.code)
             if not self._server.has_blob(digest):
                 raise LlamaForgeError(
-                    "The server did not keep the adapter that was sent to it.",
+                    "The server did not keep the file that was sent to it.",
                     "Check the disk space of the server, and try again.",
                     code="upload_lost",
                 )
@@ -154,29 +157,25 @@ class _Publication:
         try:
             return self._server.chat(name)
         except ServerRefusedError as error:
+            more = (
+                "; --as gguf publishes one merged file, which runs where adapters do not."
+                if self._plan.request.form == "adapter"
+                else "."
+            )
             raise LlamaForgeError(
                 f"The server made the model but cannot run it: “{error.answer}”.",
                 "The name was left as it was. Check that the server has memory for the model and "
-                "look at its log; a merged GGUF runs where adapters do not.",
+                f"look at its log{more}",
                 code="smoke_test",
             ) from error
 
     def _create(self, kind: str, name: ModelName, before: str | None) -> str:
         """Make the model `name`, look whether it arrived, and return its digest."""
-        plan, request = self._plan, self._plan.request
+        plan = self._plan
         with self._change(kind, model=name.full, previous=before, content=plan.content) as change:
             lost: LostAnswerError | None = None
             try:
-                self._server.create(
-                    name,
-                    plan.base,
-                    plan.adapter_digest,
-                    self._on_progress,
-                    template=request.template,
-                    system=request.system,
-                    parameters=request.parameters,
-                    messages=request.messages,
-                )
+                self._server.create(name, _body(plan), self._on_progress)
                 change.acted()
             except LostAnswerError as error:
                 lost = error
@@ -203,15 +202,40 @@ class _Publication:
         if digest is None:
             return None
         layers = self._server.layers_of(name)
-        if layers is not None and layers.adapters:
+        if layers is not None and self._tells(layers):
             return digest if self._is_ours(layers) else None
         return digest if certain or digest != before else None
 
+    def _tells(self, layers: Layers) -> bool:
+        """Return whether the server's words about a model decide if it is what was asked for."""
+        if self._plan.request.form == "adapter":
+            return bool(layers.adapters)
+        # The server may write the weights anew when it checks them, so another digest than that
+        # of the file proves nothing; the file's own, an adapter or the base's weights do.
+        known = {self._plan.file_digest, self._plan.base_digest}
+        return bool(layers.adapters) or not known.isdisjoint(layers.weights)
+
     def _is_ours(self, layers: Layers | None) -> bool:
-        """Return whether these are the trained base and the one adapter that is published."""
-        if layers is None or layers.adapters != (self._plan.adapter_digest,):
+        """Return whether these are the blobs of what is published."""
+        if layers is None:
             return False
-        return not layers.weights or self._plan.base_digest in layers.weights
+        plan = self._plan
+        if plan.request.form == "gguf":
+            return not layers.adapters and plan.file_digest in layers.weights
+        if layers.adapters != (plan.file_digest,):
+            return False
+        return not layers.weights or plan.base_digest in layers.weights
+
+    def _was_made(self, name: ModelName, digest: str) -> bool:
+        """Return whether an earlier attempt made the model that has the name now."""
+        verified = {
+            entry.get("digest")
+            for entry in self._earlier
+            if entry.get("change") == "publish" and entry["phase"] == "verify"
+        }
+        return self._is_ours(self._server.layers_of(name)) or (
+            self._plan.request.form == "gguf" and digest in verified
+        )
 
     def _begun_earlier(self) -> dict[str, Any] | None:
         """Return the intent of an earlier attempt to publish the same content under this name."""
@@ -257,3 +281,26 @@ class _Publication:
 
     def _change(self, kind: str, **facts: Any) -> AbstractContextManager[Change]:
         return self._journal.change(kind, server=self._plan.host.url, **facts)
+
+
+def _body(plan: Plan) -> dict[str, Any]:
+    """Return what `POST /api/create` is told of the model; what is None is left to the server."""
+    request = plan.request
+    digest = f"sha256:{plan.file_digest}"
+    if request.form == "adapter":
+        # What is left out the server takes over from the base.
+        source: dict[str, Any] = {"from": plan.base.short, "adapters": {"adapter.gguf": digest}}
+    else:
+        source = {
+            "files": {"model.gguf": digest},
+            "license": list(request.licenses) or None,
+            "renderer": request.renderer,
+            "parser": request.parser,
+        }
+    source |= {
+        "template": request.template,
+        "system": request.system,
+        "parameters": request.parameters,
+        "messages": request.messages,
+    }
+    return {key: value for key, value in source.items() if value is not None}

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from llamaforge.catalog.host import Host, resolve_host
 from llamaforge.catalog.names import ModelName, parse_digest, parse_name
@@ -18,12 +18,26 @@ TRIAL_TAG: Final = "llamaforge-trial-"
 """How the tag of every trial model begins: what has it is ours to delete."""
 
 
+Form = Literal["adapter", "gguf"]
+"""An adapter over the model that was trained, or one file with both merged."""
+
+
+@dataclass(frozen=True)
+class MergedFile:
+    """A GGUF with an adapter merged in, as llama.cpp was seen to take it."""
+
+    path: Path
+    sha256: str
+    """64 hexadecimal digits."""
+
+
 @dataclass(frozen=True)
 class PublishRequest:
     """What is published, and under which name.
 
-    What the model inherits from its base (template, system text, parameters, messages, renderer
-    and parser) is given only where it shall differ.
+    A model made of an adapter inherits from its base (template, system text, parameters, messages,
+    renderer and parser): these are given only where they shall differ. A merged file inherits
+    nothing, so everything is given with it.
     """
 
     name: str
@@ -32,20 +46,28 @@ class PublishRequest:
     """The Ollama name of the model that was trained."""
     base_blob_digest: str
     """`sha256:<hex>` of that model's GGUF file."""
-    adapter: Path
-    adapter_sha256: str
+    file: Path
+    """The adapter or the merged GGUF."""
+    file_sha256: str
     """64 hexadecimal digits: what the verification looked at."""
+    form: Form = "adapter"
     base_has_adapters: bool = False
     template: str | None = None
     system: str | None = None
     parameters: Mapping[str, Any] | None = None
     messages: Sequence[Mapping[str, Any]] | None = None
+    licenses: Sequence[str] = ()
+    """The texts; for a merged file only."""
+    renderer: str | None = None
+    """The server's built-in renderer of prompts; for a merged file only."""
+    parser: str | None = None
+    """The server's built-in parser of answers; for a merged file only."""
     host: str | None = None
     """The server, written as in `OLLAMA_HOST`; None means that variable."""
     overwrite: bool = False
     """Replace a model that already has the name."""
     allow_remote: bool = False
-    """Send the adapter to a server that is not on this machine."""
+    """Send the file to a server that is not on this machine."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +82,10 @@ class PublishResult:
     previous_digest: str | None
     """Digest of the manifest that had the name before; None where the name was free."""
     base: str
-    adapter_sha256: str
-    base_checked: bool
-    """Whether the server told which blob its base is; False means that it did not say."""
+    form: Form
+    file_sha256: str
+    base_checked: bool | None
+    """Whether the server told which blob its base is; None for a file that needs no base."""
     answer: str
     """What the model answered to a greeting, at most 16 tokens."""
     leftover: str
@@ -78,7 +101,7 @@ class Plan:
     name: ModelName
     base: ModelName
     base_digest: str
-    adapter_digest: str
+    file_digest: str
     architecture: str
 
     @property
@@ -91,10 +114,12 @@ class Plan:
     def content(self) -> str:
         """A fingerprint of everything that goes into the model, the name left out."""
         request = self.request
-        body = [
-            self.base.key, self.base_digest, self.adapter_digest, request.template, request.system,
+        body: list[Any] = [
+            self.base.key, self.base_digest, self.file_digest, request.template, request.system,
             request.parameters, request.messages,
         ]  # fmt: skip
+        if request.form == "gguf":
+            body += [list(request.licenses), request.renderer, request.parser]
         text = json.dumps(body, sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -113,7 +138,7 @@ def checked_plan(request: PublishRequest) -> Plan:
     if not (host.is_loopback or request.allow_remote):
         raise RefusedError(
             f"The Ollama server at {safe_line(host.url)} is not on this machine.",
-            "Add --allow-remote to send the adapter there, or set OLLAMA_HOST.",
+            "Add --allow-remote to send the model there, or set OLLAMA_HOST.",
             code="remote_host",
         )
     if name == base and not request.overwrite:
@@ -124,27 +149,28 @@ def checked_plan(request: PublishRequest) -> Plan:
         )
     if request.base_has_adapters:
         raise stacked(base)
-    adapter_digest = parse_digest(f"sha256:{request.adapter_sha256}")
+    file_digest = parse_digest(f"sha256:{request.file_sha256}")
     return Plan(
         request=request,
         host=host,
         name=name,
         base=base,
         base_digest=parse_digest(request.base_blob_digest),
-        adapter_digest=adapter_digest,
-        architecture=_verified_adapter(request.adapter, adapter_digest),
+        file_digest=file_digest,
+        architecture=_verified_file(request, file_digest),
     )
 
 
-def _verified_adapter(path: Path, digest: str) -> str:
-    """Return the adapter's architecture if the file is the one that was verified."""
+def _verified_file(request: PublishRequest, digest: str) -> str:
+    """Return the file's architecture if it is of the form asked, and the one that was verified."""
+    path, is_adapter = request.file, request.form == "adapter"
     header = read_header(path)
-    if header.get("general.type") != "adapter":
-        # Ollama would take the file for a second set of weights.
+    if (header.get("general.type") == "adapter") != is_adapter:
+        # Ollama would take an adapter that does not say so for a second set of weights.
         raise InvalidFileError(
-            f"{safe_line(path.name)} is not a LoRA adapter.",
+            f"{safe_line(path.name)} is {'not a LoRA adapter' if is_adapter else 'an adapter'}.",
             "Export the run again.",
-            code="not_an_adapter",
+            code="not_an_adapter" if is_adapter else "not_a_model",
         )
     actual = sha256_of(path)
     if actual != digest:
@@ -152,7 +178,7 @@ def _verified_adapter(path: Path, digest: str) -> str:
             f"{safe_line(path.name)} changed after it was verified: its sha256 is {actual}, "
             f"and {digest} was verified.",
             "Export and verify the run again.",
-            code="adapter_changed",
+            code="adapter_changed" if is_adapter else "file_changed",
         )
     return header.architecture
 

@@ -1,13 +1,14 @@
-"""Publishing what a run made: its verified adapter, on the model it was trained on."""
+"""Publishing what a run made: its verified adapter, or one file with both merged."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from llamaforge.catalog.store import Store
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
 from llamaforge.publishing.ollama import publish
-from llamaforge.publishing.request import PublishRequest, PublishResult
+from llamaforge.publishing.request import MergedFile, PublishRequest, PublishResult
 from llamaforge.publishing.server import Limits, Progress
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
@@ -24,16 +25,19 @@ def publish_run(
     host: str | None = None,
     overwrite: bool = False,
     allow_remote: bool = False,
+    merged: MergedFile | None = None,
     limits: Limits = _LIMITS,
 ) -> PublishResult:
-    """Publish the run's adapter under `name`; the changes are noted in the run's journal.
+    """Publish what the run made under `name`; the changes are noted in the run's journal.
 
     The caller holds the run's lock.
 
     Raises:
         UsageError, RefusedError, NotFoundError, LlamaForgeError: as `run_request` and `publish`.
     """
-    request = run_request(run, name, host=host, overwrite=overwrite, allow_remote=allow_remote)
+    request = run_request(
+        run, name, host=host, overwrite=overwrite, allow_remote=allow_remote, merged=merged
+    )
     return publish(request, journal=run.journal_file, on_progress=on_progress, limits=limits)
 
 
@@ -44,11 +48,15 @@ def run_request(
     host: str | None = None,
     overwrite: bool = False,
     allow_remote: bool = False,
+    merged: MergedFile | None = None,
 ) -> PublishRequest:
     """Return what publishing the run under `name` asks of the server.
 
+    What is published is the run's adapter, or instead of it the file `merged`.
+
     Raises:
-        NotFoundError: the run has no adapter.
+        NotFoundError: the run has no adapter; or `merged` is given and the store no longer has
+            the model, from which it takes its template.
         RefusedError: the adapter is not verified, or the verification failed.
     """
     spec = RunSpec.load(run.spec_file)
@@ -60,17 +68,40 @@ def run_request(
             code="no_adapter",
         )
     _require_verified(run)
-    return PublishRequest(
+    request = PublishRequest(
         name=name,
         base=spec.model.name,
         base_blob_digest=spec.model.digest,
-        adapter=Path(adapter["path"]),
-        adapter_sha256=adapter["sha256"],
+        file=Path(adapter["path"]),
+        file_sha256=adapter["sha256"],
         base_has_adapters=_has_adapters(spec),
         host=host,
         overwrite=overwrite,
         allow_remote=allow_remote,
     )
+    return request if merged is None else _with_merged(request, merged, spec)
+
+
+def _with_merged(request: PublishRequest, merged: MergedFile, spec: RunSpec) -> PublishRequest:
+    """Return the request with the merged file, and all that the model itself has beside weights."""
+    stored = Store.open(spec.model.store).find(spec.model.name)
+    return replace(
+        request,
+        form="gguf",
+        file=merged.path,
+        file_sha256=merged.sha256,
+        template=stored.template,
+        system=stored.system,
+        parameters=stored.parameters or None,
+        messages=stored.messages or None,
+        licenses=stored.licenses,
+        renderer=_word(stored.config.get("renderer")),
+        parser=_word(stored.config.get("parser")),
+    )
+
+
+def _word(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _require_verified(run: RunDirectory) -> None:

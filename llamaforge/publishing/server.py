@@ -1,6 +1,7 @@
 """What is asked of an Ollama server in publishing: files sent, models made, tried and deleted."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -66,43 +67,32 @@ class PublishingServer(OllamaServer):
                 headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
             ).raise_for_status()
 
-    def create(
-        self,
-        name: ModelName,
-        base: ModelName,
-        adapter: str,
-        on_progress: Progress,
-        *,
-        template: str | None = None,
-        system: str | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        messages: Sequence[Mapping[str, Any]] | None = None,
-    ) -> None:
-        """Make the model `name` from `base` and the uploaded blob with the digits `adapter`.
+    def create(self, name: ModelName, body: Mapping[str, Any], on_progress: Progress) -> None:
+        """Make the model `name` as `body` says, in the words of `POST /api/create`.
 
-        What is None the server takes over from `base`. An error inside the stream comes under
-        HTTP 200, so only a last line that says `success` counts.
+        An error inside the stream comes under HTTP 200, so only a last line that says `success`
+        counts. The `ollama` client cannot send all that a merged model needs.
         """
-        answers = self._client(self._limits.create_seconds).create(
-            name.short,
-            from_=base.short,
-            adapters={"adapter.gguf": f"sha256:{adapter}"},
-            template=template,
-            system=system,
-            parameters=parameters,
-            messages=messages,
-            stream=True,
-        )
         last = ""
-        while True:
-            with self._translated():
-                answer = next(answers, None)
-            if answer is None:
-                break
-            last = answer.status or ""
-            on_progress(
-                safe_line(last, limit=80) or "create", answer.completed or 0, answer.total or 0
-            )
+        words = {"model": name.short, **body, "stream": True}
+        with (
+            self._translated(),
+            self._http(self._limits.create_seconds) as client,
+            client.stream("POST", "/api/create", json=words) as response,
+        ):
+            if not response.is_success:
+                response.read()
+            response.raise_for_status()
+            for line in response.iter_lines():
+                answer = json.loads(line)
+                if error := answer.get("error"):
+                    raise ResponseError(str(error))
+                last = str(answer.get("status") or "")
+                on_progress(
+                    safe_line(last, limit=80) or "create",
+                    int(answer.get("completed") or 0),
+                    int(answer.get("total") or 0),
+                )
         if last != "success":
             raise LostAnswerError(
                 f"The server at {self._shown} ended the making of {name} without saying success.",

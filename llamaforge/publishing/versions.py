@@ -26,8 +26,8 @@ _GO_ENGINE: Final = frozenset(
 )  # fmt: skip
 _GO_ENGINE_PREFIX: Final = "nemotron_h"
 ADAPTER_HINT: Final = (
-    "Write one file with both merged: llamaforge export RUN --as gguf, and create a model from it "
-    "with ollama create; or use an Ollama from 0.30.0 to 0.34.0."
+    "Publish one file with both merged: llamaforge publish RUN --name NAME --as gguf; or use an "
+    "Ollama from 0.30.0 to 0.34.0."
 )
 """What to do with an adapter that a server refuses."""
 

@@ -1,4 +1,4 @@
-"""Stage 6: the adapter goes to Ollama, where the run asks for it."""
+"""Stage 6: the result goes to Ollama, where the run asks for it."""
 
 from llamaforge.errors import RefusedError
 from llamaforge.runs import events
@@ -11,20 +11,22 @@ def is_published(job: Job) -> bool:
 
 
 def publish(job: Job) -> None:
-    """Bring the adapter into Ollama under the name that the spec asks for.
+    """Bring the result into Ollama under the name that the spec asks for.
 
     Raises:
         LlamaForgeError: a server answers, and does not take it.
     """
-    from llamaforge.publishing.run import publish_run
+    from llamaforge.worker.publication import publish_as
 
     name = str(job.spec.publish.name)
 
     def on_progress(what: str, done: int, total: int) -> None:
         job.progress("publish", done, total, what)
+        if what in {"merge", "check"}:
+            job.check_stop()
 
     try:
-        result = publish_run(job.run, name, on_progress=on_progress)
+        result = publish_as(job.run, name, "auto", on_progress=on_progress)
     except RefusedError as error:
         if error.code != "no_server":
             raise
@@ -36,5 +38,8 @@ def publish(job: Job) -> None:
     else:
         job.note(published=result.name)
         job.emit(
-            events.Report(kind="published", figures={"name": result.name, "digest": result.digest})
+            events.Report(
+                kind="published",
+                figures={"name": result.name, "digest": result.digest, "form": result.form},
+            )
         )

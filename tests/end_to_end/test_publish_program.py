@@ -63,3 +63,41 @@ def test_what_is_not_proven_is_not_published(program: Program, rows: Path) -> No
         refused = program.json("publish", "r", "--name", "graded", code=3)
         assert refused["error"]["code"] == "not_verified"
         assert set(server.models) == {"llamaforge-demo:latest"}
+
+
+def test_a_server_that_takes_no_adapters_gets_one_merged_file(program: Program, rows: Path) -> None:
+    base = Store.open(paths.embedded_store()).find("llamaforge-demo")
+    with FakeOllama("0.40.0") as server:
+        server.takes_adapters = False
+        program.environment["OLLAMA_HOST"] = server.url
+        events = program.events(*train_words(rows, "r"), "--publish", "graded:v1")
+        assert events[-1]["state"] == "finished"
+        published = next(e for e in events if e["type"] == "report" and e["kind"] == "published")
+        assert published["figures"]["form"] == "gguf"
+        model = server.models["graded:v1"]
+        merged = program.directory("r").artifacts / "merged.gguf"
+        assert (model.weights, model.adapters) == (sha256_of(merged), [])
+        assert model.template == base.template
+        assert model.parameters == base.parameters
+        assert set(server.models) == {"graded:v1"}, "no trial is left"
+
+        changed = merged.stat().st_mtime_ns
+        again = program.json("publish", "r", "--name", "graded:v2")
+        assert (again["published"], again["form"]) == (True, "gguf")
+        assert merged.stat().st_mtime_ns == changed, "the file that is there is taken"
+
+        finer = program.json("publish", "r", "--name", "graded:v3", "--quant", "Q8_0")
+        assert finer["file_sha256"] != again["file_sha256"]
+        refused = program.json("publish", "r", "--name", "x", "--as", "adapter", code=3)
+        assert refused["error"]["code"] == "adapters_unsupported"
+        program.run("publish", "r", "--name", "x", "--as", "adapter", "--quant", "Q8_0", code=2)
+
+
+def test_a_merged_file_can_be_published_by_hand(program: Program, rows: Path) -> None:
+    program.run(*train_words(rows, "r"))
+    by_hand = program.json("publish", "r", "--name", "graded", "--as", "gguf", code=1)
+    text = Path(by_hand["modelfile"]).read_text()
+    merged = program.directory("r").artifacts / "merged.gguf"
+    assert f'FROM "{merged}"' in text
+    assert "TEMPLATE" in text
+    assert "ADAPTER" not in text

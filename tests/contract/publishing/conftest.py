@@ -23,8 +23,8 @@ def desk(ollama_server: FakeOllama, tmp_path: Path) -> Desk:
         name="mine",
         base="qwen2.5:3b",
         base_blob_digest=f"sha256:{BASE}",
-        adapter=adapter,
-        adapter_sha256=digest,
+        file=adapter,
+        file_sha256=digest,
         host=ollama_server.url,
     )
     return Desk(ollama_server, request, tmp_path / "journal.jsonl", [])

@@ -58,6 +58,8 @@ class FakeModel:
     messages: list[dict[str, Any]] = field(default_factory=list)
     remote_host: str = ""
     license: str = ""
+    renderer: str = ""
+    parser: str = ""
     store: str = _STORE
     """The blobs folder that the server names."""
     manifest_digest: str = ""
@@ -95,6 +97,8 @@ class FakeOllama:
     def __init__(self, version: str = "0.33.0") -> None:
         self.version = version
         self.takes_adapters = True
+        self.rewrites_weights = False
+        """Whether weights get another digest when they are checked."""
         self.models: dict[str, FakeModel] = {}
         self.blobs: dict[str, bytes] = {}
         self.seen: list[Seen] = []
@@ -327,7 +331,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(400, {"error": "LoRA adapters are no longer supported"})
             return
         lines: list[dict[str, Any]] = []
-        base = fake.models.get(full(body["from"]))
+        files: dict[str, str] = body.get("files") or {}
+        if "from" in body:
+            base = fake.models.get(full(body["from"]))
+        else:  # `from` wins over `files`
+            weights = [digest[7:] for digest in files.values() if digest in fake.blobs]
+            if fake.rewrites_weights:
+                weights = [hashlib.sha256(one.encode()).hexdigest() for one in weights]
+            base = FakeModel(weights[0], template="") if len(weights) == 1 else None
         if base is None:
             lines.append({"error": "pull model manifest: file does not exist"})
         elif any(digest not in fake.blobs for digest in adapters.values()):
@@ -342,6 +353,9 @@ class _Handler(BaseHTTPRequestHandler):
                 body.get("system") or base.system,
                 base.parameters | (body.get("parameters") or {}),
                 body.get("messages") or base.messages,
+                license="\n".join(body.get("license") or []),
+                renderer=body.get("renderer") or base.renderer,
+                parser=body.get("parser") or base.parser,
             )
             if fault is not Fault.NOT_STORED:
                 fake.models[full(body["model"])] = made

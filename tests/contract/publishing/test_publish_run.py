@@ -85,7 +85,7 @@ def test_a_run_is_published_and_noted_in_its_journal(
     made = server.get("mine:v1")
     assert made is not None
     assert made.digest == result.digest
-    assert made.adapters == [result.adapter_sha256]
+    assert made.adapters == [result.file_sha256]
     assert {"upload", "load"} <= set(seen)
     assert read_journal(finished_run.journal_file)
 

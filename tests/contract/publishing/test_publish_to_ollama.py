@@ -64,7 +64,7 @@ def test_the_adapter_lies_over_the_base_under_the_new_name(desk: Desk) -> None:
     made = desk.server.get("mine")
     assert made is not None
     assert made.weights == BASE
-    assert made.adapters == [desk.request.adapter_sha256]
+    assert made.adapters == [desk.request.file_sha256]
     assert result.name == "mine:latest"
     assert result.digest == made.digest
     assert result.previous_digest is None
@@ -85,7 +85,7 @@ def test_what_the_base_has_is_inherited_and_not_sent_again(desk: Desk) -> None:
     for request in desk.server.requests("POST", "/api/create"):
         assert set(request.body) == {"model", "from", "adapters", "stream"}
         assert request.body["from"] == "qwen2.5:3b"
-        assert request.body["adapters"] == {"adapter.gguf": f"sha256:{desk.request.adapter_sha256}"}
+        assert request.body["adapters"] == {"adapter.gguf": f"sha256:{desk.request.file_sha256}"}
 
 
 def test_what_is_given_replaces_what_the_base_has(desk: Desk) -> None:
@@ -119,7 +119,7 @@ def test_a_model_answers_as_a_trial_before_it_gets_its_name(desk: Desk) -> None:
 
 
 def test_a_blob_that_the_server_has_is_not_sent_again(desk: Desk) -> None:
-    desk.server.blobs[f"sha256:{desk.request.adapter_sha256}"] = desk.request.adapter.read_bytes()
+    desk.server.blobs[f"sha256:{desk.request.file_sha256}"] = desk.request.file.read_bytes()
     desk.publish()
 
     assert desk.server.requests("POST", "/api/blobs/") == []
@@ -127,12 +127,12 @@ def test_a_blob_that_the_server_has_is_not_sent_again(desk: Desk) -> None:
 
 
 def test_the_blob_goes_under_its_lower_case_digest_with_its_length(desk: Desk) -> None:
-    desk.publish(adapter_sha256=desk.request.adapter_sha256.upper())
+    desk.publish(file_sha256=desk.request.file_sha256.upper())
 
     [sent] = desk.server.requests("POST", "/api/blobs/")
     assert re.fullmatch(r"/api/blobs/sha256:[0-9a-f]{64}", sent.path)
-    assert sent.headers["content-length"] == str(desk.request.adapter.stat().st_size)
-    assert hashlib.sha256(sent.body).hexdigest() == desk.request.adapter_sha256
+    assert sent.headers["content-length"] == str(desk.request.file.stat().st_size)
+    assert hashlib.sha256(sent.body).hexdigest() == desk.request.file_sha256
 
 
 def test_every_change_is_in_the_journal_with_what_was_there_before(desk: Desk) -> None:
@@ -235,14 +235,14 @@ def test_adapters_do_not_stack(desk: Desk, where: str) -> None:
 
 
 def test_an_adapter_that_changed_after_its_verification_is_refused(desk: Desk) -> None:
-    data = bytearray(desk.request.adapter.read_bytes())
+    data = bytearray(desk.request.file.read_bytes())
     data[-1] ^= 1
-    desk.request.adapter.write_bytes(data)
+    desk.request.file.write_bytes(data)
     with pytest.raises(RefusedError) as caught:
         desk.publish()
     assert caught.value.code == "adapter_changed"
     assert hashlib.sha256(data).hexdigest() in caught.value.message
-    assert desk.request.adapter_sha256 in caught.value.message
+    assert desk.request.file_sha256 in caught.value.message
     assert desk.server.seen == []
 
 
@@ -250,7 +250,7 @@ def test_a_file_that_ollama_would_take_for_weights_is_refused(desk: Desk, tmp_pa
     other = tmp_path / "model.gguf"
     digest = write_adapter(other, kind="model")
     with pytest.raises(RefusedError) as caught:
-        desk.publish(adapter=other, adapter_sha256=digest)
+        desk.publish(file=other, file_sha256=digest)
     assert caught.value.code == "not_an_adapter"
 
 
@@ -286,11 +286,11 @@ def test_only_some_servers_take_adapters(
     adapter = tmp_path / "other.gguf"
     digest = write_adapter(adapter, architecture)
     if taken:
-        desk.publish(adapter=adapter, adapter_sha256=digest)
+        desk.publish(file=adapter, file_sha256=digest)
         assert desk.server.get("mine") is not None
         return
     with pytest.raises(RefusedError) as caught:
-        desk.publish(adapter=adapter, adapter_sha256=digest)
+        desk.publish(file=adapter, file_sha256=digest)
     assert caught.value.code == "adapters_unsupported"
     assert "merged GGUF" in caught.value.message
     assert desk.server.requests("POST", "/api/blobs/") == []
@@ -331,13 +331,13 @@ class TestRepeating:
             desk.publish(overwrite=taken)
         assert process.steps == step
         now = desk.server.get("mine")
-        assert now is old or (now is not None and now.adapters == [desk.request.adapter_sha256])
+        assert now is old or (now is not None and now.adapters == [desk.request.file_sha256])
 
         result = desk.publish(overwrite=taken)
 
         made = desk.server.get("mine")
         assert made is not None
-        assert made.adapters == [desk.request.adapter_sha256]
+        assert made.adapters == [desk.request.file_sha256]
         assert result.previous_digest == (old.digest if old else None)
         assert trials(desk) == []
 

@@ -1,0 +1,177 @@
+"""A finished run as one merged GGUF: written, loaded in llama.cpp, compared, and listed."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from llamaforge import __version__
+from llamaforge.errors import InvalidFileError, LlamaForgeError, NotFoundError
+from llamaforge.export.adapter import BASE_DIGEST_KEY
+from llamaforge.export.merged import Merged, Provenance, write_merged
+from llamaforge.export.mix import check_quantization
+from llamaforge.files import sha256_of
+from llamaforge.gguf.header import Header, read_header
+from llamaforge.recipe.spec import ResolvedModel, RunSpec
+from llamaforge.runs.directory import RunDirectory
+from llamaforge.runs.launcher import worker_environment
+from llamaforge.safe_text import safe_line
+
+_CHECK_SECONDS: Final = 3600.0
+_KIND: Final = "merged"
+
+
+@dataclass(frozen=True)
+class MergedRun:
+    """A merged file, and what llama.cpp made of it."""
+
+    merged: Merged
+    check: dict[str, Any]
+    """`loads`; and `kl_mean` and `kl_base_mean`, nats a token: how far the file's answers are from
+    those of the adapter over the model's own file, and how far the model without it is."""
+
+    @property
+    def loses_what_was_learned(self) -> bool:
+        """Whether packing the weights anew changed answers more than training had."""
+        return bool(self.check.get("kl_mean", 0.0) >= self.check.get("kl_base_mean", float("inf")))
+
+
+def default_target(run: RunDirectory, quantization: str | None) -> Path:
+    """Return where a run's merged file lies, if no other place is named."""
+    return run.artifacts / (f"merged-{quantization}.gguf" if quantization else "merged.gguf")
+
+
+def adapter_of(run: RunDirectory) -> Path:
+    """Return the run's adapter.
+
+    Raises:
+        NotFoundError: there is none yet.
+    """
+    for item in run.artifact_list():
+        if item["kind"] == "adapter":
+            return Path(item["path"])
+    raise NotFoundError(
+        f"The run {run.id} has no adapter yet.",
+        f"Let it go on to its end: llamaforge runs resume {run.id}",
+        code="no_adapter",
+    )
+
+
+def merge_run(
+    run: RunDirectory,
+    *,
+    quantization: str | None = None,
+    target: Path | None = None,
+    reuse: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_check: Callable[[], None] = lambda: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> MergedRun:
+    """Write the run's merged file, let llama.cpp judge it, and list it among the run's artifacts.
+
+    Args:
+        run: a run whose adapter is there.
+        quantization: one of `mix.FILE_TYPES`; None keeps the type of every tensor.
+        target: where it goes; None is `default_target`.
+        reuse: take the file that is listed, if it is unchanged, instead of writing it again.
+        on_progress: takes the bytes that are written, and all of them.
+        on_check: called when the file is written, before llama.cpp loads it.
+        stopped: asked between rows; True ends it without a file.
+
+    Raises:
+        UsageError: there is no such quantisation.
+        NotFoundError: the run has no adapter, or the model's file is gone.
+        InvalidFileError: the adapter is damaged or was trained on another file.
+        LlamaForgeError: it could not be written, or llama.cpp does not take it; it is removed.
+    """
+    quantization = check_quantization(quantization) if quantization else None
+    spec = RunSpec.load(run.spec_file)
+    adapter = adapter_of(run)
+    path = default_target(run, quantization) if target is None else target
+    if not spec.model.blob.is_file():
+        raise NotFoundError(
+            f"The model's file {safe_line(str(spec.model.blob))} is gone.",
+            f"Pull the model again: ollama pull {safe_line(spec.model.name)}",
+            code="missing_blob",
+        )
+    made = _listed(run, path, quantization) if reuse else None
+    if made is None:
+        made = write_merged(
+            path,
+            read_header(spec.model.blob),
+            _same_base(adapter, spec.model),
+            _provenance(run, spec.model),
+            quantization=quantization,
+            on_progress=on_progress,
+            stopped=stopped,
+        )
+    on_check()
+    check = _checked(made, spec.model.blob, adapter)
+    run.list_artifact(_KIND, made.path, made.sha256)
+    return MergedRun(made, check)
+
+
+def _listed(run: RunDirectory, path: Path, quantization: str | None) -> Merged | None:
+    for item in run.artifact_list():
+        if item["kind"] == _KIND and Path(item["path"]) == path and path.is_file():
+            size, sha256 = path.stat().st_size, sha256_of(path)
+            if sha256 == item["sha256"]:
+                return Merged(path, sha256, size, quantization or "")
+    return None
+
+
+def _same_base(adapter: Path, model: ResolvedModel) -> Header:
+    header = read_header(adapter)
+    said = str(header.get(BASE_DIGEST_KEY, ""))
+    if said and said != model.digest:
+        raise InvalidFileError(
+            "The adapter was trained on another file than the run says.",
+            "Train again; the run's directory was changed.",
+            code="wrong_adapter",
+        )
+    return header
+
+
+def _provenance(run: RunDirectory, model: ResolvedModel) -> Provenance:
+    return Provenance(
+        name=run.id,
+        run=run.id,
+        base=model.name,
+        base_digest=model.digest,
+        program=f"LlamaForge {__version__}",
+    )
+
+
+def _checked(made: Merged, blob: Path, adapter: Path) -> dict[str, Any]:
+    """Let llama.cpp load the file, in a process of its own, and compare; remove it if it cannot.
+
+    Raises:
+        LlamaForgeError: llama.cpp does not take the file.
+    """
+    command = [sys.executable, "-m", "llamaforge.evaluation.check_file", str(made.path)]
+    command += ["--like", str(blob), "--adapter", str(adapter)]
+    answer = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=worker_environment(),
+        timeout=_CHECK_SECONDS,
+        check=False,
+    )
+    try:
+        found = json.loads(answer.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        found = {"loads": False, "message": f"it ended with {answer.returncode}."}
+    if not found.get("loads"):
+        made.path.unlink(missing_ok=True)
+        raise LlamaForgeError(
+            f"llama.cpp does not take the merged file: {safe_line(found.get('message', ''))}",
+            "It was removed. Export with another --quant, or use the adapter.",
+            code="not_loadable",
+        )
+    return dict(found)

@@ -1,0 +1,116 @@
+"""A merged file brings everything along, and takes its name as an adapter does."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamaforge.errors import InvalidFileError, LlamaForgeError
+from llamaforge.publishing.journal import read_journal
+from tests.contract.publishing.fake_ollama import Fault
+from tests.contract.publishing.publishing_desk import BASE, Desk, write_adapter
+from tests.contract.publishing.test_publish_to_ollama import Killed, Mortal, trials
+
+STEPS = 30
+CARRIED: dict[str, Any] = {
+    "template": "{{ .Prompt }}!",
+    "system": 'Say """yes"""',
+    "parameters": {"stop": ["<|im_end|>"], "temperature": 0.5},
+    "messages": [{"role": "user", "content": "Hi"}],
+}
+
+
+@pytest.fixture
+def merged(desk: Desk, tmp_path: Path) -> Desk:
+    path = tmp_path / "merged.gguf"
+    digest = write_adapter(path, kind="model")
+    desk.server.version = "0.40.0"
+    desk.server.takes_adapters = False
+    changes = desk.request.__dict__ | CARRIED | {"file": path, "file_sha256": digest}
+    changes |= {"form": "gguf", "licenses": ("MIT", "Apache"), "renderer": "r", "parser": "p"}
+    desk.request = type(desk.request)(**changes)
+    return desk
+
+
+def test_all_that_the_model_has_is_sent_with_the_file(merged: Desk) -> None:
+    result = merged.publish()
+    made = merged.server.get("mine")
+    assert made is not None
+    assert made.weights == merged.request.file_sha256
+    assert made.adapters == []
+    assert (made.template, made.system) == (CARRIED["template"], CARRIED["system"])
+    assert (made.parameters, made.messages) == (CARRIED["parameters"], CARRIED["messages"])
+    assert (made.license, made.renderer, made.parser) == ("MIT\nApache", "r", "p")
+    assert (result.form, result.base_checked, result.digest) == ("gguf", None, made.digest)
+    for request in merged.server.requests("POST", "/api/create"):
+        assert not request.body.keys() & {"from", "adapters"}
+
+
+def test_what_the_model_does_not_have_is_not_sent(merged: Desk) -> None:
+    merged.publish(
+        template=None, system=None, parameters=None, messages=None, licenses=(), renderer=None,
+        parser=None,
+    )  # fmt: skip
+    for request in merged.server.requests("POST", "/api/create"):
+        assert set(request.body) == {"model", "files", "stream"}
+
+
+def test_the_server_need_not_have_the_base(merged: Desk) -> None:
+    merged.server.models.clear()
+    assert merged.publish().digest
+
+
+def test_a_server_that_writes_the_weights_anew_is_believed(merged: Desk) -> None:
+    merged.server.rewrites_weights = True
+    first = merged.publish()
+    made = merged.server.get("mine")
+    assert made is not None
+    assert made.weights != merged.request.file_sha256
+    requests = len(merged.server.requests("POST", "/api/create"))
+    assert merged.publish().digest == first.digest
+    assert len(merged.server.requests("POST", "/api/create")) == requests
+
+
+def test_a_success_that_left_the_base_is_a_failure(merged: Desk) -> None:
+    old = merged.server.add("mine", BASE)
+    merged.server.fail("/api/create", Fault.NOT_STORED, skip=1)
+    with pytest.raises(LlamaForgeError) as caught:
+        merged.publish(overwrite=True)
+    assert caught.value.code == "not_there"
+    assert merged.server.get("mine") is old
+
+
+def test_an_adapter_is_no_merged_file(merged: Desk, tmp_path: Path) -> None:
+    digest = write_adapter(tmp_path / "a.gguf")
+    with pytest.raises(InvalidFileError) as caught:
+        merged.publish(file=tmp_path / "a.gguf", file_sha256=digest)
+    assert caught.value.code == "not_a_model"
+
+
+def test_a_file_that_changed_is_refused(merged: Desk) -> None:
+    with pytest.raises(InvalidFileError) as caught:
+        merged.publish(file_sha256="0" * 64)
+    assert caught.value.code == "file_changed"
+    assert merged.server.seen == []
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_killed_at_any_step_a_repeat_completes_it(merged: Desk, step: int) -> None:
+    old = merged.server.add("mine", "0" * 64)
+    with Mortal(step) as process, pytest.raises(Killed):
+        merged.publish(overwrite=True)
+    assert process.steps == step
+    result = merged.publish(overwrite=True)
+    made = merged.server.get("mine")
+    assert made is not None
+    assert made.weights == merged.request.file_sha256
+    assert result.previous_digest == old.digest
+    assert trials(merged) == []
+    assert read_journal(merged.journal)
+
+
+def test_the_steps_above_are_all_that_there_are(merged: Desk) -> None:
+    merged.server.add("mine", "0" * 64)
+    with Mortal(STEPS + 5) as process:
+        merged.publish(overwrite=True)
+    assert process.steps == STEPS
