@@ -68,6 +68,39 @@ _RMS: Final = {"attention.layer_norm_rms_epsilon": 1e-5}
 _LAYER_NORM: Final = {"attention.layer_norm_epsilon": 1e-5}
 _MOE: Final = {"expert_count": 4, "expert_used_count": 2}
 
+_GEMMA4_NEAR: Final = (
+    f"{_ATTENTION} attn_q_norm:d*0.125 attn_k_norm:d post_attention_norm:h {_INNER} "
+    "post_ffw_norm:h layer_output_scale:1"
+)
+_GEMMA4_FAR: Final = (
+    "attn_norm:h attn_q:512,h attn_k:256,h attn_v:256,h attn_output:h,512 attn_q_norm:128*0.1 "
+    f"attn_k_norm:128 post_attention_norm:h {_INNER} post_ffw_norm:h layer_output_scale:1"
+)
+"""Scores are not divided by the root of a head's width: the norm of the queries learns it."""
+_GEMMA4_ONE: Final = _GEMMA4_FAR.replace("attn_k:256,h attn_v:256,h", "attn_k:k,h")
+"""Keys and values are one, with one head."""
+_GEMMA4_PER_LAYER: Final = " inp_gate:32,h proj:h,32 post_norm:h"
+_GEMMA4_EXPERTS: Final = (
+    " ffn_gate_inp:e,h ffn_gate_inp.scale:h*16 ffn_gate_up_exps:e,512,h ffn_down_exps:e,h,m "
+    "ffn_down_exps.scale:e pre_ffw_norm_2:h post_ffw_norm_1:h post_ffw_norm_2:h"
+)
+_GEMMA4_TOP: Final = "output_norm:h rope_freqs:64"
+_GEMMA4_KEYS: Final[dict[str, Any]] = {
+    **_RMS,
+    "attention.key_length": 128,
+    "attention.value_length": 128,
+    "attention.key_length_swa": 64,
+    "attention.value_length_swa": 64,
+    "attention.sliding_window": 16,
+    "attention.sliding_window_pattern": [True, False] * 3,
+    "attention.shared_kv_layers": 0,
+    "embedding_length_per_layer_input": 0,
+    "rope.dimension_count": 128,
+    "rope.dimension_count_swa": 64,
+    "rope.freq_base": 1_000_000.0,
+    "rope.freq_base_swa": 10_000.0,
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -75,7 +108,8 @@ class Recipe:
 
     architecture: str
     tensors: str
-    """Of every layer: `name:sizes`, `.weight` unless it says `.bias`, sizes by letter."""
+    """Of every layer: `name:sizes`, `.weight` unless it says `.bias`, sizes by letter; a factor
+    may follow after `*`."""
     keys: Mapping[str, Any] = field(default_factory=lambda: dict(_RMS))
     """Further keys below `<architecture>.`."""
     top: str = "output_norm:h"
@@ -83,6 +117,8 @@ class Recipe:
     layers: int = _LAYERS
     every_second: str = ""
     """The tensors of every second layer, where they differ."""
+    last: tuple[str, ...] = ()
+    """The tensors of the last layers, where they differ."""
 
 
 RECIPES: Final[Mapping[str, Recipe]] = {
@@ -140,6 +176,46 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         },
         tied=True,
         layers=7,
+    ),
+    "gemma4-e": Recipe(
+        "gemma4",
+        _GEMMA4_NEAR + _GEMMA4_PER_LAYER,
+        _GEMMA4_KEYS
+        | {
+            "attention.shared_kv_layers": 2,
+            "embedding_length_per_layer_input": 32,
+            "feed_forward_length": [512, 512, 512, 512, 1024, 1024],
+            "final_logit_softcapping": 30.0,
+        },
+        top=f"{_GEMMA4_TOP} per_layer_token_embd:V,192 per_layer_model_proj:192,h "
+        "per_layer_proj_norm:32",
+        tied=True,
+        layers=6,
+        every_second=_GEMMA4_FAR + _GEMMA4_PER_LAYER,
+        last=(
+            _GEMMA4_NEAR.replace(":f", ":F").replace(",f", ",F") + _GEMMA4_PER_LAYER,
+            _GEMMA4_FAR.replace(":f", ":F").replace(",f", ",F") + _GEMMA4_PER_LAYER,
+        ),
+    ),
+    "gemma4": Recipe(
+        "gemma4",
+        _GEMMA4_NEAR,
+        _GEMMA4_KEYS | {"attention.head_count_kv": [2, 1] * 3, "final_logit_softcapping": 30.0},
+        top=_GEMMA4_TOP,
+        tied=True,
+        layers=6,
+        every_second=_GEMMA4_ONE,
+    ),
+    "gemma4-experts": Recipe(
+        "gemma4",
+        _GEMMA4_NEAR + _GEMMA4_EXPERTS,
+        _GEMMA4_KEYS
+        | _MOE
+        | {"attention.head_count_kv": [2, 1] * 3, "expert_feed_forward_length": 256},
+        top=_GEMMA4_TOP,
+        tied=True,
+        layers=6,
+        every_second=_GEMMA4_ONE + _GEMMA4_EXPERTS,
     ),
     "phi3": Recipe(
         "phi3",
@@ -296,10 +372,13 @@ def write_architecture_model(
     writer.add_tensor("token_embd.weight", _values(random, "token_embd", (vocabulary.size, 256)))
     for layer in range(recipe.layers):
         is_second = recipe.every_second and layer % 2 == 1
-        for tensor in (recipe.every_second if is_second else recipe.tensors).split():
-            _add_tensor(writer, f"blk.{layer}.", tensor, random, recipe)
+        tensors = recipe.every_second if is_second else recipe.tensors
+        if layer >= recipe.layers - len(recipe.last):
+            tensors = recipe.last[layer - recipe.layers]
+        for tensor in tensors.split():
+            _add_tensor(writer, f"blk.{layer}.", tensor, random, vocabulary.size)
     for tensor in recipe.top.split():
-        _add_tensor(writer, "", tensor, random, recipe)
+        _add_tensor(writer, "", tensor, random, vocabulary.size)
     if not recipe.tied:
         writer.add_tensor("output.weight", _values(random, "output", (vocabulary.size, 256)))
     writer.write_header_to_file()
@@ -345,13 +424,19 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 
 def _add_tensor(
-    writer: gguf.GGUFWriter, prefix: str, text: str, random: np.random.Generator, recipe: Recipe
+    writer: gguf.GGUFWriter,
+    prefix: str,
+    text: str,
+    random: np.random.Generator,
+    vocabulary_size: int,
 ) -> None:
+    text, _, factor = text.partition("*")
     name, _, sizes = text.partition(":")
+    sizes = sizes.replace("V", str(vocabulary_size))
     shape = tuple(sum(_size(part) for part in size.split("+")) for size in sizes.split(","))
-    bare = name.endswith(".bias") or name == "ssm_a"
+    bare = name.endswith((".bias", ".scale")) or name == "ssm_a"
     full = f"{prefix}{name}" if bare else f"{prefix}{name}.weight"
-    writer.add_tensor(full, _values(random, name, shape))
+    writer.add_tensor(full, _values(random, name, shape) * np.float32(factor or 1))
 
 
 def _size(part: str) -> int:
@@ -364,11 +449,13 @@ def _values(
     if name.startswith("rope_factors"):
         return np.linspace(1.0, 4.0, shape[0], dtype=np.float32)
     values = random.standard_normal(shape, dtype=np.float32)
+    if name == "rope_freqs":
+        return np.where(np.arange(shape[0]) < shape[0] // 4, 1.0, 1e30).astype(np.float32)
     if name == "ssm_a":
         return -np.exp(values)
     if name.endswith(".bias") or "sinks" in name:
         return values * np.float32(0.1)
-    if "norm" in name:
+    if "norm" in name or "scale" in name:
         return np.float32(1.0) + np.float32(0.1) * values
     # The recurrence of linear attention would grow what llama.cpp rounds off activations.
     strength = 0.25 if name in {"ssm_out", "ssm_alpha", "ssm_beta"} else 1.0

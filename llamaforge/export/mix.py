@@ -152,12 +152,10 @@ class _Rule:
         return self.quantization.startswith("Q4_K") and self.architecture != "falcon"
 
     def _is_70b(self) -> bool:
+        if self.layers != _LAYERS_OF_70B or self.architecture not in _OF_70B:
+            return False
         heads, key_value_heads = head_counts(self.header)
-        return (
-            self.layers == _LAYERS_OF_70B
-            and self.architecture in _OF_70B
-            and heads != key_value_heads
-        )
+        return heads != key_value_heads
 
     def _next(self, kind: str) -> int:
         number = self.seen.get(kind, 0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from llamaforge.errors import InvalidFileError, RefusedError
+from llamaforge.gguf import gemma4
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.keys import (
     has,
@@ -68,6 +69,14 @@ class Architecture:
     """Whether it is a mixture of experts; they stay packed and take no adapter."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Eager where scores are changed before the softmax, which fused attention cannot do."""
+    frozen: frozenset[str] = frozenset()
+    """Last names of matrices that llama.cpp multiplies without looking for an adapter."""
+    ones: frozenset[str] = frozenset()
+    """Parameters and buffers that are one where the file does not hold them."""
+    configure: Callable[[Header], dict[str, Any]] | None = None
+    """Reads the whole configuration, where layers differ too much for the common keys."""
+    ignored: Callable[[Header, str], bool] | None = None
+    """Whether a tensor that the file holds is used by nobody."""
     logit_scale: Reader | None = None
     """The factor of the logits."""
     softcap: Reader | None = None
@@ -171,6 +180,19 @@ _GRANITE: Final[dict[str, Reader]] = {
     "logits_scaling": _real("logit_scale"),
 }
 
+_GEMMA4: Final[dict[str, Any]] = {
+    "configure": gemma4.configuration,
+    "ignored": gemma4.is_unused,
+    "softcap": gemma4.softcap,
+    "frozen": frozenset({"per_layer_model_proj", "ffn_gate_inp"}),
+    "ones": frozenset({"layer_scalar", "per_expert_scale"}),
+    "parameters": {
+        "layer_scalar": "layer_output_scale.weight",
+        "router.scale": "ffn_gate_inp.scale",
+        "router.per_expert_scale": "ffn_down_exps.scale",
+    },
+}
+
 
 def _inverse(key: str) -> Reader:
     return lambda header: 1.0 / real(header, key)
@@ -254,6 +276,8 @@ _ENTRIES: Final = (
         },
         norm_offset=1.0,
     ),
+    Architecture("gemma4", "gemma4_text", **_GEMMA4),
+    Architecture("gemma4", "gemma4_text", experts=True, **_GEMMA4),
     Architecture("phi3", "phi3", head_dim=False, partial_rotary=True),
     Architecture(
         "starcoder2",
@@ -444,6 +468,10 @@ def configuration(header: Header) -> dict[str, Any]:
         InvalidFileError: the tensors are not of the sizes that the keys promise.
     """
     entry = architecture_of(header)
+    # No token is given a meaning here: where answers end is the tokenizer's affair.
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    if entry.configure is not None:
+        return {"model_type": entry.model_type} | entry.configure(header) | tokens
     heads, key_value_heads = head_counts(header)
     hidden = whole(header, "embedding_length")
     head_dim, turned = head_sizes(header)
@@ -468,8 +496,6 @@ def configuration(header: Header) -> dict[str, Any]:
     config |= {name: read(header) for name, read in entry.attributes.items()}
     _check_sizes(header, config, head_dim)
     config = {entry.renamed.get(name, name): value for name, value in config.items()}
-    # No token is given a meaning here: where answers end is the tokenizer's affair.
-    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
     absent_allowed = {"sliding_window"}
     kept = {
         name: value

@@ -32,6 +32,20 @@ def whole(header: Header, key: str, default: int | None = None) -> int:
     return value
 
 
+def first_whole(header: Header, key: str, default: int | None = None) -> int:
+    """Return the positive whole number at `<architecture>.<key>`, or the first of an array.
+
+    Raises:
+        RefusedError: as `whole`.
+    """
+    if not is_array(header, key):
+        return whole(header, key, default)
+    values = header.numbers(f"{header.architecture}.{key}")
+    if not values or not isinstance(values[0], int) or not 0 < values[0] < _MOST:
+        raise variant(header, f"does not say its {words(key)} as whole numbers")
+    return values[0]
+
+
 def real(header: Header, key: str, default: float | None = None) -> float:
     """Return the positive finite number at `<architecture>.<key>`.
 

@@ -5,6 +5,7 @@ Source: the keys of `docs/gguf.md` of the ggml repository.
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -40,6 +41,9 @@ _FILL_IN_TEXTS: Final = frozenset(
 )  # fmt: skip
 """Tokens that mark a gap to be filled in: control tokens in llama.cpp wherever they stand."""
 
+_TURN_END: Final = "<|end|>"
+_TEXT_END: Final = "</s>"
+
 _MOST_CUTS: Final = 16_000_000
 """Characters of all pieces together; each is a place where a piece may have been merged."""
 _LONGEST_PIECE: Final = 1_000
@@ -67,12 +71,14 @@ class GgufTokenizer:
                 code="no_vocabulary",
             )
         self.tokens: list[str] = tokens
+        self._plain_ends = _plain_ends(tokens)
         self.special_ids: dict[str, int] = {
             text: number
             for number, (text, kind) in enumerate(zip(tokens, types, strict=True))
             # As llama.cpp does it: these texts are control tokens, whatever the file says.
             if (kind in {_CONTROL, _UNKNOWN} or text in _END_TEXTS or text in _FILL_IN_TEXTS)
             and text
+            and text not in self._plain_ends
         }
         self.bos_id = _id(header, "bos", len(tokens))
         self.eos_id = _id(header, "eos", len(tokens))
@@ -88,6 +94,9 @@ class GgufTokenizer:
         elif kind == "llama":
             self._tokenizer = _sentencepiece(header, tokens, types)
             adds_bos = True
+        elif kind == "gemma4":
+            self._tokenizer = _spaced(header, tokens)
+            adds_bos = False
         else:
             raise RefusedError(
                 f"The vocabulary kind {str(kind)[:40]!r} of {header.path.name} is not known yet.",
@@ -105,7 +114,9 @@ class GgufTokenizer:
             [
                 AddedToken(text, normalized=False, special=False)
                 for text, kind in zip(tokens, types, strict=True)
-                if kind == _USER_DEFINED and text and text not in self.special_ids
+                if text
+                and text not in self.special_ids
+                and _is_found_first(header, text, kind, self._plain_ends)
             ]
         )
         if self._tokenizer.get_vocab_size() != len(set(tokens)):
@@ -115,7 +126,8 @@ class GgufTokenizer:
         """Return the ids at which llama.cpp ends an answer."""
         named = {_id(header, key, len(self.tokens)) for key in _END_KEYS}
         by_text = {number for text, number in self.special_ids.items() if text in _END_TEXTS}
-        return frozenset(by_text | {number for number in named if number is not None})
+        ends = by_text | {number for number in named if number is not None}
+        return frozenset(number for number in ends if self.tokens[number] not in self._plain_ends)
 
     def text_of(self, number: int | None) -> str:
         """Return the text of one token as it stands in the vocabulary; empty for None."""
@@ -143,6 +155,30 @@ class GgufTokenizer:
         """Return the text of `ids`."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special)
         return text
+
+
+def _plain_ends(tokens: list[str]) -> frozenset[str]:
+    """Return which of the texts that end answers elsewhere do not in this vocabulary.
+
+    Source: `llama_vocab::impl::load` in `llama-vocab.cpp` of llama.cpp.
+    """
+    present = set(tokens)
+    plain = set()
+    calls = bool({"<|call|>", "<|calls|>"} & present)
+    if _TURN_END in present and calls and ("<|return|>" in present or "<|flush|>" in present):
+        plain.add(_TURN_END)
+    if _TEXT_END in present and "<|tool_response>" in present:
+        plain.add(_TEXT_END)
+    return frozenset(plain)
+
+
+def _is_found_first(header: Header, text: str, kind: int, plain_ends: frozenset[str]) -> bool:
+    """Return whether a token is looked for before a text is cut, though it is no control token."""
+    if text in plain_ends:
+        return text == _TURN_END
+    # A run of line ends is one token here, whatever the merges say.
+    is_run = header.get("tokenizer.ggml.model") == "gemma4" and not text.strip("\n")
+    return kind == _USER_DEFINED or is_run
 
 
 def _id(header: Header, key: str, size: int) -> int | None:
@@ -175,13 +211,7 @@ def _pre_tokenizer(header: Header) -> PreTokenizer:
 def _byte_level(header: Header, tokens: list[str], pre: PreTokenizer) -> Tokenizer:
     """Return a byte-level BPE tokenizer as GPT-2 defined it."""
     vocabulary = {text: number for number, text in enumerate(tokens)}
-    merges: list[tuple[str, str]] = []
-    for line in header.strings("tokenizer.ggml.merges"):
-        cut = line.find(" ", 1)
-        left, right = line[:cut], line[cut + 1 :]
-        is_whole = cut > 0 and right != ""
-        if is_whole and left + right in vocabulary and left in vocabulary and right in vocabulary:
-            merges.append((left, right))
+    merges = _merges(header, vocabulary)
     tokenizer = Tokenizer(
         models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre.ignore_merges)
     )
@@ -191,6 +221,34 @@ def _byte_level(header: Header, tokens: list[str], pre: PreTokenizer) -> Tokeniz
     cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _merges(header: Header, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return the file's merges, those left out that join or make what is no token."""
+    merges: list[tuple[str, str]] = []
+    for line in header.strings("tokenizer.ggml.merges"):
+        cut = line.find(" ", 1)
+        left, right = line[:cut], line[cut + 1 :]
+        is_whole = cut > 0 and right != ""
+        if is_whole and left + right in vocabulary and left in vocabulary and right in vocabulary:
+            merges.append((left, right))
+    return merges
+
+
+def _spaced(header: Header, tokens: list[str]) -> Tokenizer:
+    """Return Gemma 4's tokenizer: merges over whole lines, in which spaces are `▁`.
+
+    Characters without a token become their UTF-8 bytes' tokens.
+    """
+    vocabulary = {text: number for number, text in enumerate(tokens)}
+    merges = _merges(header, vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|\n+"), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     return tokenizer
 
 

@@ -31,6 +31,7 @@ from llamaforge.training.loss import OutputHead
 from llamaforge.training.packed import PackedEmbedding, PackedLinear, PackedWeight
 
 _HEAD: Final = "lm_head"
+_EMBEDDING: Final = "token_embd"
 _ROPE_TENSORS: Final = ("rope_freqs.weight", "rope_factors_short.weight")
 """By which the rotary frequencies are divided: Llama 3.1's, or Phi-3's for its first tokens."""
 _IGNORED: Final = frozenset({*_ROPE_TENSORS, "rope_factors_long.weight"})
@@ -51,11 +52,13 @@ class PackedModel:
 class _Source:
     """Reads tensors of one mapped file, and remembers which ones were used."""
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: Header, entry: Architecture) -> None:
         self.header = header
         layers = layer_count(header)
         self.unused = {
-            name for name in set(header.tensors) - _IGNORED if not _is_ahead(name, layers)
+            name
+            for name in set(header.tensors) - _IGNORED
+            if not _is_ahead(name, layers) and not (entry.ignored and entry.ignored(header, name))
         }
         # Copy on write: torch wants memory that it may write to, and never writes to it.
         self._bytes = torch.from_numpy(np.memmap(header.path, dtype=np.uint8, mode="c"))
@@ -106,6 +109,10 @@ class _Source:
                 code="wrong_shape",
             )
         return values.view(len(order), -1)[torch.from_numpy(inverse(order))].reshape(-1)
+
+    def has(self, name: str) -> bool:
+        """Return whether the file holds the tensor."""
+        return name in self.header.tensors
 
     def experts(self, name: str) -> list[PackedWeight]:
         """Return the matrices of all experts, which lie in one tensor one after the other."""
@@ -162,14 +169,16 @@ def load_packed_model(header: Header, compute_dtype: torch.dtype) -> PackedModel
     """
     entry = architecture_of(header)
     model = _empty_model(header, entry, compute_dtype)
-    source = _Source(header)
+    source = _Source(header, entry)
     name_of = gguf_namer(header)
     names: dict[str, str] = {}
-    embedding = source.weight("token_embd")
+    embedding = source.weight(_EMBEDDING)
     head = embedding if model.config.tie_word_embeddings else source.weight("output")
     for path, module in list(model.named_modules()):
         if isinstance(module, nn.Embedding):
-            packed = PackedEmbedding(embedding, compute_dtype)
+            table = name_of(path)
+            weight = embedding if table in (None, _EMBEDDING) else source.weight(table)
+            packed = PackedEmbedding(weight, compute_dtype)
             _replace(model, path, _scaled(packed, module, compute_dtype))
         elif path == _HEAD:
             _check_shape("output", head, module)
@@ -184,7 +193,8 @@ def load_packed_model(header: Header, compute_dtype: torch.dtype) -> PackedModel
             columns = column_order(header, name)
             if columns is None:
                 _replace(model, path, packed_linear)
-                names[path] = name
+                if name.rsplit(".", 1)[-1] not in entry.frozen:
+                    names[path] = name
             else:
                 _replace(model, path, ReorderedInput(packed_linear, torch.from_numpy(columns)))
                 names[f"{path}.{ReorderedInput.INNER}"] = name
@@ -192,6 +202,7 @@ def load_packed_model(header: Header, compute_dtype: torch.dtype) -> PackedModel
             _replace(model, path, _experts(module, _layer_of(path), source, compute_dtype))
         else:
             _fill(module, path, name_of, source, compute_dtype, entry)
+            _fill_buffers(module, path, source, entry)
     _apply_rope_factors(model, header, source)
     _check_complete(model, source)
     model.requires_grad_(False)
@@ -245,7 +256,12 @@ def _parameter_name(
 
 def _experts(module: nn.Module, layer: str, source: _Source, dtype: torch.dtype) -> PackedExperts:
     """Return the experts of the layer whose GGUF names begin with `layer`, such as `blk.0.`."""
-    parts = [source.experts(f"{layer}ffn_{part}_exps") for part in ("gate", "up", "down")]
+    if source.has(f"{layer}ffn_gate_up_exps.weight"):
+        fused = source.experts(f"{layer}ffn_gate_up_exps")
+        halves = zip(*(weight.halves() for weight in fused), strict=True)
+        parts = [*map(list, halves), source.experts(f"{layer}ffn_down_exps")]
+    else:
+        parts = [source.experts(f"{layer}ffn_{part}_exps") for part in ("gate", "up", "down")]
     biases = [source.expert_biases(f"{layer}ffn_{part}_exps") for part in ("gate", "up", "down")]
     return PackedExperts(parts, biases, activation_of(module), dtype)
 
@@ -279,6 +295,15 @@ def _fill(
     """
     for key, parameter in list(module.named_parameters(recurse=False)):
         tensor = _parameter_name(path, key, name_of, entry)
+        if key in entry.ones and not source.has(tensor):
+            setattr(
+                module,
+                key,
+                nn.Parameter(
+                    torch.ones_like(parameter, dtype=dtype, device="cpu"), requires_grad=False
+                ),
+            )
+            continue
         values = source.sorted_vector(tensor)
         if values.numel() != parameter.numel():
             raise InvalidFileError(
@@ -293,6 +318,14 @@ def _fill(
             values = torch.log(-values)
         values = values.to(dtype).reshape(parameter.shape)
         setattr(module, key, nn.Parameter(values, requires_grad=False))
+
+
+def _fill_buffers(module: nn.Module, path: str, source: _Source, entry: Architecture) -> None:
+    """Give a module the buffers that the file holds, such as a layer's own scale."""
+    for key, _ in list(module.named_buffers(recurse=False)):
+        tensor = f"{_layer_of(path)}{entry.parameters[key]}" if key in entry.parameters else ""
+        if source.has(tensor):
+            setattr(module, key, source.vector(tensor))
 
 
 def _apply_rope_factors(model: PreTrainedModel, header: Header, source: _Source) -> None:

@@ -46,6 +46,14 @@ class PackedWeight:
         self.width = width
         self._kept: Tensor | None = None
 
+    def halves(self) -> "tuple[PackedWeight, PackedWeight]":
+        """Return the first and the second half of the rows, without a copy."""
+        middle = self.rows // 2
+        return (
+            PackedWeight(self.blocks[:middle], self.kind, middle, self.width),
+            PackedWeight(self.blocks[middle:], self.kind, self.rows - middle, self.width),
+        )
+
     def kept(self, dtype: torch.dtype) -> Tensor:
         """Return all rows as `dtype`, shape [rows, width], unpacked once and kept from then on."""
         if self._kept is None or self._kept.dtype is not dtype:
