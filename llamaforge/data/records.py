@@ -55,9 +55,14 @@ class Record:
     row: int
     """The 1-based line of a JSON Lines file, or the 1-based position in a JSON array."""
     messages: tuple[Message, ...]
+    """The conversation; of a preference pair, the part that both answers follow."""
     split: str | None = None
     """The side that the row itself asks for: `train`, `validation`, `test` or none."""
     meta: dict[str, Any] = field(default_factory=dict)
+    chosen: tuple[Message, ...] = ()
+    """Of a preference pair, the better way to go on; empty for a row to learn from as it is."""
+    rejected: tuple[Message, ...] = ()
+    """The worse way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +108,18 @@ def canonical_line(record: Record) -> bytes:
         "id": record.id,
         "source": record.source,
         "row": record.row,
-        "messages": [{"role": turn.role, "content": turn.content} for turn in record.messages],
+        "messages": _turns(record.messages),
         "split": record.split,
         "meta": record.meta,
     }
+    if record.chosen or record.rejected:
+        body["chosen"] = _turns(record.chosen)
+        body["rejected"] = _turns(record.rejected)
     return canonical_json(body) + b"\n"
+
+
+def _turns(messages: tuple[Message, ...]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in messages]
 
 
 def canonical_json(value: Any) -> bytes:
