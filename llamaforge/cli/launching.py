@@ -61,7 +61,8 @@ def prepare(recipe: Recipe, *, store: Path | None, numbered: bool) -> Prepared:
     model = found.require_trainable(recipe.model.name)
     facts = _facts(model)
     spec = resolve(recipe, facts, name)
-    first_problem(spec.data.sources, spec.data.max_rejected_fraction)
+    if spec.data.snapshot is None:
+        first_problem(spec.data.sources, spec.data.max_rejected_fraction)
     needs = needs_of(spec, read_header(facts.blob))
     check_memory(needs.memory)
     check_disk(paths.runs_folder(), needs.disk)

@@ -21,6 +21,7 @@ VERBS: Final = {
     "models": "llamaforge.cli.models",
     "show": "llamaforge.cli.show",
     "base": "llamaforge.cli.base",
+    "data": "llamaforge.cli.data",
     "train": "llamaforge.cli.train",
     "runs": "llamaforge.cli.runs",
     "verify": "llamaforge.cli.verify",

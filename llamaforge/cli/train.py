@@ -12,6 +12,7 @@ from llamaforge.safe_text import safe_line
 if TYPE_CHECKING:
     from llamaforge.recipe.spec import Recipe
 
+_SNAPSHOT: Final = "snapshot:"
 _AVAILABLE: Final = {"base": "gguf", "method": "sft"}
 _LATER: Final = {
     "hub": "Training from the Hugging Face base is not available in this version.",
@@ -35,7 +36,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="data files: JSON Lines or JSON, plain or gzip",
+        help="data files, or snapshot:ID for rows that were frozen before (llamaforge data list)",
     )
     add_store(parser)
     parser.add_argument("--name", metavar="RUN", help="the name of the run")
@@ -84,7 +85,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             print_text(to_yaml(spec).rstrip("\n"))
         return ExitCode.DONE
     if not arguments.yes and not arguments.json and has_dialogue():
-        files = ", ".join(source.name for source in spec.data.sources)
+        data = spec.data
+        files = ", ".join(source.name for source in data.sources) or f"snapshot {data.snapshot}"
         question = (
             f"Train an adapter on {spec.model.name} ({spec.model.quantization}) with {files}? "
             f"It takes up to {prepared.needs.disk / 1e6:,.0f} MB of disk."
@@ -110,7 +112,7 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     body = _read(arguments.recipe) if arguments.recipe else {}
     training = _part(body, "training")
     _lay(_part(body, "model"), "name", arguments.model)
-    _lay(_part(body, "data"), "sources", arguments.data)
+    _lay_data(_part(body, "data"), arguments.data)
     _lay(_part(body, "publish"), "name", arguments.publish)
     _lay(training, "base", arguments.base)
     _lay(training, "method", arguments.method)
@@ -124,6 +126,34 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
             )
     _require(body, arguments.settings)
     return with_settings(body, arguments.settings)
+
+
+def _lay_data(data: dict[str, Any], given: list[Path] | None) -> None:
+    """Lay `--data` over a recipe: files, or `snapshot:ID`.
+
+    Raises:
+        UsageError: a snapshot stands beside other data.
+    """
+    from llamaforge.data.library import find
+
+    chosen = [str(item).removeprefix(_SNAPSHOT) for item in given or [] if _is_snapshot(item)]
+    if not chosen:
+        _lay(data, "sources", given)
+        if given:
+            data.pop("snapshot", None)
+        return
+    if len(given or []) > 1:
+        raise UsageError(
+            "A snapshot is trained on alone: it is frozen, with its split.",
+            "Name files, or one snapshot.",
+            code="snapshot_and_files",
+        )
+    data.pop("sources", None)
+    data["snapshot"] = find(chosen[0]).manifest.id
+
+
+def _is_snapshot(source: Path) -> bool:
+    return str(source).startswith(_SNAPSHOT) and not source.exists()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -182,5 +212,7 @@ def _require(body: dict[str, Any], settings: list[str]) -> None:
             "No model is named.", "Name one with --model NAME; see: llamaforge models",
             code="no_model_named",
         )  # fmt: skip
-    if not body["data"].get("sources") and "sources" not in given:
+    if not (body["data"].get("sources") or body["data"].get("snapshot")) and not (
+        {"sources", "snapshot"} & set(given)
+    ):
         raise UsageError("No data file is named.", "Name one with --data FILE.", code="no_data")

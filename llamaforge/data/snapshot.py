@@ -138,7 +138,7 @@ def read_snapshot(folder: Path) -> tuple[SnapshotManifest, Splits]:
     Raises:
         InvalidFileError: a file is missing, is not what its digest says, or cannot be parsed.
     """
-    manifest = _read_manifest(folder / MANIFEST_NAME)
+    manifest = read_manifest(folder / MANIFEST_NAME)
     for name in [*map(_data_name, SPLITS), REJECTED_NAME]:
         if name not in manifest.files:
             raise _invalid(folder / MANIFEST_NAME, f"does not list {name}")
@@ -169,7 +169,12 @@ def _snapshot_id(files: Mapping[str, SnapshotFile]) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _read_manifest(path: Path) -> SnapshotManifest:
+def read_manifest(path: Path) -> SnapshotManifest:
+    """Return the manifest at `path`; the files that it lists are not looked at.
+
+    Raises:
+        InvalidFileError: it is missing, or is none.
+    """
     try:
         return SnapshotManifest.model_validate_json(_bytes(path))
     except ValidationError as error:

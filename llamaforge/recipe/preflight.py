@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from llamaforge import hardware
+from llamaforge.data.library import find
 from llamaforge.errors import RefusedError
 from llamaforge.gguf.header import Header
 from llamaforge.recipe.spec import RunSpec
@@ -42,6 +43,8 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     """Return what the run takes on the model whose file has `header`."""
     adapter = adapter_parameters(header, spec.training.lora_r) * _FLOAT32_BYTES
     snapshot = sum(map(_snapshot_bytes, spec.data.sources))
+    if spec.data.snapshot is not None:
+        snapshot = sum(file.bytes for file in find(spec.data.snapshot).manifest.files.values())
     checkpoints = _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
     return Needs(
         adapter=adapter,

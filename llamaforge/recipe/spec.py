@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llamaforge.errors import NotFoundError, UsageError
 from llamaforge.files import write_atomic
@@ -33,7 +33,9 @@ class ModelChoice(_Strict):
 class DataChoice(_Strict):
     """Which rows are trained on, and which are held out."""
 
-    sources: list[Path] = Field(min_length=1)
+    sources: list[Path] = []
+    snapshot: str | None = None
+    """The id of rows that were frozen before, taken instead of sources, split as they are."""
     validation_fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     """Part of the rows without a `split` of their own that is held out of training."""
     split_seed: int = 0
@@ -41,6 +43,12 @@ class DataChoice(_Strict):
     """Tokens a row; empty means the model's context length, at most 2,048."""
     max_rejected_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     """More rejected rows than this part stop the run before it trains."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "DataChoice":
+        if bool(self.sources) == bool(self.snapshot):
+            raise ValueError("name data files, or one snapshot")
+        return self
 
 
 class TrainingSettings(_Strict):

@@ -6,6 +6,7 @@ from typing import Final
 
 from llamaforge.catalog.checked import checked
 from llamaforge.catalog.store import Store
+from llamaforge.data import library
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import Collected, collect
 from llamaforge.data.encoding import EncodedRecord, EncodedSplits
@@ -42,14 +43,8 @@ def prepare(job: Job) -> None:
     """
     _check_blob(job)
     job.check_stop()
-    data = job.spec.data
-    collected = collect(
-        data.sources,
-        validation_fraction=data.validation_fraction,
-        seed=data.split_seed,
-        max_rejected_fraction=data.max_rejected_fraction,
-    )
-    manifest = write_snapshot(job.run.data, collected.splits, collected.report)
+    collected = _freeze(job)
+    manifest, _ = read_snapshot(job.run.data)
     conversations = job.conversations()
     _judge_rows(job, conversations.rows)
     _warn(job, conversations, collected)
@@ -58,10 +53,10 @@ def prepare(job: Job) -> None:
     figures = conversations.rows.figures()
     figures |= {
         "rows": {
-            "read": collected.counts.read,
-            "accepted": collected.counts.accepted - len(conversations.rows.rejected),
-            "rejected": collected.counts.rejected + len(conversations.rows.rejected),
-            "duplicates": collected.counts.duplicates,
+            "read": manifest.counts.read,
+            "accepted": manifest.counts.accepted - len(conversations.rows.rejected),
+            "rejected": manifest.counts.rejected + len(conversations.rows.rejected),
+            "duplicates": manifest.counts.duplicates,
         },
         "max_length": job.max_length,
         "template": conversations.renderer.template.source,
@@ -69,6 +64,27 @@ def prepare(job: Job) -> None:
     }
     job.emit(events.Report(kind="data", figures=figures))
     write_json(job.run.data / _DONE, {"blob": _stamp(job.spec.model.blob), "snapshot": manifest.id})
+
+
+def _freeze(job: Job) -> Collected | None:
+    """Put the rows of the run into its folder: read and divided now, or as they once were."""
+    data = job.spec.data
+    if data.snapshot is not None:
+        job.run.data.mkdir(parents=True, exist_ok=True)
+        library.take(library.find(data.snapshot), job.run.data)
+        return None
+    collected = collect(
+        data.sources,
+        validation_fraction=data.validation_fraction,
+        seed=data.split_seed,
+        max_rejected_fraction=data.max_rejected_fraction,
+    )
+    write_snapshot(job.run.data, collected.splits, collected.report)
+    try:
+        library.keep(job.run.data)
+    except OSError as error:
+        job.warn("not_kept", f"The rows could not be put into the library: {error.strerror}.")
+    return collected
 
 
 def _stamp(blob: Path) -> dict[str, int]:
@@ -135,7 +151,7 @@ def _judge_rows(job: Job, rows: EncodedSplits) -> None:
         )
 
 
-def _warn(job: Job, conversations: Conversations, collected: Collected) -> None:
+def _warn(job: Job, conversations: Conversations, collected: Collected | None) -> None:
     source = conversations.renderer.template.source
     if source == "plain":
         job.warn(
@@ -149,7 +165,7 @@ def _warn(job: Job, conversations: Conversations, collected: Collected) -> None:
             f"The model's file has no chat template; its vocabulary is that of {source}, which is "
             "used.",
         )
-    for move, count in collected.split_report.moved.items():
+    for move, count in (collected.split_report.moved if collected else {}).items():
         job.warn(
             "moved_rows",
             f"{count:,} rows were moved ({safe_line(move)}): their prompt stands on both sides.",
