@@ -9,6 +9,7 @@ scale and a quantised number has at most 24 significant bits, so fused multiplic
 rounds no differently from the two steps apart.
 """
 
+import functools
 from typing import Any, Final
 
 import torch
@@ -20,6 +21,9 @@ from llamaforge.gguf.types import BLOCK_SIZES, TensorType
 
 _WEIGHTS_A_PROGRAM: Final = 2048
 """Sixteen for each thread of four warps; a power of two, as blocks have."""
+
+_kernel = functools.partial(triton.jit, do_not_specialize=["count", "row_blocks", "rows"])
+"""Compile once for matrices of all sizes: nothing is gained from knowing what divides them."""
 
 
 @triton.jit
@@ -71,7 +75,7 @@ def _store(out: tl.tensor, target: tl.tensor, source: tl.tensor, count: tl.tenso
     tl.store(address, values.to(out.dtype.element_ty), mask=(target < count)[:, None, None])
 
 
-@triton.jit
+@_kernel
 def _q4_0(blocks: tl.tensor, out: tl.tensor, ids: tl.tensor, count: tl.tensor,
           row_blocks: tl.tensor, rows: tl.tensor, BLOCKS: tl.constexpr) -> None:  # fmt: skip
     target, source = _places(ids, count, row_blocks, rows, BLOCKS)
@@ -84,7 +88,7 @@ def _q4_0(blocks: tl.tensor, out: tl.tensor, ids: tl.tensor, count: tl.tensor,
     _store(out, target, source, count, half * 16 + lane, values, 32)
 
 
-@triton.jit
+@_kernel
 def _q5_0(blocks: tl.tensor, out: tl.tensor, ids: tl.tensor, count: tl.tensor,
           row_blocks: tl.tensor, rows: tl.tensor, BLOCKS: tl.constexpr) -> None:  # fmt: skip
     target, source = _places(ids, count, row_blocks, rows, BLOCKS)
@@ -102,7 +106,7 @@ def _q5_0(blocks: tl.tensor, out: tl.tensor, ids: tl.tensor, count: tl.tensor,
     _store(out, target, source, count, half * 16 + lane, values, 32)
 
 
-@triton.jit
+@_kernel
 def _q8_0(blocks: tl.tensor, out: tl.tensor, ids: tl.tensor, count: tl.tensor,
           row_blocks: tl.tensor, rows: tl.tensor, BLOCKS: tl.constexpr) -> None:  # fmt: skip
     target, source = _places(ids, count, row_blocks, rows, BLOCKS)
@@ -130,7 +134,7 @@ def _scales_and_offsets(first: tl.tensor, known: tl.tensor) -> Any:
     return scale[:, :, None], offset[:, :, None]
 
 
-@triton.jit
+@_kernel
 def _q4_k(blocks: tl.tensor, out: tl.tensor, ids: tl.tensor, count: tl.tensor,
           row_blocks: tl.tensor, rows: tl.tensor, BLOCKS: tl.constexpr) -> None:  # fmt: skip
     target, source = _places(ids, count, row_blocks, rows, BLOCKS)
@@ -144,7 +148,7 @@ def _q4_k(blocks: tl.tensor, out: tl.tensor, ids: tl.tensor, count: tl.tensor,
     _store(out, target, source, count, part * 32 + lane, values, 256)
 
 
-@triton.jit
+@_kernel
 def _q5_k(blocks: tl.tensor, out: tl.tensor, ids: tl.tensor, count: tl.tensor,
           row_blocks: tl.tensor, rows: tl.tensor, BLOCKS: tl.constexpr) -> None:  # fmt: skip
     target, source = _places(ids, count, row_blocks, rows, BLOCKS)
@@ -159,7 +163,7 @@ def _q5_k(blocks: tl.tensor, out: tl.tensor, ids: tl.tensor, count: tl.tensor,
     _store(out, target, source, count, part * 32 + lane, values, 256)
 
 
-@triton.jit
+@_kernel
 def _q6_k(blocks: tl.tensor, out: tl.tensor, ids: tl.tensor, count: tl.tensor,
           row_blocks: tl.tensor, rows: tl.tensor, BLOCKS: tl.constexpr) -> None:  # fmt: skip
     target, source = _places(ids, count, row_blocks, rows, BLOCKS)
