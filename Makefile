@@ -12,7 +12,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install install-dev test check lint types contracts unit format snapshots \
-	fuzz campaign benchmarks clean
+	fuzz campaign benchmarks gpu-check clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ snapshots: install-dev ## accept how the screens look now
 benchmarks: install-dev ## ours against the named peers, as ratios
 	$(PIP) install --quiet $(PINS) --editable '.[benchmarks]'
 	for script in header store_list load lora_step; do $(BIN)/python benchmarks/$$script.py; done
+
+gpu-check: install ## on a CUDA machine: is the engine right there, how fast, how much memory
+	@$(BIN)/python -m benchmarks.gpu_check
 
 format: install-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -1,12 +1,12 @@
 """Random models as GGUF files, for tests and benchmarks: real layouts, meaningless weights.
 
 The tensors are written by gguf-py in llama.cpp's own layout and quantised by llama.cpp itself, so
-that nothing here depends on the code under test.
+that nothing here depends on the code under test; `write_packed_model`, for benchmarks alone, does.
 """
 
 import ctypes
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,15 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from llamaforge.gguf.ggml import pack_rows
+from llamaforge.gguf.types import TensorType
+
+Matrix = Callable[[str, int, int], npt.NDArray[Any]]
+"""From a tensor's name, rows and width to its values, [rows, width], or to packed rows in uint8."""
+
+_OWN_ROWS = 256
+"""Rows of a packed model's matrices before they repeat."""
 
 FILE_TYPES: dict[str, int] = {
     "F32": 0,
@@ -103,12 +112,41 @@ def write_random_model(
 ) -> Path:
     """Write a random model of `shape` to `path` and return it."""
     plain = path.with_suffix(".f32.tmp")
-    _write_plain(plain, shape, vocabulary, seed)
+    random = np.random.default_rng(seed)
+
+    def matrix(name: str, rows: int, width: int) -> npt.NDArray[Any]:
+        del name
+        return _normal(random, rows, width)
+
+    _write(plain, shape, vocabulary, _tensors(shape, vocabulary.size, random, matrix))
     if quantization == "F32":
         plain.replace(path)
     else:
         quantize(plain, path, quantization)
         plain.unlink()
+    return path
+
+
+def write_packed_model(
+    path: Path,
+    shape: Shape,
+    vocabulary: Vocabulary,
+    kind_of: Callable[[str], TensorType],
+    seed: int = 0,
+) -> Path:
+    """Write a random model whose matrices have the types that `kind_of` names, and return `path`.
+
+    Its matrices repeat some rows, so that billions of weights take seconds: for measuring speed.
+    """
+    random = np.random.default_rng(seed)
+
+    def matrix(name: str, rows: int, width: int) -> npt.NDArray[Any]:
+        own = min(rows, _OWN_ROWS)
+        packed = pack_rows(kind_of(name), _normal(random, own, width))
+        return packed[random.integers(0, own, rows)]
+
+    tensors = _tensors(shape, vocabulary.size, random, matrix)
+    _write(path, shape, vocabulary, tensors, kind_of)
     return path
 
 
@@ -124,7 +162,14 @@ def quantize(source: Path, target: Path, quantization: str) -> None:
         raise RuntimeError(f"llama.cpp could not quantise {source} to {quantization}")
 
 
-def _write_plain(path: Path, shape: Shape, vocabulary: Vocabulary, seed: int) -> None:
+def _write(
+    path: Path,
+    shape: Shape,
+    vocabulary: Vocabulary,
+    tensors: Iterable[tuple[str, npt.NDArray[Any]]],
+    kind_of: Callable[[str], TensorType] | None = None,
+) -> None:
+    """Write a file; tensors in uint8 are packed rows of the type that `kind_of` names."""
     writer = gguf.GGUFWriter(path, shape.architecture)
     name = shape.architecture
     writer.add_name(f"random-{name}")
@@ -147,8 +192,11 @@ def _write_plain(path: Path, shape: Shape, vocabulary: Vocabulary, seed: int) ->
         if shape.rope_scaling == "yarn":
             writer.add_rope_scaling_orig_ctx_len(shape.context // 4)
     _add_vocabulary(writer, vocabulary)
-    for tensor, values in _tensors(shape, vocabulary.size, seed):
-        writer.add_tensor(tensor, values)
+    for tensor, values in tensors:
+        kind = None
+        if kind_of is not None and values.dtype == np.uint8:
+            kind = gguf.GGMLQuantizationType(int(kind_of(tensor)))
+        writer.add_tensor(tensor, values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -168,27 +216,30 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
             writer.add_array(key, list(value))
 
 
-def _tensors(
-    shape: Shape, vocabulary: int, seed: int
-) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    random = np.random.default_rng(seed)
+def _normal(random: np.random.Generator, rows: int, width: int) -> npt.NDArray[np.float32]:
+    """Return values of shape [rows, width] that keep the size of what they are multiplied with."""
+    values = random.standard_normal((rows, width), dtype=np.float32)
+    return values * np.float32(1.0 / np.sqrt(width))
 
-    def matrix(rows: int, width: int) -> npt.NDArray[np.float32]:
-        values = random.standard_normal((rows, width), dtype=np.float32)
-        return values * np.float32(1.0 / np.sqrt(width))
+
+def _tensors(
+    shape: Shape, vocabulary: int, random: np.random.Generator, matrix: Matrix
+) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    def named(name: str, rows: int, width: int) -> tuple[str, npt.NDArray[Any]]:
+        return name, matrix(name, rows, width)
 
     def near(value: float, size: int) -> npt.NDArray[np.float32]:
         return (value + 0.1 * random.standard_normal(size)).astype(np.float32)
 
     query, pair = shape.heads * shape.head_dim, shape.key_value_heads * shape.head_dim
-    yield "token_embd.weight", matrix(vocabulary, shape.hidden)
+    yield named("token_embd.weight", vocabulary, shape.hidden)
     for layer in range(shape.layers):
         block = f"blk.{layer}"
         yield f"{block}.attn_norm.weight", near(1.0, shape.hidden)
-        yield f"{block}.attn_q.weight", matrix(query, shape.hidden)
-        yield f"{block}.attn_k.weight", matrix(pair, shape.hidden)
-        yield f"{block}.attn_v.weight", matrix(pair, shape.hidden)
-        yield f"{block}.attn_output.weight", matrix(shape.hidden, query)
+        yield named(f"{block}.attn_q.weight", query, shape.hidden)
+        yield named(f"{block}.attn_k.weight", pair, shape.hidden)
+        yield named(f"{block}.attn_v.weight", pair, shape.hidden)
+        yield named(f"{block}.attn_output.weight", shape.hidden, query)
         if shape.architecture == "qwen2" or shape.attention_bias:
             yield f"{block}.attn_q.bias", near(0.0, query)
             yield f"{block}.attn_k.bias", near(0.0, pair)
@@ -199,11 +250,11 @@ def _tensors(
             yield f"{block}.attn_q_norm.weight", near(1.0, shape.head_dim)
             yield f"{block}.attn_k_norm.weight", near(1.0, shape.head_dim)
         yield f"{block}.ffn_norm.weight", near(1.0, shape.hidden)
-        yield f"{block}.ffn_gate.weight", matrix(shape.feed_forward, shape.hidden)
-        yield f"{block}.ffn_up.weight", matrix(shape.feed_forward, shape.hidden)
-        yield f"{block}.ffn_down.weight", matrix(shape.hidden, shape.feed_forward)
+        yield named(f"{block}.ffn_gate.weight", shape.feed_forward, shape.hidden)
+        yield named(f"{block}.ffn_up.weight", shape.feed_forward, shape.hidden)
+        yield named(f"{block}.ffn_down.weight", shape.hidden, shape.feed_forward)
     yield "output_norm.weight", near(1.0, shape.hidden)
     if not shape.tied:
-        yield "output.weight", matrix(vocabulary, shape.hidden)
+        yield named("output.weight", vocabulary, shape.hidden)
     if shape.rope_scaling == "factors":
         yield "rope_freqs.weight", np.linspace(1.0, 8.0, shape.head_dim // 2, dtype=np.float32)

@@ -1,7 +1,7 @@
 """Packed parts that differ from a plain layer: experts, scaled embeddings, reordered columns."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,12 @@ class PackedExperts(nn.Module):
             answer = down[number](inner) * shares[tokens, places, None]
             result = result.index_add(0, tokens, answer.to(result.dtype))
         return result
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        for part in self._parts:
+            for layer in part:
+                layer._apply(fn, recurse)  # noqa: SLF001 - as nn.Module does with its submodules
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class ScaledEmbedding(nn.Module):

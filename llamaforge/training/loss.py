@@ -17,6 +17,8 @@ _LOGITS_BYTES: Final = 128 * 1024 * 1024
 """Bytes that one chunk's logits may take if float32, half as much in bfloat16."""
 _SOFTMAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of the float32 logits that are worked on at a time, so that they stay in the cache."""
+_SOFTMAX_DEVICE_BYTES: Final = 128 * 1024 * 1024
+"""The same on a device, where small pieces cost more in launches than a cache saves."""
 _HEAD_KEPT_BYTES: Final = 512 * 1024 * 1024
 """A head that unpacks to at most this is unpacked once for good, a larger one part by part."""
 _LOGITS_BESIDE_PARTS_BYTES: Final = 512 * 1024 * 1024
@@ -103,7 +105,7 @@ class _Head:
         """Return the states' gradient [n, h] from that of the products [n, vocabulary]."""
         if self.kept is not None:
             return gradient @ self.kept
-        result = torch.zeros(gradient.shape[0], self.weight.width)
+        result = torch.zeros(gradient.shape[0], self.weight.width, device=gradient.device)
         for start, stop in self.parts:
             part = self.weight.unpack(self.dtype, start, stop)
             result += gradient[:, start:stop] @ part
@@ -116,8 +118,9 @@ def _to_gradient(products: Tensor, targets: Tensor, head: OutputHead) -> Tensor:
     The loss is -log softmax(logits)[target] and its gradient softmax(logits) - onehot(target),
     both worked out in float32, a few positions at a time.
     """
-    losses = torch.empty(products.shape[0])
-    step = max(1, _SOFTMAX_BYTES // (4 * products.shape[1]))
+    losses = torch.empty(products.shape[0], device=products.device)
+    room = _SOFTMAX_BYTES if products.device.type == "cpu" else _SOFTMAX_DEVICE_BYTES
+    step = max(1, room // (4 * products.shape[1]))
     for start in range(0, products.shape[0], step):
         block, wanted = products[start : start + step], targets[start : start + step, None]
         logits = (
@@ -127,7 +130,8 @@ def _to_gradient(products: Tensor, targets: Tensor, head: OutputHead) -> Tensor:
         )
         values = torch.log_softmax(logits, dim=-1)
         losses[start : start + step] = -values.gather(1, wanted)[:, 0]
-        values.exp_().scatter_add_(1, wanted, torch.full(wanted.shape, -1.0))
+        one = torch.full(wanted.shape, -1.0, device=products.device)
+        values.exp_().scatter_add_(1, wanted, one)
         block.copy_(head.unshape_(values, logits))
     return losses
 
@@ -136,12 +140,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, shaped: OutputHead) -> Tensor:
         count = hidden.shape[0]
-        losses = torch.empty(count)
+        losses = torch.empty(count, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight = shaped.weight
         head = _Head(weight, hidden.dtype)
         # One buffer for all chunks: fresh memory costs a page fault every 4 KiB.
-        buffer = torch.empty(min(head.chunk, count), weight.rows, dtype=hidden.dtype)
+        buffer = hidden.new_empty(min(head.chunk, count), weight.rows)
         for start in range(0, count, head.chunk):
             stop = min(start + head.chunk, count)
             products = head.products(hidden[start:stop], buffer[: stop - start])
@@ -172,6 +176,6 @@ def token_losses(hidden: Tensor, targets: Tensor, head: OutputHead) -> Tensor:
 
 def log_probabilities(hidden: Tensor, head: OutputHead) -> Tensor:
     """Return log P(next token) of states [n, h], float32, shape [n, vocabulary]."""
-    products = torch.empty(hidden.shape[0], head.weight.rows, dtype=hidden.dtype)
+    products = hidden.new_empty(hidden.shape[0], head.weight.rows)
     products = _Head(head.weight, hidden.dtype).products(hidden, products)
     return torch.log_softmax(head.shape_(products.float()), dim=-1)

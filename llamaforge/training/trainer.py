@@ -137,7 +137,8 @@ def token_loss(
         dtype: what products are computed in; the adapter's weights stay float32.
     """
     # Autocast casts the small adapter matrices for their products; blocks unpack to `dtype` as is.
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+    place = input_ids.device.type
+    with torch.autocast(place, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
         states, targets = trained_positions(hidden_states(model, input_ids), labels)
         losses = token_losses(states, targets, head)
     return losses.sum(), int(targets.numel())
