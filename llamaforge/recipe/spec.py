@@ -78,6 +78,8 @@ class TrainingSettings(_Strict):
     gradient_checkpointing: bool = False
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """`auto`: bfloat16 where the processor multiplies it natively, float32 elsewhere."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where training computes; `cuda` is the first GPU that torch sees."""
     save_steps: Annotated[int, Field(ge=1)] = 50
     """Optimizer steps between checkpoints."""
     eval_steps: Annotated[int, Field(ge=1)] = 50

@@ -83,7 +83,7 @@ def train(
     """
     arguments = TrainingArguments(
         output_dir=str(partial_folder(checkpoints)),
-        use_cpu=True,
+        use_cpu=settings.device == "cpu",
         seed=settings.seed,
         data_seed=settings.seed,
         num_train_epochs=settings.num_train_epochs,
@@ -275,7 +275,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
                 loss=round(loss, 6) if finite else None,
                 learning_rate=float(logs["learning_rate"]),
                 tokens_per_second=round(sum(item[1] for item in self._recent) / seconds, 1),
-                memory_bytes=self._process.memory_info().rss,
+                memory_bytes=self._memory_bytes(),
                 epoch=round(float(state.epoch), 4),
                 grad_norm=round(norm, 6) if math.isfinite(norm) else None,
                 eta_seconds=round(
@@ -313,6 +313,12 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             self._save(state)
         self._since += time.monotonic() - started  # a step's time is the step's alone
 
+    def _memory_bytes(self) -> int:
+        """Return what the process holds: on the host, or on the GPU that it computes on."""
+        if self._model.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated())
+        return int(self._process.memory_info().rss)
+
     def _evaluate(self, step: int) -> None:
         """Report the token-weighted loss of the validation rows."""
         size = self._settings.per_device_eval_batch_size
@@ -323,8 +329,13 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         with torch.no_grad():
             for start in range(0, len(order), size):
                 batch = collate(order[start : start + size])
+                place = self._model.device
                 part, tokens = token_loss(
-                    self._model, self._head, batch["input_ids"], batch["labels"], self._dtype
+                    self._model,
+                    self._head,
+                    batch["input_ids"].to(place),
+                    batch["labels"].to(place),
+                    self._dtype,
                 )
                 total += float(part)
                 count += tokens

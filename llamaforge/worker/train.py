@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from llamaforge.errors import LlamaForgeError
+from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_json
 from llamaforge.hardware import available_memory_bytes
 from llamaforge.recipe.spec import TrainingSettings
@@ -63,6 +63,7 @@ def train(job: Job) -> None:
     from llamaforge.training.trainer import train as train_adapter
 
     settings = job.spec.training
+    _require_device(settings)
     rows = job.conversations().rows
     packed = load_packed_model(job.header, compute_type(settings.compute_dtype))
     set_seed(settings.seed)
@@ -80,10 +81,12 @@ def train(job: Job) -> None:
                 "layers_adapted": len(packed.names),
                 "compute_dtype": settings.compute_dtype,
                 "threads": torch.get_num_threads(),
+                "device": settings.device,
             },
         )
     )
     settings = _fitted(job, settings, trainable_parameters(model))
+    model.to(settings.device)
     outcome = train_adapter(
         model,
         packed.head,
@@ -117,7 +120,7 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
         job.header,
         longest=longest,
         trained_weights=trained_weights,
-        available_bytes=available_memory_bytes() - job.spec.model.blob.stat().st_size,
+        available_bytes=_available_bytes(settings) - job.spec.model.blob.stat().st_size,
     )
     write_json(path, asdict(fit))
     fitted = fit.applied(settings)
@@ -131,3 +134,31 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
             "What is learned is the same; it takes longer.",
         )
     return fitted
+
+
+def _require_device(settings: TrainingSettings) -> None:
+    """Raise where the device that the settings name cannot be computed on."""
+    import torch
+
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda is not None or torch.version.hip is not None
+        raise RefusedError(
+            "This torch sees no GPU."
+            if built
+            else f"torch {torch.__version__} was built without GPU support.",
+            "Leave out --set device=cuda, or look at the driver with nvidia-smi."
+            if built
+            else "Install a GPU build of torch into the same environment, or leave out "
+            "--set device=cuda.",
+            code="no_gpu",
+        )
+
+
+def _available_bytes(settings: TrainingSettings) -> int:
+    """Return the memory that training may take where it computes."""
+    if settings.device == "cpu":
+        return available_memory_bytes()
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    return int(free)

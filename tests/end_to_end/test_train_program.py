@@ -240,3 +240,14 @@ def test_a_template_that_ollama_serves_otherwise_is_told(
     warnings = [event for event in program.events(*words) if event["type"] == "warning"]
     assert [event["code"] for event in warnings] == ["other_template"]
     assert "<|im_start|>" in warnings[0]["message"]
+
+
+def test_a_gpu_that_is_not_there_is_named(program: Program, rows: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    events = program.events(*train_words(rows, "r"), "--set", "device=cuda", code=3)
+    failed = next(event for event in events if event["type"] == "failed")
+    assert failed["code"] == "no_gpu"
+    assert "device=cuda" in failed["hint"]
