@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 def _rows(text: str) -> "Sides":
     """Return the rows of a run, a snapshot or a file, by side; a file's are not divided."""
     from llamaforge.data import library
+    from llamaforge.data.difference import UNDIVIDED
     from llamaforge.data.formats import read_records
     from llamaforge.data.records import Record
     from llamaforge.data.snapshot import read_snapshot
@@ -61,7 +62,7 @@ def _rows(text: str) -> "Sides":
     path = Path(text).expanduser()
     if path.is_file():
         found = [item for item in read_records(path) if isinstance(item, Record)]
-        return {"": found}
+        return {UNDIVIDED: found}
     try:
         return read_snapshot(open_run(text).data)[1]
     except (NotFoundError, UsageError):

@@ -36,6 +36,8 @@ class Difference:
 
 
 Sides = dict[str, list[Record]]
+UNDIVIDED = ""
+"""The one side of rows that have not been divided: they are on no other side than any."""
 
 
 def difference(before: Sides, after: Sides) -> Difference:
@@ -43,6 +45,8 @@ def difference(before: Sides, after: Sides) -> Difference:
 
     Rows are told apart by their ids, so that source and position do not count.
     """
+    if UNDIVIDED in before or UNDIVIDED in after:
+        before, after = _undivided(before), _undivided(after)
     old, new = _by_id(before), _by_id(after)
     gone: list[Record] = []
     come: list[Record] = []
@@ -57,6 +61,10 @@ def difference(before: Sides, after: Sides) -> Difference:
         come += [record for _, record in news[both:]]
     changed, removed, added = _paired(gone, come)
     return Difference(same, tuple(added), tuple(removed), tuple(changed), moved)
+
+
+def _undivided(sides: Sides) -> Sides:
+    return {UNDIVIDED: [record for records in sides.values() for record in records]}
 
 
 def _by_id(sides: Sides) -> dict[str, list[tuple[str, Record]]]:

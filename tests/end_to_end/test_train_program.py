@@ -251,3 +251,25 @@ def test_a_gpu_that_is_not_there_is_named(program: Program, rows: Path) -> None:
     failed = next(event for event in events if event["type"] == "failed")
     assert failed["code"] == "no_gpu"
     assert "device=cuda" in failed["hint"]
+
+
+def test_frozen_rows_are_listed_compared_and_trained_on_again(
+    program: Program, rows: Path, tmp_path: Path
+) -> None:
+    program.run(*train_words(rows, "first", max_steps=1))
+    [kept] = program.json("data", "list")
+    assert kept["runs"] == ["first"]
+    assert kept["counts"]["train"] > 0
+    words = train_words(rows, "second", max_steps=1)
+    words[words.index("--data") + 1] = f"snapshot:{kept['id'][:8]}"
+    program.run(*words)
+    assert program.json("data", "list")[0]["runs"] == ["first", "second"]
+    assert program.json("data", "diff", "first", "second")["added"] == []
+    changed = tmp_path / "more.jsonl"
+    changed.write_text(rows.read_text() + '{"prompt": "new?", "completion": "yes"}\n')
+    different = program.json("data", "diff", "first", str(changed), code=1)
+    assert [row["messages"][0]["content"] for row in different["added"]] == ["new?"]
+    missing = program.json("data", "diff", "first", "nothing", code=4)
+    assert missing["error"]["code"] == "no_rows"
+    refused = program.json(*train_words(rows, "r3"), "--data", f"snapshot:{kept['id']}", code=2)
+    assert refused["error"]["code"] == "snapshot_and_files"

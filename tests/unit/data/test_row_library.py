@@ -84,6 +84,12 @@ def test_rows_added_removed_changed_and_moved_are_told_apart() -> None:
     assert difference(before, before).is_empty
 
 
+def test_rows_of_a_file_are_on_no_side() -> None:
+    file = {"": [record("a"), record("b")]}
+    assert difference(sides(record("a"), held_out=(record("b"),)), file).is_empty
+    assert not difference(file, sides(record("a"))).is_empty
+
+
 ROWS = st.lists(st.builds(record, st.sampled_from("abcd"), st.sampled_from("xyz")), max_size=8)
 
 
