@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ class Watched:
     """What a command took. Memory is that of the process and its children together."""
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_bytes: int = 0
     """Largest resident memory, pages of mapped files included."""
     peak_anonymous_bytes: int = 0
@@ -46,10 +48,11 @@ def watch(command: Sequence[str], folder: Path) -> Watched:
     }
     found = Watched()
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as printed:
-        started = time.perf_counter()
+        started, before = time.perf_counter(), _children_seconds()
         process = subprocess.Popen(command, stdout=printed, stderr=said, env=environment)
         _follow(process, found, folder)
         found.seconds = time.perf_counter() - started
+        found.cpu_seconds = _children_seconds() - before
         if process.returncode != 0:
             said.seek(0)
             raise SystemExit(f"{' '.join(command)} failed:\n{said.read()[-3000:]}")
@@ -61,7 +64,7 @@ def watch(command: Sequence[str], folder: Path) -> Watched:
     return found
 
 
-def _follow(process: "subprocess.Popen[str]", found: Watched, folder: Path) -> None:
+def _follow(process: "subprocess.Popen[bytes]", found: Watched, folder: Path) -> None:
     parent = psutil.Process(process.pid)
     family = [parent]
     looked = 0.0
@@ -85,6 +88,12 @@ def _follow(process: "subprocess.Popen[str]", found: Watched, folder: Path) -> N
         found.peak_bytes = max(found.peak_bytes, resident, _high_water(process.pid))
         found.peak_anonymous_bytes = max(found.peak_anonymous_bytes, anonymous)
         time.sleep(_PAUSE_SECONDS)
+
+
+def _children_seconds() -> float:
+    """Return the processor time of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _high_water(pid: int) -> int:
@@ -113,6 +122,7 @@ def together(steps: Sequence[Watched]) -> Watched:
     """Return steps that follow each other as one: times added, peaks of any."""
     return Watched(
         sum(step.seconds for step in steps),
+        sum(step.cpu_seconds for step in steps),
         max(step.peak_bytes for step in steps),
         max(step.peak_anonymous_bytes for step in steps),
         max(step.disk_bytes for step in steps),
