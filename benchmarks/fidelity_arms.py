@@ -1,4 +1,4 @@
-"""The trainings of `served_fidelity.py`, a process each: on packed blocks, and PEFT's on dense ones.
+"""The trainings of `served_fidelity.py`, a process each: on packed blocks, and on dense weights.
 
 Both see the same rows in the same order, with the same rank, rate and number of steps, and write
 what they make of the held-out rows afterwards: log probabilities of every trained token.

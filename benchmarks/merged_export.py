@@ -27,6 +27,7 @@ from benchmarks.common import (
     MODEL_500M,
     MODEL_500M_896,
     BenchmarkModel,
+    cache_folder,
     describe,
     load_now,
     mebibytes,
@@ -38,7 +39,6 @@ from benchmarks.common import (
 )
 from benchmarks.peer import (
     PeerExport,
-    cache_folder,
     llama_cpp_source,
     peer_export,
     step,

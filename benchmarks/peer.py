@@ -5,7 +5,6 @@ converts and packs them. Its converter is taken from the source archive of the l
 is installed, so that converter and library are of one version.
 """
 
-import os
 import subprocess
 import sys
 import tarfile
@@ -16,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.common import cache_folder
 from benchmarks.watch import Watched, watch
 
 _ARMS: Final = Path(__file__).with_name("export_arms.py")
@@ -29,12 +29,6 @@ _CONTROL: Final = 3
 """llama.cpp's type of tokens that are no text."""
 
 
-def cache_folder() -> Path:
-    """Return where benchmarks keep what takes long to make."""
-    default = Path(tempfile.gettempdir()) / "llamaforge-benchmarks"
-    return Path(os.environ.get("LLAMAFORGE_BENCHMARKS", default))
-
-
 def llama_cpp_source(given: Path | None) -> Path:
     """Return a folder with llama.cpp's converter: `given`, or one that is downloaded once."""
     if given is not None:
@@ -43,11 +37,14 @@ def llama_cpp_source(given: Path | None) -> Path:
     folder = cache_folder() / f"llama-cpp-python-{release}"
     if not (folder / "convert_hf_to_gguf.py").exists():
         print(f"downloading the source of llama-cpp-python {release} …", file=sys.stderr)
-        with tempfile.TemporaryDirectory() as place:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as place:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
             command += ["--no-binary", "llama-cpp-python", "--dest", place]
             subprocess.run([*command, f"llama-cpp-python=={release}"], check=True)
-            _extract(next(Path(place).glob("llama_cpp_python-*.tar.gz")), folder)
+            extracted = Path(place, "extracted")
+            _extract(next(Path(place).glob("llama_cpp_python-*.tar.gz")), extracted)
+            extracted.replace(folder)
     return folder
 
 

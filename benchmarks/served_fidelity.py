@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder of both packages below
 
-from benchmarks.common import describe, load_now, table, verdict
-from benchmarks.peer import cache_folder, llama_cpp_source, peer_export, step
+from benchmarks.common import cache_folder, describe, load_now, table, verdict
+from benchmarks.peer import llama_cpp_source, peer_export, step
 from benchmarks.watch import Watched, watch
 from llamaforge import paths
 from llamaforge.data.chat import EncodedRow
@@ -55,7 +55,7 @@ def blob() -> Path:
     store = paths.embedded_store()
     manifest = next(path for path in (store / "manifests").rglob("*") if path.is_file())
     layers: list[dict[str, Any]] = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
-    digest = next(item["digest"] for item in layers if item["mediaType"].endswith(".model"))
+    digest: str = next(item["digest"] for item in layers if item["mediaType"].endswith(".model"))
     return store / "blobs" / digest.replace(":", "-")
 
 
