@@ -5,13 +5,14 @@ what they make of the held-out rows afterwards: log probabilities of every train
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -38,9 +39,14 @@ from llamaforge.training.lora import attach_lora, factors, hidden_states, lora_l
 from llamaforge.training.loss import log_probabilities
 from llamaforge.training.model import load_packed_model
 from llamaforge.training.trainer import Wishes, train
+from tools.demo_store import gguf_file, tokenizer
+from tools.demo_store.corpus import conversations
+from tools.demo_store.pretrain import Schedule, pretrain
 from tools.random_models import Vocabulary
 
-_MAX_LENGTH = 512
+_MAX_LENGTH: Final = 512
+_TOKENIZER_SEED: Final = 10
+_TOKENIZER_CONVERSATIONS: Final = 30_000
 
 
 def rows_of(header: Header) -> tuple[list[EncodedRow], list[EncodedRow]]:
@@ -48,9 +54,9 @@ def rows_of(header: Header) -> tuple[list[EncodedRow], list[EncodedRow]]:
     collected = collect(
         [paths.embedded_data()], validation_fraction=0.1, seed=0, max_rejected_fraction=0.0
     )
-    tokenizer = GgufTokenizer(header)
-    template = choose_template(None, tokenizer.chat_template, tokenizer.special_ids)
-    renderer = ChatRenderer(tokenizer, template, datetime(2026, 1, 1, tzinfo=UTC))
+    cutter = GgufTokenizer(header)
+    template = choose_template(None, cutter.chat_template, cutter.special_ids)
+    renderer = ChatRenderer(cutter, template, datetime(2026, 1, 1, tzinfo=UTC))
     rows = encode_splits(collected.splits, renderer, _MAX_LENGTH)
     return [item.row for item in rows.train], [item.row for item in rows.held_out]
 
@@ -80,6 +86,19 @@ def dense(options: argparse.Namespace) -> None:
     model: Any = unpacked(packed, torch.bfloat16, whole=True).model
     model.to(torch.bfloat16).save_pretrained(options.target)
     write_tokenizer(options.target, Vocabulary.from_file(options.source).values)
+
+
+def original(options: argparse.Namespace) -> None:
+    """Pre-train a model of the demo's kind; writes `hf/` in bfloat16 and `q4_k_m.gguf` of it."""
+    sample = itertools.islice(conversations(_TOKENIZER_SEED), _TOKENIZER_CONVERSATIONS)
+    own = tokenizer.train(message["content"] for messages in sample for message in messages)
+    model = pretrain(own, Schedule(steps=options.steps, compiled=False)).to(torch.bfloat16)
+    plain, packed = options.target / "f32.gguf", options.target / "q4_k_m.gguf"
+    model.save_pretrained(options.target / "hf")
+    gguf_file.write(model, own, plain)
+    write_tokenizer(options.target / "hf", Vocabulary.from_file(plain).values)
+    gguf_file.quantise(plain, packed)
+    plain.unlink()
 
 
 def ours(options: argparse.Namespace) -> None:
@@ -193,14 +212,15 @@ def _write_answers(
 
 
 def main() -> None:
-    """Do one training, or make the dense model."""
+    """Do one training, or make a model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    sides = {side.__name__: side for side in (dense, ours, peer)}
+    sides = {side.__name__: side for side in (dense, original, ours, peer)}
     parser.add_argument("side", choices=list(sides))
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, help="original: steps of pre-training")
     parser.add_argument("--rows-of", type=Path, help="the GGUF file whose tokenizer cuts the rows")
     options = parser.parse_args()
     options.target.mkdir(parents=True, exist_ok=True)

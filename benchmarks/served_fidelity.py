@@ -1,11 +1,14 @@
 """Is what llama.cpp serves what was trained? Held-out loss of three ways to serve a fine-tuning.
 
-Usage: python benchmarks/served_fidelity.py [--seeds N] [--epochs N] [--llama-cpp DIR]
+Usage: python benchmarks/served_fidelity.py [--seeds N] [--epochs N] [--original STEPS]
+           [--llama-cpp DIR]
 
 The model is the demo's, which has learned to talk a little; the rows are the demo's too. Ours is
 trained on the packed file and served as an adapter over it, and as a merged file. The peer is
 PEFT's LoRA on the same weights unpacked to bfloat16, merged, converted and packed as Q4_K_M by
-llama.cpp. Each is held against what its own training measured on the same held-out rows.
+llama.cpp. Each is held against what its own training measured on the same held-out rows. With
+`--original` a model of the demo's kind is pre-trained first, so that the peer has weights that
+were never packed.
 """
 
 import argparse
@@ -48,6 +51,33 @@ class Served:
     """KL(trained ‖ served)."""
     size: int
     """Bytes of what is served."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """What both sides start from."""
+
+    name: str
+    packed: Path
+    """Ours: a Q4_K_M file."""
+    dense: Path
+    """The peer's: a model folder in bfloat16."""
+
+
+def demo(folder: Path) -> Models:
+    """Return the demo's model, and the same weights unpacked into `folder`."""
+    trained("dense", blob(), folder)
+    return Models("llamaforge-demo, the peer's base unpacked from it", blob(), folder)
+
+
+def original(steps: int) -> Models:
+    """Return a model that is pre-trained here, on first use, and kept."""
+    folder = cache_folder() / f"original-{steps}"
+    if not (folder / "q4_k_m.gguf").exists():
+        print(f"making {folder} …", file=sys.stderr)
+        trained("original", folder, folder, "--steps", str(steps))
+    name = f"a model of the demo's shape, {steps} steps old, the peer's base never packed"
+    return Models(name, folder / "q4_k_m.gguf", folder / "hf")
 
 
 def blob() -> Path:
@@ -107,12 +137,12 @@ def trained(side: str, source: Path, target: Path, *more: str) -> Watched:
 
 
 def one_seed(
-    seed: int, epochs: float, judge: Judge, base: Path, llama_cpp: Path, folder: Path
+    seed: int, epochs: float, judge: Judge, models: Models, llama_cpp: Path, folder: Path
 ) -> dict[str, Served]:
     """Train both sides once, and serve them in every way."""
+    base, model = models.packed, models.dense
     chosen = ("--seed", str(seed), "--epochs", str(epochs))
-    mine, theirs, model = folder / "ours", folder / "theirs", folder / "hf"
-    trained("dense", base, model)
+    mine, theirs = folder / "ours", folder / "theirs"
     steps = [
         trained("ours", base, mine, *chosen).answer["steps"],
         trained("peer", model, theirs, "--rows-of", str(base), *chosen).answer["steps"],
@@ -179,22 +209,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--original", type=int, metavar="STEPS", help="pre-train a model first")
     parser.add_argument("--llama-cpp", type=Path, help="a folder with llama.cpp's converter")
     options = parser.parse_args()
     llama_cpp = llama_cpp_source(options.llama_cpp)
-    base = blob()
-    judge = Judge(base)
-    load = load_now()
     cache_folder().mkdir(parents=True, exist_ok=True)
+    load = load_now()
     found = []
-    for seed in range(options.seeds):
-        with tempfile.TemporaryDirectory(dir=cache_folder()) as place:
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as place:
+        steps = options.original
+        models = demo(Path(place, "hf")) if steps is None else original(steps)
+        judge = Judge(models.packed)
+        for seed in range(options.seeds):
             print(f"seed {seed} …", file=sys.stderr)
-            found.append(one_seed(seed, options.epochs, judge, base, llama_cpp, Path(place)))
-    untouched = judge.loss(judge.answers(base))
+            folder = Path(place, str(seed))
+            found.append(one_seed(seed, options.epochs, judge, models, llama_cpp, folder))
+    untouched = judge.loss(judge.answers(models.packed))
     print(describe(["torch", "transformers", "peft", "gguf", "llama_cpp_python"]))
     print(
-        f"llamaforge-demo, rank 16, {options.epochs:g} epochs of {len(judge.training):,} rows, "
+        f"{models.name}; rank 16, {options.epochs:g} epochs of {len(judge.training):,} rows, "
         f"{options.seeds} seeds, load before {load:.1f}; loss of {judge.tokens:,} tokens in "
         f"{len(judge.rows)} held-out rows, {untouched:.4f} before training\n\n{report(found)}"
     )
