@@ -101,15 +101,18 @@ def _silence(level: int, text: bytes, data: object) -> None:
     """Take the place of llama.cpp's log, which says hundreds of lines on every model it packs."""
 
 
-def model_folder() -> Path:
-    """Return where models are kept: what `LLAMAFORGE_BENCHMARKS` names, or a temporary folder."""
+def cache_folder() -> Path:
+    """Return where what takes long to make is kept.
+
+    That is the folder that `LLAMAFORGE_BENCHMARKS` names, by default one in the temporary folder.
+    """
     default = Path(tempfile.gettempdir()) / "llamaforge-benchmarks"
     return Path(os.environ.get("LLAMAFORGE_BENCHMARKS", default))
 
 
 def model_file(model: BenchmarkModel) -> Path:
-    """Return the file of `model` in `model_folder`, made on first use and kept."""
-    path = model_folder() / model.name / "model.gguf"
+    """Return the file of `model`, made on first use and kept in `cache_folder`."""
+    path = cache_folder() / model.name / "model.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"making {path} …", file=sys.stderr)

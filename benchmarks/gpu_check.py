@@ -17,7 +17,7 @@ from typing import Final
 
 import torch
 
-from benchmarks.common import model_folder, table, vocabulary
+from benchmarks.common import cache_folder, table, vocabulary
 from benchmarks.gpu_arms import ARMS, LENGTH, MODEL, Measured, has_bitsandbytes, kind_of, measure
 from benchmarks.gpu_unpack import Row, bandwidth, correctness, differs
 from llamaforge.gguf.header import Header, read_header
@@ -36,7 +36,7 @@ _LOSS_TOLERANCE: Final = 5e-3
 
 def model_header() -> Header:
     """Return the header of the random model, which is made on first use and kept."""
-    path = model_folder() / MODEL.name / "model.gguf"
+    path = cache_folder() / MODEL.name / "model.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"making {path} …", file=sys.stderr)

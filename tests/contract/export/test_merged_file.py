@@ -160,7 +160,7 @@ def test_rows_are_worked_on_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     adapter = adapter_for(header, tmp_path)
     whole = write_merged(tmp_path / "whole.gguf", header, adapter, ABOUT)
     monkeypatch.setattr(merged_module, "_ROWS_WEIGHTS", 256 * 7)
-    monkeypatch.setattr(merged_module, "_COPIED_BYTES", 1000)
+    monkeypatch.setattr(merged_module, "_COPIED_WEIGHTS", 1000)
     parts = write_merged(tmp_path / "parts.gguf", header, adapter, ABOUT)
     left, right = gguf.GGUFReader(whole.path), gguf.GGUFReader(parts.path)
     for a, b in zip(left.tensors, right.tensors, strict=True):
@@ -196,6 +196,43 @@ def test_a_full_disk_is_refused_before_anything_is_written(
         attempt(header, None, tmp_path)
     assert caught.value.code == "no_disk_space"
     assert nothing_left(tmp_path)
+
+
+def test_a_model_file_that_was_cut_meanwhile_is_refused(tmp_path: Path) -> None:
+    header = make_model(tmp_path, "Q8_0")
+    os.truncate(header.path, header.file_bytes - 1000)
+    with pytest.raises(InvalidFileError) as caught:
+        attempt(header, None, tmp_path)
+    assert caught.value.code == "damaged_blob"
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_only_some_rows_are_in_memory_at_a_time(
+    adapted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = make_model(tmp_path, "Q4_K_M")
+    adapter = adapter_for(header, tmp_path) if adapted else None
+    monkeypatch.setattr(merged_module, "_ROWS_WEIGHTS", 1024)
+    monkeypatch.setattr(merged_module, "_COPIED_WEIGHTS", 1024)
+    waiting = 0
+    most = 0
+    read = merged_module._Piece.result
+
+    def result(piece: merged_module._Piece, file: int) -> bytes | memoryview:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        return read(piece, file)
+
+    def written(done: int, total: int) -> None:
+        nonlocal waiting
+        waiting -= 1
+
+    monkeypatch.setattr(merged_module._Piece, "result", result)
+    attempt(header, adapter, tmp_path, quantization="Q8_0", on_progress=written)
+    assert waiting == 0
+    assert most <= 2 + 5 * hardware.physical_cores()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
