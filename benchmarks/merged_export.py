@@ -62,7 +62,7 @@ _TOKENS: Final = 64
 """Tokens over which the files that come out are compared."""
 
 
-def cache_folder(name: str, llama_cpp: Path) -> Path:
+def arms_folder(name: str, llama_cpp: Path) -> Path:
     """Return a folder with the model as `hf/` and `q4_k_m.gguf`, its adapter as `peft/` and as
     `adapter.gguf`; made on first use and kept."""
     model = _MODELS[name]
@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--llama-cpp", type=Path, help="a folder with llama.cpp's converter")
     options = parser.parse_args()
     llama_cpp = llama_cpp_source(options.llama_cpp)
-    made = cache_folder(options.model, llama_cpp)
+    made = arms_folder(options.model, llama_cpp)
     base, adapter = made / "q4_k_m.gguf", made / "adapter.gguf"
     ours: list[Watched] = []
     peers: list[tuple[Watched, ...]] = []
