@@ -12,6 +12,7 @@ from llamaforge import hardware
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.evaluation.llama import Server
 from llamaforge.export import merged as merged_module
+from llamaforge.export import weights as weights_module
 from llamaforge.export.adapter import Factors, write_adapter
 from llamaforge.export.merged import Merged, Provenance, write_merged
 from llamaforge.export.mix import FILE_TYPES, tensor_types
@@ -159,7 +160,7 @@ def test_rows_are_worked_on_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     header = make_model(tmp_path, "Q4_K_M")
     adapter = adapter_for(header, tmp_path)
     whole = write_merged(tmp_path / "whole.gguf", header, adapter, ABOUT)
-    monkeypatch.setattr(merged_module, "_ROWS_WEIGHTS", 256 * 7)
+    monkeypatch.setattr(weights_module, "_ROWS_WEIGHTS", 256 * 7)
     monkeypatch.setattr(merged_module, "_COPIED_BYTES", 1000)
     parts = write_merged(tmp_path / "parts.gguf", header, adapter, ABOUT)
     left, right = gguf.GGUFReader(whole.path), gguf.GGUFReader(parts.path)
