@@ -103,17 +103,20 @@ class MergedWeights:
         """Return the bytes of a tensor as they lie in the file, without a copy."""
         return self._data[info.offset : info.offset + info.n_bytes]
 
-    def parts(self, info: TensorInfo, order: npt.NDArray[np.int64] | None = None) -> Iterator[Array]:
-        """Yield all rows as `rows` does, a few thousand at a time, in the file's order or `order`.
+    def parts(self, info: TensorInfo, chosen: Rows = slice(None)) -> Iterator[Array]:
+        """Yield the chosen rows as `rows` does, some at a time.
 
         Raises:
             LlamaForgeError: a weight is not a finite number (`not_finite`).
         """
         step = max(1, _ROWS_WEIGHTS // info.width)
-        count = info.rows if order is None else len(order)
-        for first in range(0, count, step):
-            chosen = slice(first, min(first + step, count))
-            yield self.rows(info, chosen if order is None else order[chosen])
+        if not isinstance(chosen, slice):
+            for start in range(0, len(chosen), step):
+                yield self.rows(info, chosen[start : start + step])
+            return
+        first, last, _ = chosen.indices(info.rows)
+        for start in range(first, last, step):
+            yield self.rows(info, slice(start, min(start + step, last)))
 
     def rows(self, info: TensorInfo, chosen: Rows) -> Array:
         """Return the chosen rows unpacked, with the adapter's part in them, shape [n, width].
