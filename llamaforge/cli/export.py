@@ -1,4 +1,4 @@
-"""`llamaforge export RUN --as adapter|gguf`: what a run made, as a file to take along."""
+"""`llamaforge export RUN --as adapter|gguf|hf|peft`: what a run made, to take along."""
 
 import argparse
 import json
@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from llamaforge import __version__
 from llamaforge.cli.options import add_json, add_run
 from llamaforge.cli.output import narrate, print_json, print_text
-from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
+from llamaforge.errors import (
+    ExitCode,
+    InvalidFileError,
+    LlamaForgeError,
+    NotFoundError,
+    UsageError,
+)
 from llamaforge.safe_text import safe_line
 from llamaforge.words import duration_words, size_words
 
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from llamaforge.recipe.spec import RunSpec
     from llamaforge.runs.directory import RunDirectory
 
+_FOLDERS: Final = ("hf", "peft")
 _SAID_SECONDS: Final = 1.0
 _CHECK_SECONDS: Final = 3600.0
 
@@ -29,16 +36,17 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     """Add the verb to the main parser."""
     parser = verbs.add_parser(
         "export",
-        help="write a run's result as a file",
+        help="write a run's result as a file or a directory",
         description="Write a run's adapter, or the model with the adapter merged into its weights.",
     )
     add_run(parser)
     parser.add_argument(
         "--as",
         dest="form",
-        choices=("adapter", "gguf"),
+        choices=("adapter", "gguf", "hf", "peft"),
         default="gguf",
-        help="adapter: the small file over the model's own; gguf: one file with both merged",
+        help="adapter: the small file over the model's own; gguf: one file with both merged; "
+        "hf: a directory with both merged, for transformers and vLLM; peft: the adapter for PEFT",
     )
     parser.add_argument(
         "--quant",
@@ -46,21 +54,27 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="pack the merged file as Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16, BF16 and so on; "
         "without it every tensor keeps its type",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where it goes")
-    parser.add_argument("--force", action="store_true", help="replace the file at --out")
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="the type of the weights in a directory for transformers; bfloat16 without it",
+    )
+    parser.add_argument("--out", type=Path, metavar="PATH", help="where it goes")
+    parser.add_argument("--force", action="store_true", help="replace what lies there")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> ExitCode:
-    """Write the file, and print where it is.
+    """Write the file or directory, and print where it is.
 
     Raises:
-        UsageError: there is no such quantisation.
+        UsageError: there is no such quantisation, or an option belongs to another form.
         NotFoundError: there is no such run, or it has no adapter yet.
         InvalidFileError: the model's file is not the one that was trained on.
         LlamaForgeError: it could not be written, or llama.cpp does not take it.
     """
+    _check_options(arguments)
     from llamaforge.recipe.spec import RunSpec
     from llamaforge.runs.directory import open_run
 
@@ -72,6 +86,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         if target != adapter:
             shutil.copyfile(adapter, target)
         result: dict[str, Any] = {"kind": "adapter", "path": str(target)}
+    elif arguments.form in _FOLDERS:
+        result = _folder(arguments, directory, spec, adapter)
     else:
         result = _merge(arguments, directory, spec, adapter)
     if arguments.json:
@@ -79,6 +95,16 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     else:
         print_text(result["path"])
     return ExitCode.DONE
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    for option, form in (("quant", "gguf"), ("dtype", "hf")):
+        if getattr(arguments, option) is not None and arguments.form != form:
+            raise UsageError(
+                f"--{option} has no meaning with --as {arguments.form}.",
+                f"Leave it out, or say --as {form}.",
+                code="option",
+            )
 
 
 def _adapter_of(directory: "RunDirectory") -> Path:
@@ -106,6 +132,36 @@ def _target(arguments: argparse.Namespace, default: Path) -> Path:
             code="exists",
         )
     return path
+
+
+def _folder(
+    arguments: argparse.Namespace, directory: "RunDirectory", spec: "RunSpec", adapter: Path
+) -> dict[str, Any]:
+    from llamaforge.cli.export_folder import write_adapter, write_model
+    from llamaforge.gguf.header import read_header
+
+    chosen: Path | None = arguments.out
+    target = directory.artifacts / arguments.form if chosen is None else chosen.expanduser()
+    target = target.absolute()
+    trained = read_header(adapter)
+    _check_same_base(spec, str(trained.get("llamaforge.base.digest", "")))
+    try:
+        if arguments.form == "peft":
+            made, more = write_adapter(target, spec, trained, arguments)
+        else:
+            made, more = write_model(target, spec, trained, arguments, _Narrator().tell)
+    except BaseException:
+        narrate("Nothing was written.")
+        raise
+    directory.list_artifact(arguments.form, made.path, made.sha256)
+    return {
+        "kind": arguments.form,
+        "path": str(made.path),
+        "sha256": made.sha256,
+        "size_bytes": made.size_bytes,
+        "files": list(made.files),
+        **more,
+    }
 
 
 def _merge(

@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from llamaforge.export.config_file import model_config
 from llamaforge.export.layout import Layout
 from llamaforge.export.parameters import planned_tensors
 from llamaforge.export.place import check_folder, check_room, new_folder
@@ -78,7 +79,7 @@ def write_hugging_face(
     total = sum(tensor.n_bytes(kind) for tensor in tensors)
     check_room(path, total, "choose a smaller --dtype")
     with new_folder(path, replace=replace) as folder:
-        write_json(folder / "config.json", _for_older_readers(layout.config, dtype))
+        write_json(folder / "config.json", model_config(layout.config, dtype))
         write_json(folder / "generation_config.json", generation_config(tokenizer))
         write_tokenizer(
             folder,
@@ -103,18 +104,3 @@ def described(folder: Path, digests: dict[str, str]) -> tuple[str, int, tuple[st
     lines = [f"{digests.get(name) or sha256_of(folder / name)}  {name}\n" for name in names]
     size = sum((folder / name).stat().st_size for name in names)
     return hashlib.sha256("".join(lines).encode()).hexdigest(), size, tuple(names)
-
-
-def _for_older_readers(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Return the configuration with what transformers 4 calls otherwise."""
-    found = config | {"dtype": dtype, "torch_dtype": dtype}
-    rope = config.get("rope_parameters", {})
-    if "rope_theta" not in rope:  # by kind of layer, which has no older name
-        return found
-    found["rope_theta"] = rope["rope_theta"]
-    if "partial_rotary_factor" in rope:
-        found["partial_rotary_factor"] = rope["partial_rotary_factor"]
-    if rope["rope_type"] != "default":
-        moved = {"rope_theta", "partial_rotary_factor"}
-        found["rope_scaling"] = {key: value for key, value in rope.items() if key not in moved}
-    return found

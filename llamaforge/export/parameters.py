@@ -90,7 +90,9 @@ class _Reader:
         else:
             for number in range(self._parameter.shape[0]):
                 values = [self._weights.rows(info, _expert(info, number)) for info in self._infos]
-                yield np.ascontiguousarray(np.stack(values, axis=1).reshape(-1, values[0].shape[1]).T)
+                yield np.ascontiguousarray(
+                    np.stack(values, axis=1).reshape(-1, values[0].shape[1]).T
+                )
 
     def _restored(self, values: Array) -> Array:
         if self._parameter.is_logarithm:

@@ -115,7 +115,11 @@ def _config(
 
 
 def _targets(layout: Layout, adapted: set[str]) -> list[str]:
-    """Return the last names of the adapted modules, or whole paths where others share them."""
+    """Return the last names of the adapted modules, or whole paths where others share them.
+
+    Experts, which some versions of transformers have as modules of their own, share them too.
+    """
     last = {path.rpartition(".")[2] for path in adapted}
     named = {path for path in layout.modules if path.rpartition(".")[2] in last}
-    return sorted(last if named == adapted else adapted)
+    has_experts = any(parameter.join != "one" for parameter in layout.parameters)
+    return sorted(last if named == adapted and not has_experts else adapted)

@@ -20,7 +20,9 @@ def write_tokenizer(
         "pad_token": tokenizer.pad_id,
         "unk_token": tokenizer.unknown_id,
     }
-    special = {key: tokenizer.text_of(number) for key, number in named.items() if number is not None}
+    special = {
+        key: tokenizer.text_of(number) for key, number in named.items() if number is not None
+    }
     config: dict[str, Any] = {
         "tokenizer_class": _CLASS,
         "clean_up_tokenization_spaces": False,

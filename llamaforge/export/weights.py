@@ -167,7 +167,8 @@ def _unpacked(blocks: npt.NDArray[np.uint8], kind: TensorType, width: int) -> Ar
         bits = blocks.view(np.uint16).astype(np.uint32) << 16
         return bits.view(np.float32).reshape(rows, width)
     if kind in FLOAT_TYPES:
-        return blocks.view(_FLOATS[kind]).astype(np.float32).reshape(rows, width)
+        floats: Array = blocks.view(_FLOATS[kind]).astype(np.float32).reshape(rows, width)
+        return floats
     values = np.empty((rows, width), dtype=np.float32)
     unpack_rows(kind, blocks.ctypes.data, values.ctypes.data, rows, width)
     return values

@@ -58,22 +58,32 @@ def model_layout(header: Header) -> Layout:
     parameters = tuple(_parameters(header, model))
     _check_complete(header, model, parameters)
     modules = tuple(path for path, _ in model.named_modules() if path)
-    return Layout(config=_config(model), parameters=parameters, modules=modules)
+    return Layout(config=_config(header, model), parameters=parameters, modules=modules)
 
 
-def _config(model: Any) -> dict[str, Any]:
-    """Return the content of `config.json`, without what every model has, such as no labels."""
+def _config(header: Header, model: Any) -> dict[str, Any]:
+    """Return the content of `config.json`, without what every model has, such as no labels.
+
+    The names that the table uses are kept beside those that transformers now has for them.
+    """
     from transformers import PretrainedConfig
+
+    from llamaforge.gguf.architectures import configuration
 
     usual = PretrainedConfig().to_dict()
     found: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
     found = {key: value for key, value in found.items() if usual.get(key, ...) != value}
     found.pop("dtype", None)
-    return found | {
-        "architectures": [type(model).__name__],
-        "transformers_version": usual["transformers_version"],
-        "use_cache": True,
-    }
+    named = {key: value for key, value in configuration(header).items() if value is not None}
+    return (
+        named
+        | found
+        | {
+            "architectures": [type(model).__name__],
+            "transformers_version": usual["transformers_version"],
+            "use_cache": True,
+        }
+    )
 
 
 def _parameters(header: Header, model: Any) -> Iterator[Parameter]:
