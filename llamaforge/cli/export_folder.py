@@ -37,6 +37,7 @@ def write_model(
     from llamaforge.data.templates import choose_template
     from llamaforge.export.hugging_face import write_hugging_face
     from llamaforge.export.place import check_folder
+    from llamaforge.export.tokenizer_files import replaced_pre_tokenizer
     from llamaforge.gguf.header import read_header
     from llamaforge.gguf.tokenizer import GgufTokenizer
 
@@ -46,11 +47,12 @@ def write_model(
     template = choose_template(
         spec.model.chat_template, tokenizer.chat_template, tokenizer.special_ids
     )
+    layout = _layout(spec.model.blob)
     made = write_hugging_face(
         target,
         base,
         adapter,
-        _layout(spec.model.blob),
+        layout,
         dtype=arguments.dtype or "bfloat16",
         chat_template=template.text,
         replace=arguments.force,
@@ -58,7 +60,17 @@ def write_model(
     )
     weights = [name for name in made.files if name.endswith(".safetensors")]
     narrate(f"{size_words(made.size_bytes)} in {len(made.files)} files.")
-    return made, {"dtype": arguments.dtype or "bfloat16", "weights": weights}
+    replaced = replaced_pre_tokenizer(base, layout.model_type)
+    if replaced is not None:
+        narrate(
+            f"AutoTokenizer of transformers 5 cuts text otherwise than {safe_line(replaced)} does; "
+            "load it with PreTrainedTokenizerFast."
+        )
+    return made, {
+        "dtype": arguments.dtype or "bfloat16",
+        "weights": weights,
+        "replaced_pre_tokenizer": replaced,
+    }
 
 
 def write_adapter(

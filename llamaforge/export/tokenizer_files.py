@@ -4,10 +4,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamaforge.files import write_atomic, write_json
+from llamaforge.gguf.header import Header
+from llamaforge.gguf.pre_tokenizers import PRE_TOKENIZERS
 from llamaforge.gguf.tokenizer import GgufTokenizer
 
 _CLASS: Final = "PreTrainedTokenizerFast"
 """The class that takes `tokenizer.json` as it stands, in every version of transformers."""
+_CUT_AS: Final = {"qwen2": "qwen2", "qwen3_5_moe_text": "qwen35"}
+"""The pre-tokenizers that `AutoTokenizer` of transformers 5 puts in place of a directory's own, by
+`model_type`. Source: `MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS` of its `tokenization_auto.py`."""
 
 
 def write_tokenizer(
@@ -33,6 +38,15 @@ def write_tokenizer(
     write_json(folder / "tokenizer_config.json", config | special)
     write_json(folder / "special_tokens_map.json", special)
     write_atomic(folder / "chat_template.jinja", chat_template, mode=0o644)
+
+
+def replaced_pre_tokenizer(base: Header, model_type: str) -> str | None:
+    """Return the file's pre-tokenizer where `AutoTokenizer` would use another one in its place."""
+    other = _CUT_AS.get(model_type)
+    own = base.get("tokenizer.ggml.pre", "default")
+    if other is None or PRE_TOKENIZERS[own].patterns == PRE_TOKENIZERS[other].patterns:
+        return None
+    return str(own)
 
 
 def generation_config(tokenizer: GgufTokenizer) -> dict[str, Any]:
