@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -259,7 +260,7 @@ def nothing_left(folder: Path) -> bool:
     return not (folder / "hf").exists() and not list(folder.glob(".hf*"))
 
 
-def attempt(made: Bench, **more: object) -> Exported:
+def attempt(made: Bench, **more: Any) -> Exported:
     return made.export(**more)
 
 
@@ -267,7 +268,7 @@ def test_what_transformers_has_no_place_for_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = Recipe("llama", f"{RECIPES['llama'].tensors} attn_output.bias:h")
-    monkeypatch.setitem(RECIPES, "odd", odd)  # type: ignore[arg-type]
+    monkeypatch.setitem(RECIPES, "odd", odd)
     path = write_architecture_model(tmp_path / "m.gguf", "odd", VOCABULARY, "F32", seed=1)
     with pytest.raises(RefusedError, match="has no place for") as caught:
         model_layout(read_header(path))
