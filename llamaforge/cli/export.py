@@ -273,14 +273,18 @@ class _Narrator:
     """Says every second how much is written, and how long the rest will take."""
 
     def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
+        self._began: tuple[float, int] | None = None
+        self._said = time.monotonic()
 
     def tell(self, done: int, total: int) -> None:
         """Take the bytes that are written, and all of them."""
         now = time.monotonic()
+        if self._began is None:
+            self._began = now, done
         if now - self._said < _SAID_SECONDS and done < total:
             return
         self._said = now
-        rest = (now - self._began) * (total - done) / max(done, 1)
-        left = f", {duration_words(rest)} left" if done < total else ""
+        began, before = self._began
+        rest = (now - began) * (total - done) / max(done - before, 1)
+        left = f", {duration_words(rest)} left" if before < done < total else ""
         narrate(f"{done / max(total, 1):4.0%}  {size_words(done)} of {size_words(total)}{left}")

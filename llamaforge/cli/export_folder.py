@@ -132,6 +132,7 @@ def _layout(blob: Path) -> "Layout":
     from llamaforge.export.layout import Layout
     from llamaforge.runs.launcher import worker_environment
 
+    narrate("Laying the model out as transformers has it …")
     answer = subprocess.run(
         [sys.executable, "-m", "llamaforge.worker.layout", str(blob)],
         stdin=subprocess.DEVNULL,

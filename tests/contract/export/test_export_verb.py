@@ -153,7 +153,7 @@ def test_the_adapter_names_the_base_that_is_known(
     assert (config["r"], config["lora_alpha"]) == (SETTINGS.lora_r, SETTINGS.lora_alpha)
 
 
-def test_the_templates_of_the_run_goes_along(
+def test_the_template_of_the_run_goes_along(
     run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = RunSpec.load(run.spec_file)
@@ -268,3 +268,19 @@ def test_an_option_of_another_form_is_a_mistake(
     code, _, err = call(capsys, "night", *line)
     assert code == ExitCode.USAGE
     assert "has no meaning with" in err
+
+
+def test_the_time_that_is_left_counts_from_the_first_bytes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llamaforge.cli import export
+
+    clock = iter([0.0, 60.0, 70.0, 80.0])
+    monkeypatch.setattr("llamaforge.cli.export.time.monotonic", lambda: next(clock))
+    narrator = export._Narrator()
+    for done in (1_000_000, 2_000_000, 4_000_000):
+        narrator.tell(done, 4_000_000)
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert "left" not in first
+    assert second.endswith("20 s left")
+    assert "left" not in last
