@@ -1,4 +1,4 @@
-"""`llamaforge export RUN --as adapter|gguf`: what a run made, as a file to take along."""
+"""`llamaforge export RUN --as adapter|gguf|hf|peft`: what a run made, to take along."""
 
 import argparse
 import shutil
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.cli.options import add_json, add_run
 from llamaforge.cli.output import narrate, print_json, print_text
-from llamaforge.errors import ExitCode, InvalidFileError
+from llamaforge.errors import ExitCode, InvalidFileError, UsageError
 from llamaforge.safe_text import safe_line
 from llamaforge.words import duration_words, size_words
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llamaforge.export.merged_run import MergedRun
     from llamaforge.runs.directory import RunDirectory
 
+_FOLDERS: Final = ("hf", "peft")
 _SAID_SECONDS: Final = 1.0
 
 
@@ -23,16 +24,17 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     """Add the verb to the main parser."""
     parser = verbs.add_parser(
         "export",
-        help="write a run's result as a file",
+        help="write a run's result as a file or a directory",
         description="Write a run's adapter, or the model with the adapter merged into its weights.",
     )
     add_run(parser)
     parser.add_argument(
         "--as",
         dest="form",
-        choices=("adapter", "gguf"),
+        choices=("adapter", "gguf", "hf", "peft"),
         default="gguf",
-        help="adapter: the small file over the model's own; gguf: one file with both merged",
+        help="adapter: the small file over the model's own; gguf: one file with both merged; "
+        "hf: a directory with both merged, for transformers and vLLM; peft: the adapter for PEFT",
     )
     parser.add_argument(
         "--quant",
@@ -40,21 +42,27 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="pack the merged file as Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16, BF16 and so on; "
         "without it every tensor keeps its type",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where it goes")
-    parser.add_argument("--force", action="store_true", help="replace the file at --out")
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="the type of the weights in a directory for transformers; bfloat16 without it",
+    )
+    parser.add_argument("--out", type=Path, metavar="PATH", help="where it goes")
+    parser.add_argument("--force", action="store_true", help="replace what lies there")
     add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> ExitCode:
-    """Write the file, and print where it is.
+    """Write the file or directory, and print where it is.
 
     Raises:
-        UsageError: there is no such quantisation.
+        UsageError: there is no such quantisation, or an option belongs to another form.
         NotFoundError: there is no such run, or it has no adapter yet.
         InvalidFileError: the model's file is not the one that was trained on.
         LlamaForgeError: it could not be written, or llama.cpp does not take it.
     """
+    _check_options(arguments)
     from llamaforge.export.merged_run import adapter_of
     from llamaforge.runs.directory import open_run
 
@@ -65,6 +73,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         if target != adapter:
             shutil.copyfile(adapter, target)
         result: dict[str, Any] = {"kind": "adapter", "path": str(target)}
+    elif arguments.form in _FOLDERS:
+        result = _folder(arguments, directory, adapter)
     else:
         result = _merge(arguments, directory)
     if arguments.json:
@@ -72,6 +82,16 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     else:
         print_text(result["path"])
     return ExitCode.DONE
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    for option, form in (("quant", "gguf"), ("dtype", "hf")):
+        if getattr(arguments, option) is not None and arguments.form != form:
+            raise UsageError(
+                f"--{option} has no meaning with --as {arguments.form}.",
+                f"Leave it out, or say --as {form}.",
+                code="option",
+            )
 
 
 def _target(arguments: argparse.Namespace, default: Path) -> Path:
@@ -88,6 +108,37 @@ def _target(arguments: argparse.Namespace, default: Path) -> Path:
             code="exists",
         )
     return path
+
+
+def _folder(
+    arguments: argparse.Namespace, directory: "RunDirectory", adapter: Path
+) -> dict[str, Any]:
+    from llamaforge.cli.export_folder import write_adapter, write_model
+    from llamaforge.export.merged_run import trained_adapter
+    from llamaforge.recipe.spec import RunSpec
+
+    chosen: Path | None = arguments.out
+    target = directory.artifacts / arguments.form if chosen is None else chosen.expanduser()
+    target = target.absolute()
+    spec = RunSpec.load(directory.spec_file)
+    trained = trained_adapter(adapter, spec.model)
+    try:
+        if arguments.form == "peft":
+            made, more = write_adapter(target, spec, trained, arguments)
+        else:
+            made, more = write_model(target, spec, trained, arguments, MergeNarrator().tell)
+    except BaseException:
+        narrate("Nothing was written.")
+        raise
+    directory.list_artifact(arguments.form, made.path, made.sha256)
+    return {
+        "kind": arguments.form,
+        "path": str(made.path),
+        "sha256": made.sha256,
+        "size_bytes": made.size_bytes,
+        "files": list(made.files),
+        **more,
+    }
 
 
 def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str, Any]:
@@ -135,16 +186,20 @@ class MergeNarrator:
     """Says every second how much of a merged file is written, and how long the rest will take."""
 
     def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
+        self._began: tuple[float, int] | None = None
+        self._said = time.monotonic()
 
     def tell(self, done: int, total: int) -> None:
         """Take the bytes that are written, and all of them."""
         now = time.monotonic()
+        if self._began is None:
+            self._began = now, done
         if now - self._said < _SAID_SECONDS and done < total:
             return
         self._said = now
-        rest = (now - self._began) * (total - done) / max(done, 1)
-        left = f", {duration_words(rest)} left" if done < total else ""
+        began, before = self._began
+        rest = (now - began) * (total - done) / max(done - before, 1)
+        left = f", {duration_words(rest)} left" if before < done < total else ""
         narrate(f"{done / max(total, 1):4.0%}  {size_words(done)} of {size_words(total)}{left}")
 
     @staticmethod

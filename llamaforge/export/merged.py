@@ -3,7 +3,6 @@
 What the file says of itself, vocabulary and template included, is copied from the model's own.
 """
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -11,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +19,13 @@ from llamaforge import hardware
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.export.adapter import BASE_DIGEST_KEY
 from llamaforge.export.mix import FILE_TYPES, tensor_types
+from llamaforge.export.place import HashingFile, check_room
+from llamaforge.export.weights import Adapter, Array, check_stop, unpacked
 from llamaforge.files import commit
-from llamaforge.gguf.ggml import can_pack, pack_rows, unpack_rows
+from llamaforge.gguf.ggml import can_pack, pack_rows
 from llamaforge.gguf.header import Header, TensorInfo
-from llamaforge.gguf.types import FLOAT_TYPES, TensorType
+from llamaforge.gguf.types import TensorType
 from llamaforge.gguf.writer import GgufStream, PlannedTensor
-from llamaforge.safe_text import safe_line
 
 _ROWS_WEIGHTS: Final = 128 * 1024
 """Weights that a core unpacks at a time: 512 KiB, which stay in its second-level cache."""
@@ -36,10 +36,7 @@ _COPIED_WEIGHTS: Final = 4 * 1024 * 1024
 """Weights that are copied at a time: 2 to 16 MiB."""
 _AHEAD: Final = 4
 """Pieces for each core that may be waiting to be written."""
-_SLACK_DISK_BYTES: Final = 64 * 1024 * 1024
 _QUANTIZATION_VERSION: Final = 2
-
-Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -68,70 +65,6 @@ class Merged:
     """As it was chosen; empty where every tensor kept its own type."""
 
 
-class _Adapter:
-    """The pairs of an adapter file, in the base file's row order: W' = W + scale · B A."""
-
-    def __init__(self, header: Header, base: Header, base_digest: str) -> None:
-        """Take an adapter for `base`, whose file has the digest `sha256:<hex>`.
-
-        Raises:
-            InvalidFileError: it is none, or not for this file.
-        """
-        self._header = header
-        self._check_kind(base, base_digest)
-        self._data = np.memmap(header.path, dtype=np.uint8, mode="r")
-        alpha = header.get("adapter.lora.alpha")
-        if not isinstance(alpha, int | float):
-            raise _refuse(header, "does not say its alpha")
-        self._alpha = float(alpha)
-        self.names = {
-            name.removesuffix(".lora_a") for name in header.tensors if name.endswith(".lora_a")
-        }
-        for name in sorted(self.names):
-            self._check_pair(name, base)
-
-    def factors(self, name: str) -> tuple[Array, Array]:
-        """Return A [r, in], already scaled, and B [out, r] for the tensor `name`."""
-        a, b = self._matrix(f"{name}.lora_a"), self._matrix(f"{name}.lora_b")
-        return a * np.float32(self._alpha / a.shape[0]), b
-
-    def _matrix(self, name: str) -> Array:
-        info = self._header.tensors[name]
-        raw = self._data[info.offset : info.offset + info.n_bytes]
-        kinds: dict[TensorType, Any] = {TensorType.F32: np.float32, TensorType.F16: np.float16}
-        if info.type not in kinds:
-            raise _refuse(self._header, f"holds {name} as {info.type.name}")
-        values: Array = raw.view(kinds[info.type]).reshape(info.rows, info.width).astype(np.float32)
-        if not np.isfinite(values).all():
-            raise _refuse(self._header, f"holds numbers in {name} that are not finite")
-        return values
-
-    def _check_kind(self, base: Header, base_digest: str) -> None:
-        said = self._header.get("general.type"), self._header.get("adapter.type")
-        if said != ("adapter", "lora"):
-            raise _refuse(self._header, "is no LoRA adapter")
-        if self._header.architecture != base.architecture:
-            raise _refuse(self._header, f"is made for {self._header.architecture[:40]} models")
-        # An adapter that another program wrote does not say it.
-        made_for = self._header.get(BASE_DIGEST_KEY, base_digest)
-        if made_for != base_digest:
-            raise _refuse(
-                self._header, f"is made for the file {safe_line(str(made_for), limit=24)}…"
-            )
-
-    def _check_pair(self, name: str, base: Header) -> None:
-        target = base.tensors.get(name)
-        a, b = (self._header.tensors.get(f"{name}.lora_{part}") for part in "ab")
-        if target is None or a is None or b is None:
-            raise _refuse(self._header, f"has a pair for {name[:60]} that fits nothing")
-        if len(target.shape) > 2 or (a.width, b.rows, a.rows) != (
-            target.width,
-            target.rows,
-            b.width,
-        ):
-            raise _refuse(self._header, f"has a pair of another shape than {name[:60]}")
-
-
 def write_merged(
     path: Path,
     base: Header,
@@ -158,7 +91,7 @@ def write_merged(
         RefusedError: a type cannot be packed (`cannot_pack`), or the disk has no room.
         LlamaForgeError: a merged weight is not finite (`not_finite`), or it was `stopped`.
     """
-    pairs = None if adapter is None else _Adapter(adapter, base, provenance.base_digest)
+    pairs = None if adapter is None else Adapter(adapter, base, provenance.base_digest)
     types = {name: info.type for name, info in base.tensors.items()}
     if quantization is not None:
         types |= tensor_types(base, quantization)
@@ -166,13 +99,13 @@ def write_merged(
     _check_packable(base, types, touched)
     planned = [PlannedTensor(name, info.shape, types[name]) for name, info in base.tensors.items()]
     total = sum(tensor.n_bytes for tensor in planned)
-    _check_room(path, total)
+    check_room(path, total, "choose a smaller quantisation")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:
             changes = _changes(base, provenance, quantization)
-            hashing = _Hashing(file)
+            hashing = HashingFile(file)
             stream = GgufStream(hashing, base, changes, planned)
             done = 0
             with (
@@ -187,10 +120,7 @@ def write_merged(
                     stream.write(data)
                     done += len(data)
                     on_progress(done, total)
-                    if stopped():
-                        raise LlamaForgeError(
-                            "The export was stopped.", "Begin it again at any time.", code="stopped"
-                        )
+                    check_stop(stopped)
                     if piece.ends_tensor:
                         stream.end_tensor()
             file.flush()
@@ -198,26 +128,7 @@ def write_merged(
         commit(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Merged(path, hashing.digest.hexdigest(), hashing.tell(), quantization or "")
-
-
-class _Hashing:
-    """A file whose digest is worked out while it is written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._at = 0
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        """Write, count and hash."""
-        self._at += len(data)
-        self.digest.update(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        """Return how much was written."""
-        return self._at
+    return Merged(path, hashing.sha256, hashing.tell(), quantization or "")
 
 
 @dataclass(frozen=True)
@@ -249,7 +160,7 @@ class _Piece:
             )
         if self.pair is None and self.type is info.type:
             return raw
-        values = _unpacked(np.frombuffer(raw, np.uint8), info.type, rows, info.width)
+        values = unpacked(np.frombuffer(raw, np.uint8).reshape(rows, row), info.type, info.width)
         if self.pair is not None:
             _add_product(values, *self.pair, self.first)
         if not np.isfinite(values).all():
@@ -262,7 +173,7 @@ class _Piece:
 
 
 def _pieces(
-    base: Header, planned: Sequence[PlannedTensor], pairs: _Adapter | None
+    base: Header, planned: Sequence[PlannedTensor], pairs: Adapter | None
 ) -> Iterator[_Piece]:
     """Yield everything to write, in the file's order."""
     for tensor in planned:
@@ -306,19 +217,6 @@ def _add_product(values: Array, a: Array, b: Array, first: int) -> None:
             part += b[first + start : first + start + len(part)] @ a
 
 
-def _unpacked(blocks: npt.NDArray[np.uint8], kind: TensorType, rows: int, width: int) -> Array:
-    if kind in FLOAT_TYPES:
-        if kind is TensorType.BF16:
-            bits = blocks.view(np.uint16).astype(np.uint32) << 16
-            return bits.view(np.float32).reshape(rows, width)
-        plain = np.float32 if kind is TensorType.F32 else np.float16
-        values: Array = blocks.view(plain).astype(np.float32).reshape(rows, width)
-        return values
-    values = np.empty((rows, width), dtype=np.float32)
-    unpack_rows(kind, blocks.ctypes.data, values.ctypes.data, rows, width)
-    return values
-
-
 def _packed(values: Array, kind: TensorType) -> npt.NDArray[np.uint8]:
     return pack_rows(kind, values).reshape(-1)
 
@@ -333,18 +231,6 @@ def _check_packable(base: Header, types: dict[str, TensorType], touched: set[str
                 "Choose a quantisation with --quant, such as Q4_K_M or Q8_0.",
                 code="cannot_pack",
             )
-
-
-def _check_room(path: Path, total: int) -> None:
-    needed = total + _SLACK_DISK_BYTES
-    free = hardware.free_disk_bytes(path.parent)
-    if free < needed:
-        raise RefusedError(
-            f"The file takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free at "
-            f"{path.parent}.",
-            "Free some space, choose a smaller quantisation, or name another place with --out.",
-            code="no_disk_space",
-        )
 
 
 def _changes(
@@ -366,11 +252,3 @@ def _changes(
     if quantization is not None:
         changes["general.file_type"] = FILE_TYPES[quantization]
     return changes
-
-
-def _refuse(header: Header, what: str) -> InvalidFileError:
-    return InvalidFileError(
-        f"The adapter {header.path.name} {what}.",
-        "Export the run's adapter again, or choose the model that it was trained on.",
-        code="wrong_adapter",
-    )

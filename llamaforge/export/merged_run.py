@@ -91,18 +91,13 @@ def merge_run(
     spec = RunSpec.load(run.spec_file)
     adapter = adapter_of(run)
     path = default_target(run, quantization) if target is None else target
-    if not spec.model.blob.is_file():
-        raise NotFoundError(
-            f"The model's file {safe_line(str(spec.model.blob))} is gone.",
-            f"Pull the model again: ollama pull {safe_line(spec.model.name)}",
-            code="missing_blob",
-        )
+    trained = trained_adapter(adapter, spec.model)
     made = _listed(run, path, quantization) if reuse else None
     if made is None:
         made = write_merged(
             path,
             read_header(spec.model.blob),
-            _same_base(adapter, spec.model),
+            trained,
             _provenance(run, spec.model),
             quantization=quantization,
             on_progress=on_progress,
@@ -123,7 +118,19 @@ def _listed(run: RunDirectory, path: Path, quantization: str | None) -> Merged |
     return None
 
 
-def _same_base(adapter: Path, model: ResolvedModel) -> Header:
+def trained_adapter(adapter: Path, model: ResolvedModel) -> Header:
+    """Return the header of an adapter, if it and the file that it was trained on are there.
+
+    Raises:
+        NotFoundError: the model's file is gone.
+        InvalidFileError: the adapter was trained on another file.
+    """
+    if not model.blob.is_file():
+        raise NotFoundError(
+            f"The model's file {safe_line(str(model.blob))} is gone.",
+            f"Pull the model again: ollama pull {safe_line(model.name)}",
+            code="missing_blob",
+        )
     header = read_header(adapter)
     said = str(header.get(BASE_DIGEST_KEY, ""))
     if said and said != model.digest:

@@ -8,7 +8,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.gguf.header import Header
@@ -83,6 +92,7 @@ class GgufTokenizer:
         self.bos_id = _id(header, "bos", len(tokens))
         self.eos_id = _id(header, "eos", len(tokens))
         self.pad_id = _id(header, "padding", len(tokens))
+        self.unknown_id = _id(header, "unknown", len(tokens))
         self.end_ids = self._end_ids(header)
         template = header.get("tokenizer.chat_template")
         self.chat_template: str | None = template if isinstance(template, str) else None
@@ -150,6 +160,19 @@ class GgufTokenizer:
         if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             return [self.bos_id, *ids]
         return ids
+
+    def to_json(self) -> str:
+        """Return it as the content of a `tokenizer.json`, which also puts BOS where one belongs."""
+        whole = Tokenizer.from_str(self._tokenizer.to_str())
+        if self.add_bos and self.bos_id is not None:
+            bos = self.text_of(self.bos_id)
+            whole.post_processor = processors.TemplateProcessing(
+                single=[bos, "$A"],
+                pair=[bos, "$A", f"{bos}:1", "$B:1"],
+                special_tokens=[(bos, self.bos_id)],
+            )
+        text: str = whole.to_str(pretty=True)
+        return text
 
     def decode(self, ids: list[int], *, skip_special: bool = True) -> str:
         """Return the text of `ids`."""

@@ -6,7 +6,7 @@ rows that must be put into another order, and the norms, are copied.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ from llamaforge.training.experts import (
 from llamaforge.training.loss import OutputHead
 from llamaforge.training.packed import PackedEmbedding, PackedLinear, PackedWeight
 
-_HEAD: Final = "lm_head"
+HEAD: Final = "lm_head"
+"""The path of the output head in every transformers model of the table."""
 _EMBEDDING: Final = "token_embd"
 _ROPE_TENSORS: Final = ("rope_freqs.weight", "rope_factors_short.weight")
 """By which the rotary frequencies are divided: Llama 3.1's, or Phi-3's for its first tokens."""
@@ -52,14 +53,9 @@ class PackedModel:
 class _Source:
     """Reads tensors of one mapped file, and remembers which ones were used."""
 
-    def __init__(self, header: Header, entry: Architecture) -> None:
+    def __init__(self, header: Header) -> None:
         self.header = header
-        layers = layer_count(header)
-        self.unused = {
-            name
-            for name in set(header.tensors) - _IGNORED
-            if not _is_ahead(name, layers) and not (entry.ignored and entry.ignored(header, name))
-        }
+        self.unused = model_tensors(header)
         # Copy on write: torch wants memory that it may write to, and never writes to it.
         self._bytes = torch.from_numpy(np.memmap(header.path, dtype=np.uint8, mode="c"))
 
@@ -149,6 +145,16 @@ class _Source:
         return values if order is None else values[torch.from_numpy(inverse(order))]
 
 
+def model_tensors(header: Header) -> set[str]:
+    """Return the names of the tensors that feed the model's parameters."""
+    layers, ignored = layer_count(header), architecture_of(header).ignored
+    return {
+        name
+        for name in set(header.tensors) - _IGNORED
+        if not _is_ahead(name, layers) and not (ignored and ignored(header, name))
+    }
+
+
 def _is_ahead(name: str, layers: int) -> bool:
     """Return whether a tensor belongs to layers that only guess tokens ahead: none is trained."""
     block, _, rest = name.partition(".")
@@ -168,19 +174,19 @@ def load_packed_model(header: Header, compute_dtype: torch.dtype) -> PackedModel
         InvalidFileError: a tensor is missing, left over or of a wrong shape.
     """
     entry = architecture_of(header)
-    model = _empty_model(header, entry, compute_dtype)
-    source = _Source(header, entry)
+    model = empty_model(header, compute_dtype)
+    source = _Source(header)
     name_of = gguf_namer(header)
     names: dict[str, str] = {}
     embedding = source.weight(_EMBEDDING)
     head = embedding if model.config.tie_word_embeddings else source.weight("output")
     for path, module in list(model.named_modules()):
         if isinstance(module, nn.Embedding):
-            table = name_of(path)
-            weight = embedding if table in (None, _EMBEDDING) else source.weight(table)
+            table = embedding_name(path, name_of)
+            weight = embedding if table == _EMBEDDING else source.weight(table)
             packed = PackedEmbedding(weight, compute_dtype)
             _replace(model, path, _scaled(packed, module, compute_dtype))
-        elif path == _HEAD:
+        elif path == HEAD:
             _check_shape("output", head, module)
             _replace(model, path, PackedLinear(head, None, compute_dtype))
         elif isinstance(module, nn.Linear):
@@ -199,7 +205,7 @@ def load_packed_model(header: Header, compute_dtype: torch.dtype) -> PackedModel
                 _replace(model, path, ReorderedInput(packed_linear, torch.from_numpy(columns)))
                 names[f"{path}.{ReorderedInput.INNER}"] = name
         elif is_experts(module):
-            _replace(model, path, _experts(module, _layer_of(path), source, compute_dtype))
+            _replace(model, path, _experts(module, layer_of(path), source, compute_dtype))
         else:
             _fill(module, path, name_of, source, compute_dtype, entry)
             _fill_buffers(module, path, source, entry)
@@ -215,8 +221,19 @@ def load_packed_model(header: Header, compute_dtype: torch.dtype) -> PackedModel
     return PackedModel(model.eval(), shaped, names)
 
 
-def _empty_model(header: Header, entry: Architecture, dtype: torch.dtype) -> PreTrainedModel:
-    values = configuration(header)
+def empty_model(header: Header, dtype: torch.dtype, **changes: Any) -> PreTrainedModel:
+    """Return the transformers model of a GGUF file without its weights.
+
+    Args:
+        header: the file's header.
+        dtype: the type that the model is to compute in.
+        changes: attributes of the configuration that differ from the file's.
+
+    Raises:
+        RefusedError: the architecture, or a variant of it, is not known.
+    """
+    entry = architecture_of(header)
+    values = configuration(header) | changes
     kind = values.pop("model_type")
     config = AutoConfig.for_model(kind, **values, dtype=dtype)
     # Buffers such as the rotary frequencies are computed for real; weights get no memory.
@@ -232,24 +249,30 @@ def _scaled(packed: PackedEmbedding, module: nn.Embedding, dtype: torch.dtype) -
     return packed if scale is None else ScaledEmbedding(packed, float(scale.to(dtype)))
 
 
-def _offset(entry: Architecture, module: nn.Module) -> float:
+def embedding_name(path: str, name_of: Callable[[str], str | None]) -> str:
+    """Return the GGUF name of the embedding at `path`: the tokens' own, unless it is another."""
+    return name_of(path) or _EMBEDDING
+
+
+def norm_offset(entry: Architecture, module: nn.Module) -> float:
+    """Return what the file's weights of `module` have added to those of transformers."""
     kind = type(module).__name__
     return entry.norm_offset if "Norm" in kind and "Gated" not in kind else 0.0
 
 
-def _layer_of(path: str) -> str:
+def layer_of(path: str) -> str:
     """Return how the GGUF names begin of what lies in the layer of a module."""
     return f"blk.{next(part for part in path.split('.') if part.isdigit())}."
 
 
-def _parameter_name(
+def parameter_name(
     path: str, key: str, name_of: Callable[[str], str | None], entry: Architecture
 ) -> str:
     """Return the GGUF name of the parameter `key` of the module at `path`."""
     whole = f"{path}.{key}"
     for ending, name in entry.parameters.items():
         if whole.endswith(ending):
-            return f"{_layer_of(path)}{name}"
+            return f"{layer_of(path)}{name}"
     module = name_of(path)
     return f"{module}.{key}" if module else f"{name_of(whole)}.weight"
 
@@ -294,7 +317,7 @@ def _fill(
     The file's norm weights have the entry's offset added to them; biases have not.
     """
     for key, parameter in list(module.named_parameters(recurse=False)):
-        tensor = _parameter_name(path, key, name_of, entry)
+        tensor = parameter_name(path, key, name_of, entry)
         if key in entry.ones and not source.has(tensor):
             setattr(
                 module,
@@ -313,7 +336,7 @@ def _fill(
                 code="wrong_shape",
             )
         if key == "weight":
-            values -= _offset(entry, module)
+            values -= norm_offset(entry, module)
         if key in entry.logarithms:
             values = torch.log(-values)
         values = values.to(dtype).reshape(parameter.shape)
@@ -322,10 +345,15 @@ def _fill(
 
 def _fill_buffers(module: nn.Module, path: str, source: _Source, entry: Architecture) -> None:
     """Give a module the buffers that the file holds, such as a layer's own scale."""
-    for key, _ in list(module.named_buffers(recurse=False)):
-        tensor = f"{_layer_of(path)}{entry.parameters[key]}" if key in entry.parameters else ""
+    for key in kept_buffers(module, entry):
+        tensor = f"{layer_of(path)}{entry.parameters[key]}"
         if source.has(tensor):
             setattr(module, key, source.vector(tensor))
+
+
+def kept_buffers(module: nn.Module, entry: Architecture) -> list[str]:
+    """Return the buffers of a module that a file holds, by the entry's names."""
+    return [key for key, _ in module.named_buffers(recurse=False) if key in entry.parameters]
 
 
 def _apply_rope_factors(model: PreTrainedModel, header: Header, source: _Source) -> None:

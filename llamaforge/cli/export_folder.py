@@ -1,0 +1,159 @@
+"""The forms of `llamaforge export` that are directories: a Hugging Face model, a PEFT adapter."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from llamaforge.cli.output import narrate
+from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
+from llamaforge.safe_text import safe_line
+from llamaforge.words import size_words
+
+if TYPE_CHECKING:
+    from llamaforge.export.hugging_face import Exported
+    from llamaforge.export.layout import Layout
+    from llamaforge.gguf.header import Header
+    from llamaforge.recipe.spec import RunSpec
+
+_LAYOUT_SECONDS: Final = 600.0
+
+
+def write_model(
+    target: Path,
+    spec: "RunSpec",
+    adapter: "Header",
+    arguments: argparse.Namespace,
+    on_progress: Callable[[int, int], None],
+) -> tuple["Exported", dict[str, Any]]:
+    """Write the merged model to the directory `target`; return it and what scripts are told.
+
+    Raises:
+        LlamaForgeError: as `write_hugging_face`, or the model cannot be laid out.
+    """
+    from llamaforge.data.templates import choose_template
+    from llamaforge.export.hugging_face import write_hugging_face
+    from llamaforge.export.place import check_folder
+    from llamaforge.export.tokenizer_files import replaced_pre_tokenizer
+    from llamaforge.gguf.header import read_header
+    from llamaforge.gguf.tokenizer import GgufTokenizer
+
+    check_folder(target, replace=arguments.force)
+    base = read_header(spec.model.blob)
+    tokenizer = GgufTokenizer(base)
+    template = choose_template(
+        spec.model.chat_template, tokenizer.chat_template, tokenizer.special_ids
+    )
+    layout = _layout(spec.model.blob)
+    made = write_hugging_face(
+        target,
+        base,
+        adapter,
+        layout,
+        dtype=arguments.dtype or "bfloat16",
+        chat_template=template.text,
+        replace=arguments.force,
+        on_progress=on_progress,
+    )
+    weights = [name for name in made.files if name.endswith(".safetensors")]
+    narrate(f"{size_words(made.size_bytes)} in {len(made.files)} files.")
+    replaced = replaced_pre_tokenizer(base, layout.model_type)
+    if replaced is not None:
+        narrate(
+            f"AutoTokenizer of transformers 5 cuts text otherwise than {safe_line(replaced)} does; "
+            "load it with PreTrainedTokenizerFast."
+        )
+    return made, {
+        "dtype": arguments.dtype or "bfloat16",
+        "weights": weights,
+        "replaced_pre_tokenizer": replaced,
+    }
+
+
+def write_adapter(
+    target: Path, spec: "RunSpec", adapter: "Header", arguments: argparse.Namespace
+) -> tuple["Exported", dict[str, Any]]:
+    """Write the adapter for PEFT to the directory `target`; return it and what scripts are told.
+
+    Raises:
+        LlamaForgeError: as `write_peft`, or the model cannot be laid out.
+    """
+    from llamaforge.export.peft_adapter import PeftSettings, write_peft
+    from llamaforge.export.place import check_folder
+    from llamaforge.gguf.header import read_header
+
+    check_folder(target, replace=arguments.force)
+    base_model = _base_of(spec)
+    training = spec.training
+    made = write_peft(
+        target,
+        read_header(spec.model.blob),
+        adapter,
+        _layout(spec.model.blob),
+        PeftSettings(
+            training.lora_r, training.lora_alpha, training.lora_dropout, training.use_rslora
+        ),
+        base_model=base_model,
+        replace=arguments.force,
+    )
+    if base_model is None:
+        name = safe_line(spec.model.name)
+        narrate(
+            f"The full-precision base of {name} is not known, so adapter_config.json names none. "
+            f"Say it with: llamaforge base {name} --set OWNER/NAME, and export again."
+        )
+    else:
+        narrate(f"For the weights of {safe_line(base_model)}, {size_words(made.size_bytes)}.")
+    return made, {"base_model": base_model}
+
+
+def _base_of(spec: "RunSpec") -> str | None:
+    """Return the repository or folder that the run's model was made from, where it is known."""
+    from llamaforge.catalog.inventory import Inventory
+    from llamaforge.cli.models import make_lister
+
+    try:
+        inventory = Inventory.open((spec.model.store,))
+        return make_lister(inventory).join(inventory.find(spec.model.name)).base.repo
+    except LlamaForgeError:
+        return None  # the store is gone; the run still has all that an export needs
+
+
+def _layout(blob: Path) -> "Layout":
+    """Ask a process of its own, which loads transformers, how the model is laid out.
+
+    Raises:
+        RefusedError: it cannot be exported; the process says why.
+        LlamaForgeError: the process failed.
+    """
+    from llamaforge.export.layout import Layout
+    from llamaforge.runs.launcher import worker_environment
+
+    narrate("Laying the model out as transformers has it …")
+    answer = subprocess.run(
+        [sys.executable, "-m", "llamaforge.worker.layout", str(blob)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=worker_environment(),
+        timeout=_LAYOUT_SECONDS,
+        check=False,
+    )
+    try:
+        found = json.loads(answer.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = safe_line((answer.stderr.strip().splitlines() or ["nothing was said"])[-1])
+        raise LlamaForgeError(
+            f"The layout of the model could not be worked out: {last}.",
+            "Export it as gguf, or use the adapter.",
+            code="no_layout",
+        ) from None
+    if "error" in found:
+        error = found["error"]
+        kind = RefusedError if error["exit_code"] == ExitCode.REFUSED else LlamaForgeError
+        raise kind(error["message"], error["hint"], code=error["code"])
+    return Layout.model_validate(found)

@@ -1,0 +1,70 @@
+"""`AutoTokenizer` gives for an exported directory the ids that llama.cpp gives for the file."""
+
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from llamaforge.evaluation.llama import loaded, tokenize
+from llamaforge.export.hugging_face import write_hugging_face
+from llamaforge.export.tokenizer_files import replaced_pre_tokenizer
+from llamaforge.gguf.header import Header, read_header
+from llamaforge.worker.layout import model_layout
+from tests.contract.export.hub_bench import TEMPLATE
+from tests.contract.tokens.test_pre_tokenizers_as_served import TEXTS as SCRIPTS
+from tests.contract.tokens.test_pre_tokenizers_as_served import joining_vocabulary
+from tests.contract.tokens.test_tokens_equal_llama_cpp import NAMES, TEXTS, vocabulary
+from tools.architecture_models import RECIPES, write_architecture_model
+from tools.random_models import Vocabulary
+
+PRE = {"qwen2": "qwen2", "qwen35": "qwen35", "qwen35moe": "qwen35", "llama": "llama-bpe"}
+"""The usual pre-tokenizers of some architectures; the others get one that is nobody's usual."""
+COMPOSED = ("qwen2", "qwen35moe")
+"""Architectures whose texts transformers 5 puts into NFC, as Qwen's own tokenizer does."""
+
+
+def export(folder: Path, name: str, words: Vocabulary) -> Header:
+    header = read_header(write_architecture_model(folder / "m.gguf", name, words, "F32", seed=1))
+    layout = model_layout(header)
+    write_hugging_face(
+        folder / "hf", header, None, layout, dtype="bfloat16", chat_template=TEMPLATE
+    )
+    return header
+
+
+def check(tokenizer: Any, header: Header, words: Vocabulary, texts: list[str]) -> None:
+    assert len(tokenizer) == words.size
+    turn = [{"role": "user", "content": "Hm."}]
+    assert tokenizer.apply_chat_template(turn, tokenize=False) == "Hm."
+    assert tokenizer.eos_token_id == words.values["tokenizer.ggml.eos_token_id"]
+    with loaded(header.path, vocabulary_only=True) as model:
+        for text in texts:
+            ids = tokenize(model, text, parse_special=True)
+            assert tokenizer(text)["input_ids"] == ids, repr(text)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_architecture_keeps_the_files_own_tokenizer(name: str, tmp_path: Path) -> None:
+    words = joining_vocabulary(PRE.get(name, "tekken"))
+    header = export(tmp_path, name, words)
+    texts = [*TEXTS, *SCRIPTS]
+    check(PreTrainedTokenizerFast.from_pretrained(tmp_path / "hf"), header, words, texts)
+    if name in COMPOSED:
+        texts = [unicodedata.normalize("NFC", text) for text in texts]
+    check(AutoTokenizer.from_pretrained(tmp_path / "hf"), header, words, texts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_vocabularies(name: str, tmp_path: Path) -> None:
+    words = Vocabulary.from_file(vocabulary(name))
+    header = export(tmp_path, "llama", words)
+    check(AutoTokenizer.from_pretrained(tmp_path / "hf"), header, words, [*TEXTS])
+
+
+def test_a_pre_tokenizer_that_would_be_replaced_is_told(tmp_path: Path) -> None:
+    words = joining_vocabulary("gpt-2")
+    path = write_architecture_model(tmp_path / "m.gguf", "qwen2", words, "F32")
+    assert replaced_pre_tokenizer(read_header(path), "qwen2") == "gpt-2"
+    assert replaced_pre_tokenizer(read_header(path), "llama") is None
