@@ -5,6 +5,8 @@ from typing import Any, Final
 
 _BESIDE: Final = ("rope_theta", "partial_rotary_factor")
 """What older configurations have beside the scaling, not in it."""
+_YOUNG: Final = "proportional"
+"""A rotary embedding that transformers 4 does not know."""
 _CLOSE: Final = 1e-3
 
 
@@ -15,6 +17,8 @@ def model_config(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """
     found = config | {"dtype": dtype, "torch_dtype": dtype}
     rope: dict[str, Any] = config.get("rope_parameters", {})
+    if rope.get("full_attention", {}).get("rope_type") == _YOUNG:
+        return found
     if "full_attention" in rope:
         found["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         rope = rope["full_attention"]

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from llamaforge.gguf.architectures import architecture_of
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.keys import has_rope_factors, head_sizes, real, rope, whole
 from llamaforge.gguf.types import TensorType
@@ -38,8 +39,8 @@ def rope_changes(header: Header) -> dict[str, Any]:
             original=original,
             strength=real(header, "rope.scaling.attn_factor", 1.0),
         )
-    if "rope_freqs.weight" not in header.tensors:
-        return {}
+    if "rope_freqs.weight" not in header.tensors or architecture_of(header).configure is not None:
+        return {}  # a configuration that is read as a whole says them itself
     factors = _values(header, "rope_freqs.weight")
     known = _LLAMA3 | {"factor": float(round(factors.max(), 3))}
     if np.allclose(_llama3_factors(header, known, factors.size), factors, rtol=_CLOSE, atol=0.0):
