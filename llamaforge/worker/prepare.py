@@ -59,7 +59,7 @@ def prepare(job: Job) -> None:
     figures |= {
         "rows": {
             "read": collected.counts.read,
-            "accepted": collected.counts.accepted - len(conversations.rows.rejected),
+            "accepted": collected.counts.kept - len(conversations.rows.rejected),
             "rejected": collected.counts.rejected + len(conversations.rows.rejected),
             "duplicates": collected.counts.duplicates,
         },
