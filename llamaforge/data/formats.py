@@ -55,7 +55,7 @@ class Detection:
     """The format of most rows among those that can be read; else of most rows."""
     confidence: float
     """Part of the file's rows, by those looked at, that have this format and no other, with values
-    that fit it, 0 to 1. A row that could be two formats counts half."""
+    that fit it, 0 to 1; 0 for an unknown one. A row that could be two formats counts half."""
     reason: str
     """One clause for people: what the rows looked at are."""
     keys: tuple[str, ...] = ()
@@ -108,6 +108,8 @@ class _Tally:
         readings = candidates(row.fields)
         if len(readings) > 1:
             _raise_by(self.doubts, readings, row.weight)
+        if shape.name == UNKNOWN:
+            return
         if shape.fits(row.fields):
             _raise_by(self.sure, shape.name, row.weight / len(readings))
         else:
