@@ -1,13 +1,13 @@
 """Rows from all over a file, to judge what it holds without reading it whole.
 
-A plain JSON Lines file is looked at in places spread evenly over its bytes. Any other container
-can only be read from its beginning, so its first rows stand for the rest.
+A plain JSON Lines file is looked at in places spread evenly over its bytes, and at its end. Any
+other container can only be read from its beginning, so its first rows stand for the rest.
 """
 
 import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -21,6 +21,7 @@ PLACES: Final = 20
 """Places of a file that can be entered anywhere."""
 
 _PLACE_BYTES: Final = 1024 * 1024  # a place ends here, after one row at least
+_TAIL_BYTES: Final = 64 * 1024  # the last place, at most
 _SMALL_FILE_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -50,8 +51,10 @@ def sample(path: Path) -> Iterator[Sampled]:
     with reading(path):
         size = path.stat().st_size
         with path.open("rb") as stream:
-            for number in range(PLACES):
-                start, stop = (size * place // PLACES for place in (number, number + 1))
+            # What was appended last may be of another kind and too short for a place by chance.
+            tail = min(_TAIL_BYTES, size // PLACES)
+            bounds = [(size - tail) * place // (PLACES - 1) for place in range(PLACES)]
+            for start, stop in pairwise([*bounds, size]):
                 yield from _place(stream, start, stop)
 
 

@@ -1,6 +1,7 @@
-"""Small files of every format, plain, odd and malformed: what they are taken for, and the counts."""
+"""Small files of every format, plain, odd and malformed: what they are taken for, the counts."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Golden:
     """A file, and what has to be found in it."""
 
     name: str
-    rows: list[object]
+    rows: Sequence[object]
     format: str
     sft: Outcome
     pairs: Outcome
@@ -54,7 +55,7 @@ class Golden:
 
 def golden(
     name: str,
-    rows: list[object],
+    rows: Sequence[object],
     format_: str,
     sft: Outcome,
     pairs: Outcome | None = None,
@@ -71,7 +72,7 @@ FILES = [
     golden(
         "openpipe-calls", [chat(), {"messages": [QA[0], CALL]}, chat(tools=[{}])], "chat", (1, 0, 2)
     ),
-    golden("chat-weights", [{"messages": QA + [QA[0], QA[1] | {"weight": 0}]}], "chat", (1, 0, 0)),
+    golden("chat-weights", [{"messages": [*QA, QA[0], QA[1] | {"weight": 0}]}], "chat", (1, 0, 0)),
     golden(
         "chat-odd",
         [chat(" Q", "A\n"), {"messages": [QA[1], *QA]}, {"messages": [*QA, QA[0]]}],
@@ -375,7 +376,7 @@ def test_files_are_what_they_are_taken_for_and_counts_add_up(tmp_path: Path, fil
     # An array of the same rows says the same, where all of them are JSON.
     if not any(isinstance(row, str | bytes) for row in file.rows):
         path = path.with_suffix(".json")
-        path.write_text(json.dumps(file.rows), encoding="utf-8")
+        path.write_text(json.dumps(list(file.rows)), encoding="utf-8")
         assert (detect(path).format, detect(path).ambiguous) == (file.format, file.ambiguous)
         assert outcome(list(read_records(path, **file.choices))) == file.sft
 

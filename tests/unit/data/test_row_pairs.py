@@ -1,4 +1,4 @@
-"""Two answers to one prompt become a pair, whatever the file calls them; else the reason is told."""
+"""Two answers to one prompt become a pair, whatever the file calls them; else it says why."""
 
 from pathlib import Path
 from typing import Any

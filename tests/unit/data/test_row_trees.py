@@ -72,7 +72,7 @@ def test_equal_ranks_and_none_make_no_pair(tmp_path: Path) -> None:
 def test_the_order_of_rows_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, shuffle: random.Random
 ) -> None:
-    rows = TREE + [ask("b"), node("c", "b"), node("d", "b", rank=9)]
+    rows = [*TREE, ask("b"), node("c", "b"), node("d", "b", rank=9)]
     shuffle.shuffle(rows)
     path = jsonl(tmp_path_factory.mktemp("trees") / "rows.jsonl", rows)
     texts, reasons = read(path)
