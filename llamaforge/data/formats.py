@@ -265,7 +265,8 @@ def read_records(
         mapping: what the columns are and what its roles mean, instead of what their names say.
 
     Raises:
-        NotFoundError, RefusedError, InvalidFileError: as `containers.rows`.
+        NotFoundError, RefusedError, InvalidFileError: as `containers.rows`; also where there is no
+            room to gather trees in (`no_room`).
         UsageError: the mapping names a column that none of the first rows has.
     """
     _require_columns(path, mapping)

@@ -1,6 +1,7 @@
 """One row's object becomes a record, by what a person chose; trees become records at the end."""
 
-from collections.abc import Callable, Iterable, Iterator
+import sqlite3
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -19,9 +20,18 @@ from llamaforge.data.records import (
     record_id,
 )
 from llamaforge.data.repairs import Mender
-from llamaforge.data.shapes import PREFERENCE, TREE, Reading, conversation_of, pair_of, shape_of
+from llamaforge.data.shapes import (
+    PREFERENCE,
+    TREE,
+    Reading,
+    Shape,
+    conversation_of,
+    pair_of,
+    shape_of,
+)
 from llamaforge.data.trees import Forest, TreeItem, is_tree_message
 from llamaforge.data.turns import TurnChoices
+from llamaforge.errors import RefusedError
 from llamaforge.safe_text import safe_line
 
 Want = Literal["sft", "preference", "any"]
@@ -60,49 +70,69 @@ class RecordReader:
         self._turns = choices.turns
 
     def records(self, rows: Iterable[Row | Rejection]) -> Iterator[Record | Rejection]:
-        """Yield what each of `rows` comes to in order, then what the trees among them come to."""
+        """Yield what each of `rows` comes to in order, then what the trees among them come to.
+
+        Raises:
+            RefusedError: there is no room to gather trees in (`no_room`).
+        """
         forest: Forest | None = None
         try:
             for row in rows:
                 if isinstance(row, Rejection):
                     yield row
                     continue
-                if self._is_tree(row):
+                try:
+                    fields, shape = self._seen(row)
+                    if shape.name != TREE:
+                        yield self._read(row.row, fields, shape)
+                        continue
                     forest = forest or Forest()
-                    if (problem := self._planted(forest, row)) is not None:
-                        yield problem
-                    continue
-                yield self.record(row)
+                    plant = forest.add if is_tree_message(fields) else forest.add_nested
+                    plant(row.row, fields)
+                except RowError as error:
+                    yield Rejection(self._source, row.row, str(error))
             if forest is not None:
-                want: Literal["pairs", "conversation"] = (
-                    "pairs" if self._choices.want == "preference" else "conversation"
-                )
-                with closing(forest.items(want)) as items:
+                wants_pairs = self._choices.want == "preference"
+                with closing(forest.items("pairs" if wants_pairs else "conversation")) as items:
                     for item in items:
                         yield self._tree_record(item)
+        except sqlite3.Error as error:
+            reason = safe_line(str(error), limit=120)
+            raise RefusedError(
+                f"The trees of {safe_line(self._source)} cannot be gathered on disk: {reason}.",
+                "Free some space for temporary files, or name another folder by SQLITE_TMPDIR.",
+                code="no_room",
+            ) from error
         finally:
             if forest is not None:
                 forest.close()
 
     def record(self, row: Row) -> Record | Rejection:
-        """Return what a row comes to that is no part of a tree."""
+        """Return what a row comes to by itself, which is nothing for a part of a tree."""
         try:
-            mapping = self._choices.mapping
-            fields = row.fields if mapping is None else mapping.apply(row.fields)
-            found = self._reading(fields)
-            return self._made(row.row, found, _split(fields.get("split")), _meta(fields))
+            return self._read(row.row, *self._seen(row))
         except RowError as error:
             return Rejection(self._source, row.row, str(error))
 
-    def _reading(self, fields: dict[str, Any]) -> Reading:
+    def _seen(self, row: Row) -> tuple[dict[str, Any], Shape]:
+        """Return a row under the names of a known format, and which that is."""
+        mapping = self._choices.mapping
+        fields = row.fields if mapping is None else mapping.apply(row.fields)
+        return fields, shape_of(fields)
+
+    def _read(self, row: int, fields: dict[str, Any], shape: Shape) -> Record:
+        found = self._reading(fields, shape)
+        return self._made(row, found, _split(fields.get("split")), _meta(fields))
+
+    def _reading(self, fields: dict[str, Any], shape: Shape) -> Reading:
         want = self._choices.want
-        is_pair = shape_of(fields).name == PREFERENCE
+        is_pair = shape.name == PREFERENCE
         if want == "preference" or (is_pair and want == "any"):
-            return pair_of(fields, self._turns)
+            return pair_of(fields, self._turns, shape)
         if is_pair and self._choices.preference == "chosen":
-            pair = pair_of(fields, self._turns)
+            pair = pair_of(fields, self._turns, shape)
             return Reading((*pair.messages, *pair.chosen), repairs=pair.repairs)
-        return conversation_of(fields, self._turns)
+        return conversation_of(fields, self._turns, shape)
 
     def _made(self, row: int, found: Reading, split: str | None, meta: dict[str, Any]) -> Record:
         try:
@@ -119,21 +149,6 @@ class RecordReader:
             )
         except UnicodeEncodeError:
             raise RowError("a text holds half a character (a lone surrogate)") from None
-
-    def _is_tree(self, row: Row) -> bool:
-        mapping = self._choices.mapping
-        columns_are_mapped = mapping is not None and bool(mapping.columns)
-        return not columns_are_mapped and shape_of(row.fields).name == TREE
-
-    def _planted(self, forest: Forest, row: Row) -> Rejection | None:
-        plant: Callable[[int, dict[str, Any]], None] = (
-            forest.add if is_tree_message(row.fields) else forest.add_nested
-        )
-        try:
-            plant(row.row, row.fields)
-        except RowError as error:
-            return Rejection(self._source, row.row, str(error))
-        return None
 
     def _tree_record(self, item: TreeItem) -> Record | Rejection:
         try:

@@ -8,7 +8,7 @@ rejected, and nothing happens in silence.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Final
 
 from llamaforge.data.records import Message, Record, RowError
@@ -134,6 +134,8 @@ class Mender:
         return turns
 
     def _trimmed(self, text: str) -> str:
+        if text and not (text[0].isspace() or text[-1].isspace() or text[0] == _BOM):
+            return text
         kept = _without_margins(text)
         if kept != text:
             self.note("outer_white_space")
@@ -150,6 +152,8 @@ class Mender:
         return head + turns[asked:]
 
     def _merged(self, turns: list[Message]) -> list[Message]:
+        if all(one.role != other.role for one, other in pairwise(turns)):
+            return turns
         merged: list[Message] = []
         for (role, trained), group in groupby(turns, lambda turn: (turn.role, turn.trained)):
             members = list(group)

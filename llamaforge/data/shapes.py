@@ -130,13 +130,17 @@ def messages_of(fields: Fields, choices: TurnChoices | None = None) -> tuple[Mes
     return conversation_of(fields, choices).messages
 
 
-def conversation_of(fields: Fields, choices: TurnChoices | None = None) -> Reading:
+def conversation_of(
+    fields: Fields, choices: TurnChoices | None = None, shape: Shape | None = None
+) -> Reading:
     """Return the conversation that a row holds, with the repairs that made it one.
+
+    `shape` is that of `shape_of`, where it is known.
 
     Raises:
         RowError: as `messages_of`.
     """
-    shape = shape_of(fields)
+    shape = shape or shape_of(fields)
     if shape.read is None:
         raise RowError(_no_conversation(shape, fields))
     mender = Mender()
@@ -149,13 +153,17 @@ def conversation_of(fields: Fields, choices: TurnChoices | None = None) -> Readi
     return Reading(tuple(messages), repairs=mender.rules)
 
 
-def pair_of(fields: Fields, choices: TurnChoices | None = None) -> Reading:
+def pair_of(
+    fields: Fields, choices: TurnChoices | None = None, shape: Shape | None = None
+) -> Reading:
     """Return the preference pair that a row holds.
+
+    `shape` is that of `shape_of`, where it is known.
 
     Raises:
         RowError: the row is none, or its values do not make one.
     """
-    shape = shape_of(fields)
+    shape = shape or shape_of(fields)
     if shape.name != PREFERENCE:
         raise RowError(_no_pair(shape, fields))
     mender = Mender()
@@ -169,13 +177,18 @@ def pair_of(fields: Fields, choices: TurnChoices | None = None) -> Reading:
 
 
 def _given(fields: Fields) -> Fields:
-    if None in fields.values() or any(key[:1] == "\ufeff" for key in fields):
+    if None in fields.values() or _has_mark(fields):
         return {key.lstrip("\ufeff"): value for key, value in fields.items() if value is not None}
     return fields
 
 
+def _has_mark(fields: Fields) -> bool:
+    """Return whether the first key begins with a byte order mark, as a table's first column may."""
+    return next(iter(fields), "")[:1] == "\ufeff"
+
+
 def _clean_keys(fields: Fields, mender: Mender) -> Fields:
-    if not any(key[:1] == "\ufeff" for key in fields):
+    if not _has_mark(fields):
         return fields
     mender.note("byte_order_mark")
     return {key.lstrip("\ufeff"): value for key, value in fields.items()}

@@ -57,7 +57,7 @@ class TurnReader:
             RowError: it has some, and they are not wanted or have no address to keep.
         """
         self._choices = choices
-        self._roles = {**ROLES, **choices.roles}
+        self._roles: Mapping[str, str] = {**ROLES, **choices.roles} if choices.roles else ROLES
         self._mender = mender
         self._has_images = bool(row_images(fields))
         self._links = self._row_links(fields)

@@ -1,6 +1,7 @@
 """Messages of trees, in any order: the best path is a conversation, ranks make pairs."""
 
 import random
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from llamaforge.data.formats import read_records
 from llamaforge.data.records import Record, Rejection
-from llamaforge.data.trees import MAX_TURNS
+from llamaforge.data.trees import MAX_TURNS, Forest
+from llamaforge.errors import RefusedError
 from tests.unit.data.row_files import Row, jsonl
 
 
@@ -130,6 +132,18 @@ def test_a_chain_without_end_is_a_reason_and_not_a_crash(tmp_path: Path) -> None
     path = jsonl(tmp_path / "rows.jsonl", rows)
     assert read(path) == ([], [f"the tree is deeper than {MAX_TURNS:,} messages"])
     assert read(path, "preference")[1][0] == f"the tree is deeper than {MAX_TURNS:,} messages"
+
+
+def test_a_full_disk_is_told_and_not_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Forest, "add", full)
+    with pytest.raises(RefusedError, match="on disk: database or disk is full") as error:
+        read(jsonl(tmp_path / "rows.jsonl", TREE))
+    assert error.value.code == "no_room"
 
 
 def test_whole_trees_in_rows_are_read_too_and_a_broken_one_leaves_nothing(tmp_path: Path) -> None:
