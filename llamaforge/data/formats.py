@@ -1,6 +1,7 @@
 """What a data file holds, told from its content, and its rows as canonical records."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -181,7 +182,8 @@ def _ambiguous(tally: _Tally, found: str) -> tuple[str, ...]:
 
 def _advice(keys: tuple[str, ...], ambiguous: tuple[str, ...]) -> str:
     doubt = f"The rows could be {' or '.join(ambiguous)}: say" if ambiguous else "Say"
-    return f"{doubt} what the columns mean, such as: --map '{suggested_mapping(keys)}'"
+    # Keys come from the file, and a person may copy this into a shell.
+    return f"{doubt} what the columns mean, such as: --map {shlex.quote(suggested_mapping(keys))}"
 
 
 def require_readable(

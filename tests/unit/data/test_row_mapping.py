@@ -1,6 +1,7 @@
 """Columns mapped by hand: what a person says is followed exactly, and slips are named."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,13 @@ def test_a_preview_shows_each_row_beside_what_becomes_of_it(tmp_path: Path) -> N
 def test_a_mapping_is_suggested_by_names(keys: list[str], text: str) -> None:
     assert suggested_mapping(keys) == text
     assert Mapping.parse(suggested_mapping(keys)).columns.keys() == {"prompt", "completion"}
+
+
+def test_the_advice_can_be_copied_into_a_shell_whatever_the_columns_are(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [{"question'; reboot #": "Q", "x": "A"}])
+    *_, flag, given_ = shlex.split(detect(path).advice)
+    assert flag == "--map"
+    assert Mapping.parse(given_).columns["prompt"] == Template((Column("question'; reboot #"),))
 
 
 def test_paths_are_bounded_whatever_a_row_holds() -> None:
