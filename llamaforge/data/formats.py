@@ -213,10 +213,9 @@ def require_readable(
     keys = key_list(found.keys)
     hint = f"Formats that can be read: {understood()}."
     if found.format == UNKNOWN:
-        advice = f"{found.advice} " if found.advice else ""
         raise UsageError(
             f"The rows of {name} have no known format: {keys}.",
-            f"{advice}{hint}",
+            f"{hint} {found.advice}".strip(),
             code="unknown_format",
         )
     if found.format == PREFERENCE:
