@@ -111,8 +111,11 @@ class ChatRenderer:
         """Return the whole conversation with its mask.
 
         Raises:
-            RowError: the template refuses it, or does not show what the assistant says.
+            RowError: the template refuses it, or does not show what the assistant says; or no
+                answer in it is to be learned.
         """
+        if not any(turn.trained for turn in messages if turn.role == "assistant"):
+            raise RowError("no answer in it is to be learned")
         ids: list[int] = []
         trained: list[bool] = []
         pieces = self._pieces(messages, generation_prompt=False)
@@ -137,7 +140,8 @@ class ChatRenderer:
         System messages stay, and so do the last question and its answer: an answer is never cut.
 
         Raises:
-            RowError: as `encode`, or even the last exchange has more than `max_length` tokens.
+            RowError: as `encode`, or even the last exchange has more than `max_length` tokens, or
+                what is left holds no answer to be learned.
         """
         row = self.encode(messages)
         head = [message for message in messages if message.role == "system"]
@@ -152,6 +156,10 @@ class ChatRenderer:
                 )
             dropped += later[0]
             turns = turns[later[0] :]
+            if not any(turn.trained for turn in turns if turn.role == "assistant"):
+                raise RowError(
+                    f"no answer that is to be learned fits into the {max_length:,} tokens allowed"
+                )
             row = self.encode([*head, *turns])
         return EncodedRow(row.ids, row.trained, row.terminated, dropped)
 
@@ -279,11 +287,12 @@ class ChatRenderer:
     def _trained_spans(
         self, messages: Sequence[Message], pieces: Sequence[_Piece]
     ) -> Iterator["_Span"]:
-        """Yield the characters to train: each answer and what ends it."""
+        """Yield the characters to train: each answer that is to be learned, and what ends it."""
         opening = self._answer_opening(messages)
         position = 0
         for number, piece in enumerate(pieces):
-            if piece.message is not None and messages[piece.message].role == "assistant":
+            turn = None if piece.message is None else messages[piece.message]
+            if turn is not None and turn.role == "assistant" and turn.trained:
                 # What a template puts between the prompt's end and the answer (an empty thinking
                 # block) must come from the model when it is served, so it is trained too.
                 before = pieces[number - 1].text if number else ""

@@ -12,13 +12,21 @@ class RowCounts:
 
     read: int
     accepted: int
+    """Rows that are used as they were."""
     rejected: int
     duplicates: int
-    """Accepted rows whose conversation an earlier accepted row has too."""
+    """Used rows whose conversation an earlier one has too."""
+    repaired: int = 0
+    """Rows that are used after a repair (`repairs.RULES`)."""
 
     def __post_init__(self) -> None:
-        if self.read != self.accepted + self.rejected or self.duplicates > self.accepted:
+        if self.read != self.kept + self.rejected or self.duplicates > self.kept:
             raise ValueError(f"row counts do not add up: {self}")
+
+    @property
+    def kept(self) -> int:
+        """Rows that are used, repaired or not."""
+        return self.accepted + self.repaired
 
     @property
     def rejected_fraction(self) -> float:
@@ -29,4 +37,7 @@ class RowCounts:
 def count(read: int, records: Sequence[Record], rejected: Sequence[Rejection]) -> RowCounts:
     """Return the counts for `read` rows that became `records` and `rejected`."""
     distinct = len({record.id for record in records})
-    return RowCounts(read, len(records), len(rejected), len(records) - distinct)
+    repaired = sum(bool(record.repairs) for record in records)
+    return RowCounts(
+        read, len(records) - repaired, len(rejected), len(records) - distinct, repaired
+    )

@@ -43,6 +43,8 @@ class Message:
 
     role: str
     content: str
+    trained: bool = True
+    """Of an assistant's message: whether it is learned. OpenAI's files say no by a weight of 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Record:
     """`record_id` of the messages: equal for exact duplicates, whatever file they are in."""
     source: str
     row: int
-    """The 1-based line of a JSON Lines file, or the 1-based position in a JSON array."""
+    """The 1-based line of a JSON Lines file, or the 1-based position in a JSON array; of a tree
+    of messages, where its first message is."""
     messages: tuple[Message, ...]
     """The conversation; of a preference pair, the part that both answers follow."""
     split: str | None = None
@@ -63,6 +66,8 @@ class Record:
     """Of a preference pair, the better way to go on; empty for a row to learn from as it is."""
     rejected: tuple[Message, ...] = ()
     """The worse way."""
+    repairs: tuple[str, ...] = ()
+    """The rules of `repairs.RULES` that changed the row, in the order in which they did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +88,33 @@ def source_name(path: Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def record_id(messages: tuple[Message, ...]) -> str:
-    """Return 16 hexadecimal digits that are the same for the same conversation.
+def record_id(
+    messages: tuple[Message, ...],
+    chosen: tuple[Message, ...] = (),
+    rejected: tuple[Message, ...] = (),
+) -> str:
+    """Return 16 hexadecimal digits that are the same for the same conversation or pair.
 
-    Differences in Unicode composition (NFC), line ends and outer white space do not count.
+    Differences in Unicode composition (NFC), line ends and outer white space do not count; which
+    answers are learned does.
     """
-    turns = [[message.role, _settled(message.content)] for message in messages]
+    turns: object = _identity(messages)
+    if chosen or rejected:
+        turns = [turns, _identity(chosen), _identity(rejected)]
     return _sha256(json.dumps(turns, ensure_ascii=False))[:_ID_CHARACTERS]
+
+
+def settled(text: str) -> str:
+    """Return `text` without the differences that do not count: composition, line ends, margins."""
+    text = unicodedata.normalize("NFC", text)
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def _identity(messages: tuple[Message, ...]) -> list[list[str]]:
+    return [
+        [turn.role, settled(turn.content), *([] if turn.trained else ["untrained"])]
+        for turn in messages
+    ]
 
 
 def prompt_key(messages: tuple[Message, ...]) -> str:
@@ -115,11 +140,17 @@ def canonical_line(record: Record) -> bytes:
     if record.chosen or record.rejected:
         body["chosen"] = _turns(record.chosen)
         body["rejected"] = _turns(record.rejected)
+    if record.repairs:
+        body["repairs"] = list(record.repairs)
     return canonical_json(body) + b"\n"
 
 
-def _turns(messages: tuple[Message, ...]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in messages]
+def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    """Return messages as JSON; what is trained goes without saying, so older lines stay as is."""
+    return [
+        {"role": turn.role, "content": turn.content} | ({} if turn.trained else {"trained": False})
+        for turn in messages
+    ]
 
 
 def canonical_json(value: Any) -> bytes:
@@ -133,11 +164,6 @@ def canonical_json(value: Any) -> bytes:
         value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
     )
     return text.encode("utf-8")
-
-
-def _settled(text: str) -> str:
-    text = unicodedata.normalize("NFC", text)
-    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 def _folded(text: str) -> str:

@@ -1,8 +1,8 @@
-"""The shapes that one row's object may have, and the conversation in each of them.
+"""The shapes that one row's object may have, and the conversation or the pair in each of them.
 
 A row is judged by its keys alone; whether the values fit is a second question, so that a row with
 a slip in it is rejected as what it was meant to be. Shapes as documented by OpenAI (chat),
-ShareGPT, Stanford Alpaca, Databricks Dolly and TRL (prompt-completion).
+ShareGPT, Stanford Alpaca, Databricks Dolly, LAION (OASST) and TRL (prompt-completion, preference).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llamaforge.data.json_row import kind
-from llamaforge.data.records import ROLES, Message, RowError
-from llamaforge.safe_text import safe_line
+from llamaforge.data.preference import is_preference, mended_pair, read_pair
+from llamaforge.data.records import Message, RowError
+from llamaforge.data.repairs import Mender
+from llamaforge.data.trees import is_nested_tree, is_tree_message
+from llamaforge.data.turns import TurnChoices, TurnReader, key_list
 
 Fields = Mapping[str, Any]
 UNKNOWN: Final = "unknown"
+PREFERENCE: Final = "preference"
+TREE: Final = "oasst"
 
 _PAIRS: Final = (
     ("question", "answer"),
@@ -24,7 +29,7 @@ _PAIRS: Final = (
 )
 _ANSWERS: Final = (("prompt", "completion"), ("instruction", "output"), *_PAIRS)
 """The key that asks in each format, and the one that answers."""
-_MEDIA: Final = ("image", "audio", "video", "file")
+_NO_TOOLS: Final = (None, "", "[]", "null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +38,87 @@ class Shape:
 
     name: str
     matches: Callable[[Fields], bool]
-    read: Callable[[Fields], list[Message]] | None = None
-    """Turns a row into messages; none for what is recognised and cannot be trained on yet."""
+    read: Callable[[Fields, TurnReader], list[Message]] | None = None
+    """Turns a row into messages; none for what is recognised and is no conversation."""
     keys: str = ""
     """The keys that make the format, for messages."""
     refusal: str = ""
-    """Why a row of a recognised format cannot be used."""
+    """Why a row of a recognised format cannot be used; of a pair, by supervised training."""
+    texts: tuple[str, ...] = ()
+    """Keys of which those that a row has hold texts where the row is what it seems."""
+    lists: tuple[str, ...] = ()
+    """Keys of which those that a row has hold lists then; a text may be one written as JSON."""
+    covers: frozenset[str] = frozenset()
+    """Formats whose keys are a part of this one's, so that they do not make it ambiguous."""
+
+    def fits(self, fields: Fields) -> bool:
+        """Return whether the values have the types of this format, at a glance."""
+        given = _given(fields)
+        return (
+            (self.name == TREE or self.matches(given))
+            and all(isinstance(given.get(key, ""), str) for key in self.texts)
+            and all(isinstance(given.get(key, []), list | str) for key in self.lists)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one row says."""
+
+    messages: tuple[Message, ...]
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    repairs: tuple[str, ...] = ()
 
 
 def shape_of(fields: Fields) -> Shape:
-    """Return the first shape whose keys `fields` has; the last one takes everything."""
-    return next(shape for shape in SHAPES if shape.matches(fields))
+    """Return the first shape whose keys `fields` has; the last one takes everything.
+
+    Keys without a value (null) count only where no shape fits without them: tables have the
+    columns of all rows in each.
+    """
+    given = _given(fields)
+    shape = next(shape for shape in SHAPES if shape.matches(given))
+    if shape.name in _FALLBACKS and len(given) < len(fields):
+        of_all = next(shape for shape in SHAPES if shape.matches(fields))
+        return shape if of_all.name == UNKNOWN else of_all
+    return shape
+
+
+def candidates(fields: Fields) -> tuple[str, ...]:
+    """Return the formats that a row may have, `shape_of` first; one name where it is clear.
+
+    Question and answer under several pairs of keys are told apart by naming the keys.
+    """
+    given = _given(fields)
+    first = shape_of(fields)
+    names = [first.name]
+    if first.name not in _FALLBACKS:
+        names += [
+            shape.name
+            for shape in SHAPES
+            if shape is not first
+            and shape.name not in _FALLBACKS | first.covers
+            and shape.matches(given)
+        ]
+    if "question_answer" in names:
+        place = names.index("question_answer")
+        pairs = [
+            f"{asks}, {answers}" for asks, answers in _PAIRS if {asks, answers} <= given.keys()
+        ]
+        if len(pairs) > 1:
+            names[place : place + 1] = [f"question_answer ({pair})" for pair in pairs]
+    if first.name == "prompt_completion" and _may_be_labelled(given):
+        names.append("unpaired_preference")
+    return tuple(names)
 
 
 def understood() -> str:
     """Return the formats that can be read and the keys that make each, for messages."""
-    return "; ".join(f"{shape.name} ({shape.keys})" for shape in SHAPES if shape.read is not None)
+    return "; ".join(f"{shape.name} ({shape.keys})" for shape in SHAPES if shape.keys)
 
 
-def key_list(keys: list[str]) -> str:
-    """Return `keys` for a message: at most twelve, each safe and short."""
-    if not keys:
-        return "no keys"
-    shown = ", ".join(safe_line(key, limit=40) for key in keys[:12])
-    more = f" and {len(keys) - 12} more" if len(keys) > 12 else ""
-    return f"the key{'s' if len(keys) > 1 else ''} {shown}{more}"
-
-
-def messages_of(fields: Fields) -> tuple[Message, ...]:
+def messages_of(fields: Fields, choices: TurnChoices | None = None) -> tuple[Message, ...]:
     """Return the conversation that a row holds.
 
     A `system` text of the row's own comes first in every format.
@@ -69,80 +127,168 @@ def messages_of(fields: Fields) -> tuple[Message, ...]:
         RowError: the row has no known shape, or its values do not make a conversation with a
             question and an answer.
     """
-    shape = shape_of(fields)
+    return conversation_of(fields, choices).messages
+
+
+def conversation_of(
+    fields: Fields, choices: TurnChoices | None = None, shape: Shape | None = None
+) -> Reading:
+    """Return the conversation that a row holds, with the repairs that made it one.
+
+    `shape` is that of `shape_of`, where it is known.
+
+    Raises:
+        RowError: as `messages_of`.
+    """
+    shape = shape or shape_of(fields)
     if shape.read is None:
-        if shape.name == UNKNOWN:
-            keys = key_list(list(fields))
-            answer = next((wanted for asks, wanted in _ANSWERS if asks in fields), None)
-            if answer is not None:
-                raise RowError(f"the row has no answer: it has {keys}, and {answer} is missing")
-            raise RowError(f"the row has no known format: {keys}")
-        raise RowError(shape.refusal)
-    if fields.get("tools"):
+        raise RowError(_no_conversation(shape, fields))
+    mender = Mender()
+    fields = _clean_keys(fields, mender)
+    _require_no_tools(fields)
+    reader = TurnReader(fields, choices or TurnChoices(), mender)
+    messages = _with_links(shape.read(fields, reader), reader)
+    messages = _with_system(fields, messages, mender)
+    messages = mender.conversation(messages)
+    return Reading(tuple(messages), repairs=mender.rules)
+
+
+def pair_of(
+    fields: Fields, choices: TurnChoices | None = None, shape: Shape | None = None
+) -> Reading:
+    """Return the preference pair that a row holds.
+
+    `shape` is that of `shape_of`, where it is known.
+
+    Raises:
+        RowError: the row is none, or its values do not make one.
+    """
+    shape = shape or shape_of(fields)
+    if shape.name != PREFERENCE:
+        raise RowError(_no_pair(shape, fields))
+    mender = Mender()
+    fields = _clean_keys(fields, mender)
+    _require_no_tools(fields)
+    reader = TurnReader(fields, choices or TurnChoices(), mender)
+    pair = read_pair(fields, reader, mender)
+    prompt = _with_system(fields, _with_links(pair.prompt, reader), mender)
+    pair = mended_pair(pair.with_prompt(prompt), mender)
+    return Reading(tuple(pair.prompt), tuple(pair.chosen), tuple(pair.rejected), mender.rules)
+
+
+def _given(fields: Fields) -> Fields:
+    if None in fields.values() or _has_mark(fields):
+        return {key.lstrip("\ufeff"): value for key, value in fields.items() if value is not None}
+    return fields
+
+
+def _has_mark(fields: Fields) -> bool:
+    """Return whether the first key begins with a byte order mark, as a table's first column may."""
+    return next(iter(fields), "")[:1] == "\ufeff"
+
+
+def _clean_keys(fields: Fields, mender: Mender) -> Fields:
+    if not _has_mark(fields):
+        return fields
+    mender.note("byte_order_mark")
+    return {key.lstrip("\ufeff"): value for key, value in fields.items()}
+
+
+def _no_conversation(shape: Shape, fields: Fields) -> str:
+    if shape.name != UNKNOWN:
+        return shape.refusal
+    keys = key_list(fields)
+    answer = next((wanted for asks, wanted in _ANSWERS if asks in fields), None)
+    if answer is not None:
+        return f"the row has no answer: it has {keys}, and {answer} is missing"
+    return f"the row has no known format: {keys}"
+
+
+def _no_pair(shape: Shape, fields: Fields) -> str:
+    if shape.name == UNKNOWN:
+        return f"the row has no known format: {key_list(fields)}"
+    if shape.name == "unpaired_preference":
+        return "the row's answer is labelled good or bad by itself, which makes no pair"
+    return f"the row is {shape.name}, not a preference pair"
+
+
+def _require_no_tools(fields: Fields) -> None:
+    tools = fields.get("tools")
+    if tools and tools not in _NO_TOOLS:
         raise RowError("the row offers tools, which are not trained on yet")
-    messages = shape.read(fields)
+
+
+def _with_links(messages: list[Message], reader: TurnReader) -> list[Message]:
+    """Return `messages` with the images that no text has a mark for in front of the question."""
+    links = list(reader.links_left())
+    asked = next((place for place, turn in enumerate(messages) if turn.role == "user"), None)
+    if not links or asked is None:
+        return messages
+    text = "\n".join([*links, messages[asked].content])
+    return [*messages[:asked], Message("user", text), *messages[asked + 1 :]]
+
+
+def _with_system(fields: Fields, messages: list[Message], mender: Mender) -> list[Message]:
     system = _optional(fields, "system")
-    if system.strip():
-        if any(message.role == "system" for message in messages):
-            raise RowError("the row has a system text and a system message")
-        messages.insert(0, Message("system", system))
-    _require_conversation(messages)
-    return tuple(messages)
-
-
-def _require_conversation(messages: list[Message]) -> None:
-    asked = [number for number, message in enumerate(messages) if message.role == "user"]
-    if not asked:
-        raise RowError("the prompt is empty: no user message")
-    if any(not messages[number].content.strip() for number in asked):
-        raise RowError("the prompt is empty: a user message without text")
-    answers = [message for message in messages[asked[0] + 1 :] if message.role == "assistant"]
-    if not answers:
-        raise RowError("the row has no answer")
-    if any(m.role == "assistant" and not m.content.strip() for m in messages):
-        raise RowError("the row has no answer: an assistant message is empty")
+    if not system.strip():
+        return messages
+    said = [turn.content.strip() for turn in messages if turn.role == "system"]
+    if not any(said):
+        return [Message("system", system), *messages]
+    if said != [system.strip()]:
+        raise RowError("the row has a system text and a system message")
+    mender.note("repeated_system")
+    return messages
 
 
 def _has(*keys: str) -> Callable[[Fields], bool]:
     return lambda fields: all(key in fields for key in keys)
 
 
-def _is_preference(fields: Fields) -> bool:
-    return (
-        ("chosen" in fields and "rejected" in fields)
-        or fields.get("rejected_message") is not None
-        or ("preferred_output" in fields and "non_preferred_output" in fields)
-    )
-
-
 def _is_labelled(fields: Fields) -> bool:
-    conversation = any(key in fields for key in ("completion", "messages", "conversations"))
-    return conversation and isinstance(fields.get("label"), bool)
+    label = fields.get("label")
+    is_label = isinstance(label, bool) or (
+        isinstance(label, str) and label.strip().lower() in {"true", "false"}
+    )
+    return is_label and any(key in fields for key in ("completion", "messages", "conversations"))
+
+
+def _may_be_labelled(fields: Fields) -> bool:
+    return fields.get("label") in (0, 1, "0", "1")
 
 
 def _is_question_answer(fields: Fields) -> bool:
     return any(question in fields and answer in fields for question, answer in _PAIRS)
 
 
-def _chat(fields: Fields) -> list[Message]:
-    return _turns(fields["messages"], "messages")
+def _is_tree(fields: Fields) -> bool:
+    return is_tree_message(fields) or is_nested_tree(fields)
 
 
-def _sharegpt(fields: Fields) -> list[Message]:
-    return _turns(fields["conversations"], "conversations")
+def _chat(fields: Fields, reader: TurnReader) -> list[Message]:
+    return reader.turns(fields["messages"], "messages")
 
 
-def _prompt_completion(fields: Fields) -> list[Message]:
-    return _side(fields, "prompt", "user") + _side(fields, "completion", "assistant")
+def _sharegpt(fields: Fields, reader: TurnReader) -> list[Message]:
+    return reader.turns(fields["conversations"], "conversations")
 
 
-def _side(fields: Fields, key: str, role: str) -> list[Message]:
-    if isinstance(fields[key], list):
-        return _turns(fields[key], key)
-    return [Message(role, _text(fields, key))]
+def _prompt_completion(fields: Fields, reader: TurnReader) -> list[Message]:
+    prompt, completion = fields["prompt"], fields["completion"]
+    asked = (
+        reader.turns(prompt, "prompt")
+        if isinstance(prompt, list)
+        else [reader.question(_text(fields, "prompt"))]
+    )
+    answered = (
+        reader.turns(completion, "completion")
+        if isinstance(completion, list)
+        else [Message("assistant", _text(fields, "completion"))]
+    )
+    return asked + answered
 
 
-def _alpaca(fields: Fields) -> list[Message]:
+def _alpaca(fields: Fields, reader: TurnReader) -> list[Message]:
     history = fields.get("history") or []
     if not isinstance(history, list):
         raise RowError(f"history is {kind(history)}, not a list of questions and answers")
@@ -150,28 +296,34 @@ def _alpaca(fields: Fields) -> list[Message]:
     for number, pair in enumerate(history, start=1):
         match pair:
             case [str(question), str(answer)]:
-                messages += [Message("user", question), Message("assistant", answer)]
+                messages += [reader.question(question), Message("assistant", answer)]
             case _:
                 raise RowError(f"history entry {number} is not a question and an answer")
-    return [*messages, *_instruction(fields, "input", "output")]
+    return [*messages, *_instruction(fields, reader, "input", "output")]
 
 
-def _dolly(fields: Fields) -> list[Message]:
-    return _instruction(fields, "context", "response")
+def _dolly(fields: Fields, reader: TurnReader) -> list[Message]:
+    return _instruction(fields, reader, "context", "response")
 
 
-def _instruction(fields: Fields, extra_key: str, answer_key: str) -> list[Message]:
+def _instruction(
+    fields: Fields, reader: TurnReader, extra_key: str, answer_key: str
+) -> list[Message]:
     """Return the question, what it is about below it after an empty line, and the answer."""
     asked = _text(fields, "instruction")
     extra = _optional(fields, extra_key)
     if extra.strip():
         asked = f"{asked}\n\n{extra}" if asked.strip() else extra
-    return [Message("user", asked), Message("assistant", _text(fields, answer_key))]
+    return [reader.question(asked), Message("assistant", _text(fields, answer_key))]
 
 
-def _question_answer(fields: Fields) -> list[Message]:
-    question, answer = next(pair for pair in _PAIRS if pair[0] in fields and pair[1] in fields)
-    return [Message("user", _text(fields, question)), Message("assistant", _text(fields, answer))]
+def _question_answer(fields: Fields, reader: TurnReader) -> list[Message]:
+    given = _given(fields)
+    question, answer = next(
+        (pair for pair in _PAIRS if pair[0] in given and pair[1] in given),
+        next((pair for pair in _PAIRS if pair[0] in fields and pair[1] in fields), _PAIRS[0]),
+    )
+    return [reader.question(_text(fields, question)), Message("assistant", _text(fields, answer))]
 
 
 def _text(fields: Fields, key: str) -> str:
@@ -186,94 +338,59 @@ def _optional(fields: Fields, key: str) -> str:
     return "" if fields.get(key) is None else _text(fields, key)
 
 
-def _turns(value: object, key: str) -> list[Message]:
-    if not isinstance(value, list):
-        raise RowError(f"{key} is {kind(value)}, not a list of messages")
-    return [_turn(turn, f"message {number}") for number, turn in enumerate(value, start=1)]
-
-
-def _turn(turn: object, where: str) -> Message:
-    """Return one message, written as `role` and `content` or as `from` and `value`."""
-    if not isinstance(turn, dict):
-        raise RowError(f"{where} is {kind(turn)}, not an object")
-    if turn.get("tool_calls") or turn.get("function_call"):
-        raise RowError(f"{where} calls a tool, which is not trained on yet")
-    # OpenAI's fine-tuning files mark answers that are not to be learned with a weight of 0.
-    if turn.get("weight", 1) not in (1, None):
-        raise RowError(f"{where} has a weight other than 1, which is not supported yet")
-    role_key, content_key = ("role", "content") if "role" in turn else ("from", "value")
-    if role_key not in turn:
-        raise RowError(f"{where} has no role: {key_list(list(turn))}")
-    if content_key not in turn:
-        raise RowError(f"{where} has no {content_key}")
-    return Message(_role(turn[role_key], where), _content(turn[content_key], where))
-
-
-def _role(role: object, where: str) -> str:
-    if not isinstance(role, str):
-        raise RowError(f"the role of {where} is {kind(role)}, not a text")
-    known = ROLES.get(role.strip().lower())
-    if known is None:
-        raise RowError(f"{where} has the unknown role {safe_line(repr(role), limit=40)}")
-    return known
-
-
-def _content(content: object, where: str) -> str:
-    """Return a message's text; text parts are joined by line breaks."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise RowError(f"the content of {where} is {kind(content)}, not a text")
-    return "\n".join(_part(part, where) for part in content)
-
-
-def _part(part: object, where: str) -> str:
-    if isinstance(part, str):
-        return part
-    if not isinstance(part, dict):
-        raise RowError(f"a part of {where} is {kind(part)}, not a text")
-    type_ = part.get("type", "text")
-    for medium in _MEDIA:
-        if part.get(medium) is not None or (isinstance(type_, str) and medium in type_.lower()):
-            raise RowError(
-                f"{where} holds a part of type {medium}, which a text model cannot learn from"
-            )
-    if type_ not in ("text", "input_text", "output_text"):
-        raise RowError(f"{where} holds a part of unknown type {safe_line(repr(type_), limit=40)}")
-    if not isinstance(part.get("text"), str):
-        raise RowError(f"a text part of {where} has no text")
-    return str(part["text"])
-
+_FALLBACKS: Final = frozenset({"tokenized", "text", UNKNOWN})
+"""Formats that a row has only where it has no other: their keys go along with many."""
 
 SHAPES: Final = (
     Shape(
-        "preference",
-        _is_preference,
+        PREFERENCE,
+        is_preference,
+        keys="chosen, rejected or rejected_message or preferred_output, non_preferred_output",
         refusal="the row is a preference pair, which supervised training cannot use",
+        covers=frozenset({"chat", "sharegpt"}),
     ),
     Shape(
         "unpaired_preference",
         _is_labelled,
         refusal="the row's answer is labelled good or bad (label is true or false),"
         " which supervised training cannot use",
+        covers=frozenset({"chat", "sharegpt", "prompt_completion"}),
     ),
-    Shape("chat", _has("messages"), _chat, "messages"),
-    Shape("sharegpt", _has("conversations"), _sharegpt, "conversations"),
+    Shape("chat", _has("messages"), _chat, "messages", lists=("messages",)),
+    Shape("sharegpt", _has("conversations"), _sharegpt, "conversations", lists=("conversations",)),
     Shape(
-        "prompt_completion", _has("prompt", "completion"), _prompt_completion, "prompt, completion"
+        "prompt_completion",
+        _has("prompt", "completion"),
+        _prompt_completion,
+        "prompt, completion",
+        lists=("prompt", "completion"),
     ),
-    Shape("alpaca", _has("instruction", "output"), _alpaca, "instruction, output"),
-    Shape("dolly", _has("instruction", "response"), _dolly, "instruction, response"),
+    Shape(
+        "alpaca",
+        _has("instruction", "output"),
+        _alpaca,
+        "instruction, output",
+        texts=("instruction", "output"),
+    ),
+    Shape(
+        "dolly",
+        _has("instruction", "response"),
+        _dolly,
+        "instruction, response",
+        texts=("instruction", "response"),
+    ),
     Shape(
         "question_answer",
         _is_question_answer,
         _question_answer,
         " or ".join(f"{question}, {answer}" for question, answer in _PAIRS),
+        texts=tuple(key for pair in _PAIRS for key in pair),
     ),
     Shape(
-        "oasst",
-        _has("message_id", "parent_id", "text", "role"),
-        refusal="the row is one message of a tree (oasst), which cannot be read yet",
+        TREE,
+        _is_tree,
+        keys="message_id, parent_id, text, role",
+        refusal="the row is one message of a tree (oasst), which is read with its whole file",
     ),
     Shape(
         "tokenized",

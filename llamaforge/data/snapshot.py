@@ -60,6 +60,7 @@ class SnapshotCounts(_Strict):
     train: int
     validation: int
     test: int
+    repaired: int = 0
 
 
 class SnapshotManifest(_Strict):
@@ -95,11 +96,11 @@ def write_snapshot(folder: Path, splits: Splits, report: SnapshotReport) -> Snap
     `manifest.json`: a folder without it holds no snapshot.
 
     Raises:
-        ValueError: the sides do not hold as many rows as `report` says were accepted.
+        ValueError: the sides do not hold as many rows as `report` says are used.
     """
     counts = report.counts
     sizes = {side: len(splits[side]) for side in SPLITS}
-    if sum(sizes.values()) != counts.accepted or len(report.rejected) != counts.rejected:
+    if sum(sizes.values()) != counts.kept or len(report.rejected) != counts.rejected:
         raise ValueError(f"{sizes} and {len(report.rejected)} rejected rows are not {counts}")
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
     files = {
@@ -124,6 +125,7 @@ def write_snapshot(folder: Path, splits: Splits, report: SnapshotReport) -> Snap
             accepted=counts.accepted,
             rejected=counts.rejected,
             duplicates=counts.duplicates,
+            repaired=counts.repaired,
             **sizes,
         ),
         rules=dict(report.rules),

@@ -54,7 +54,7 @@ def prepare(job: Job) -> None:
     figures |= {
         "rows": {
             "read": manifest.counts.read,
-            "accepted": manifest.counts.accepted - len(conversations.rows.rejected),
+            "accepted": manifest.counts.accepted + manifest.counts.repaired - len(conversations.rows.rejected),
             "rejected": manifest.counts.rejected + len(conversations.rows.rejected),
             "duplicates": manifest.counts.duplicates,
         },

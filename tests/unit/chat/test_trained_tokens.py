@@ -147,6 +147,32 @@ def test_a_template_that_treats_contents_by_what_they_say_is_followed() -> None:
         chat.encode((Message("user", "<|a|>"), Message("assistant", "Hello you")))
 
 
+@pytest.mark.parametrize("text", [CHATML, TRIMMED, BRACKETS])
+@pytest.mark.parametrize("kept", [(True, False), (False, True)])
+def test_an_answer_that_is_not_to_be_learned_is_shown_and_not_trained(
+    text: str, kept: tuple[bool, bool]
+) -> None:
+    chat, letters = renderer(text)
+    turns = list(CHAT)
+    for place, is_trained in zip((1, 3), kept, strict=True):
+        turns[place] = Message("assistant", turns[place].content, trained=is_trained)
+    row, whole = chat.encode(turns), chat.encode(CHAT)
+    assert row.ids == whole.ids
+    learned = trained(letters, whole)
+    assert trained(letters, row) == [learned[not kept[0]]]
+    assert row.terminated
+
+
+def test_a_conversation_of_which_nothing_is_to_be_learned_is_left_out() -> None:
+    chat, _ = renderer(CHATML)
+    turns = [Message(turn.role, turn.content, trained=False) for turn in CHAT]
+    with pytest.raises(RowError, match="no answer in it is to be learned"):
+        chat.encode(turns)
+    turns[1] = CHAT[1]
+    with pytest.raises(RowError, match="no answer that is to be learned fits into the 60 tokens"):
+        chat.encode_within(turns, 60)
+
+
 def test_long_conversations_lose_their_oldest_exchanges_and_nothing_else() -> None:
     chat, letters = renderer(CHATML)
     turns = (SYSTEM, *CHAT, Message("user", "More?"), Message("assistant", "No."))

@@ -34,10 +34,22 @@ def test_rows_that_can_be_read_name_the_file_even_where_most_cannot(tmp_path: Pa
     require_readable(path, found)
 
 
-def test_only_the_head_of_a_file_is_looked_at(tmp_path: Path) -> None:
-    rows = [ALPACA] * SAMPLE_ROWS + [chat()] * SAMPLE_ROWS * 2
+def test_rows_from_all_over_a_file_are_looked_at(tmp_path: Path) -> None:
+    rows = [ALPACA] * SAMPLE_ROWS + [chat()] * SAMPLE_ROWS * 3
     found = detect(jsonl(tmp_path / "rows.jsonl", rows))
-    assert (found.format, found.confidence) == ("alpaca", 1.0)
+    assert found.format == "chat"
+    assert found.confidence == pytest.approx(0.75, abs=0.05)
+    assert found.ambiguous == ("chat", "alpaca")
+    assert found.reason.startswith("of 1,000 rows looked at: ")
+
+
+def test_of_what_cannot_be_entered_the_head_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([ALPACA] * SAMPLE_ROWS + [chat()] * 10), encoding="utf-8")
+    assert (detect(path).format, detect(path).confidence) == ("alpaca", 1.0)
+    text = "\n".join(json.dumps(row) for row in [ALPACA] * SAMPLE_ROWS + [chat()] * 10)
+    path.write_text(text, encoding="utf-16")
+    assert (detect(path).format, detect(path).confidence) == ("alpaca", 1.0)
 
 
 def test_an_unknown_format_is_refused_with_its_keys_and_what_can_be_read(tmp_path: Path) -> None:
@@ -57,7 +69,6 @@ def test_an_unknown_format_is_refused_with_its_keys_and_what_can_be_read(tmp_pat
     [
         ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "preference"),
         ({"prompt": "Q", "completion": "A", "label": True}, "unpaired_preference"),
-        ({"message_id": "1", "parent_id": None, "text": "t", "role": "prompter"}, "oasst"),
         ({"input_ids": [1], "labels": [1]}, "tokenized"),
         ({"text": "A story."}, "text"),
     ],
@@ -135,7 +146,7 @@ def test_an_id_does_not_depend_on_the_format_or_the_file(tmp_path: Path) -> None
 
 
 def test_a_canonical_line_is_sorted_json_with_one_line_end(tmp_path: Path) -> None:
-    records, _ = read(jsonl(tmp_path / "rows.jsonl", [chat("Grüße\n\u2028", "A", meta={"b": 1})]))
+    records, _ = read(jsonl(tmp_path / "rows.jsonl", [chat("Grüße\n\u2028!", "A", meta={"b": 1})]))
     line = canonical_line(records[0]).decode()
     assert line.endswith("\n")
     assert line.count("\n") == 1

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llamaforge.data.records import ROLES, Message, RowError
-from llamaforge.data.shapes import SHAPES, messages_of, shape_of
+from llamaforge.data.shapes import SHAPES, conversation_of, messages_of, shape_of
 from tests.unit.data.row_files import Row, chat, jsonl, read
 
 SYSTEM, USER, ANSWER = Message("system", "S"), Message("user", "Q"), Message("assistant", "A")
@@ -70,14 +70,20 @@ def test_each_format_becomes_a_conversation(
 
 @pytest.mark.parametrize(("given", "role"), ROLES.items())
 def test_roles_get_one_name(given: str, role: str) -> None:
-    opening = turns(("user", "Q"), ("assistant", "A"), (given, "text"), ("assistant", "B"))
-    assert messages_of({"messages": opening})[2] == Message(role, "text")
-    opening[2]["role"] = f" {given.upper()} "
-    assert messages_of({"messages": opening})[2] == Message(role, "text")
+    before = [] if role == "user" else QA[:1]
+    after = [] if role == "assistant" else turns(("assistant", "B"))
+    between = turns((given, "text"))
+    found = conversation_of({"messages": before + between + after})
+    assert found.messages[len(before)] == Message(role, "text")
+    assert found.repairs == ()
+    between[0]["role"] = f" {given.upper()} "
+    found = conversation_of({"messages": before + between + after})
+    assert found.messages[len(before)] == Message(role, "text")
+    assert found.repairs == ("role_spelling",)
 
 
 def test_contents_stay_as_they_were_given() -> None:
-    asked, answer = "  Q\r\n\t<|im_start|>[bold]\x1b[31m ", "\n A\u200b "
+    asked, answer = "  Q\r\n\t<|im_start|>[bold]\x1b[31m \ufeff.", "\tA  \n\n\n B\u200b"
     assert messages_of(chat(asked, answer)) == (
         Message("user", asked),
         Message("assistant", answer),
@@ -167,14 +173,22 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
         ({"messages": [QA[0], CALL]}, "message 2 calls a tool, which is not trained on yet"),
         ({"messages": [QA[0], QA[1] | {"function_call": {"name": "f"}}]}, "message 2 calls a tool"),
         ({"messages": QA, "tools": [{"type": "function"}]}, "the row offers tools"),
-        ({"messages": [QA[0], QA[1] | {"weight": 0}]}, "message 2 has a weight other than 1"),
-        ({"messages": [QA[0], QA[1] | {"weight": [1]}]}, "message 2 has a weight other than 1"),
+        ({"messages": [QA[0], QA[1] | {"weight": 0}]}, "no answer to learn: the weight of all"),
+        ({"messages": [QA[0], QA[1] | {"weight": 0.5}]}, "message 2 has a weight that is neither"),
+        ({"messages": [QA[0], QA[1] | {"weight": True}]}, "message 2 has a weight that is neither"),
+        ({"messages": [QA[0], QA[1] | {"weight": [1]}]}, "message 2 has a weight that is neither"),
         # formats that supervised training must not take for something else
         ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "the row is a preference pair"),
         ({"messages": QA, "rejected_message": QA[1]}, "the row is a preference pair"),
         ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "a preference pair"),
         ({"prompt": "Q", "completion": "A", "label": False}, "is labelled good or bad"),
         ({"messages": QA, "label": True}, "is labelled good or bad"),
+        ({"prompt": "Q", "completion": "A", "label": " False"}, "is labelled good or bad"),
+        ({"messages": QA, "image": "cat.png"}, "the row holds a part of type image, which a"),
+        ({"question": "Q", "answer": "A", "images": ["a"]}, "the row holds a part of type image"),
+        ({"messages": "[1"}, "messages is a text that is not JSON: invalid JSON at character"),
+        ({"messages": '[],"x":[]'}, "messages is a text that is not JSON"),
+        ({"prompt": {"text": "Q", "role": "x", "replies": []}}, "one message of a tree"),
         ({"message_id": 1, "parent_id": 0, "text": "Q", "role": "x"}, "one message of a tree"),
         ({"input_ids": [1, 2]}, "the row holds token ids, which fit one tokenizer only"),
         ({"text": "A story."}, "the row is raw text, without a question and an answer"),
@@ -195,8 +209,10 @@ def test_a_row_that_cannot_be_used_says_why(row: Row, reason: str) -> None:
 
 
 def test_every_format_has_a_reader_or_a_refusal_and_its_own_name() -> None:
-    assert all((shape.read is None) != (shape.keys != "") for shape in SHAPES)
-    assert all(shape.read or shape.refusal for shape in SHAPES[:-1])
+    named = {shape.name for shape in SHAPES if shape.keys}
+    assert named == {shape.name for shape in SHAPES if shape.read} | {"preference", "oasst"}
+    assert all((shape.read is None) == bool(shape.refusal) for shape in SHAPES[:-1])
+    assert all(shape.covers <= {other.name for other in SHAPES} for shape in SHAPES)
     assert len({shape.name for shape in SHAPES}) == len(SHAPES)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamaforge.data.quality import RowCounts, count
-from llamaforge.data.records import Message, Record, Rejection, record_id
+from llamaforge.data.records import Message, Record, Rejection, canonical_line, record_id
 from llamaforge.data.snapshot import (
     SnapshotManifest,
     SnapshotReport,
@@ -54,18 +54,24 @@ JSON_VALUES = st.recursive(
     max_leaves=6,
 )
 MESSAGES = st.lists(
-    st.builds(Message, st.sampled_from(["system", "user", "assistant", "tool"]), st.text()),
+    st.builds(
+        Message,
+        st.sampled_from(["system", "user", "assistant", "tool"]),
+        st.text(),
+        st.booleans(),
+    ),
     max_size=4,
 ).map(tuple)
 RECORDS = st.builds(
-    lambda messages, source, row, split, meta: Record(
-        record_id(messages), source, row, messages, split, meta
+    lambda messages, source, row, split, meta, repairs: Record(
+        record_id(messages), source, row, messages, split, meta, repairs=repairs
     ),
     MESSAGES,
     st.text(),
     st.integers(min_value=1),
     st.sampled_from([None, "train", "validation", "test"]),
     st.dictionaries(st.text(), JSON_VALUES, max_size=3),
+    st.sampled_from([(), ("outer_white_space",), ("merged_turns", "empty_system")]),
 )
 ROWS = st.lists(RECORDS, max_size=4)
 
@@ -95,6 +101,7 @@ def test_the_manifest_says_where_the_rows_come_from_and_what_became_of_them(
         "train": 3,
         "validation": 1,
         "test": 0,
+        "repaired": 0,
     }
     assert body["rules"] == {"split_seed": 7}
     assert sorted(body["files"]) == sorted([*DATA_FILES, "rejected.jsonl"])
@@ -237,6 +244,30 @@ def test_counts_have_to_add_up() -> None:
         RowCounts(read=3, accepted=1, rejected=1, duplicates=0)
     with pytest.raises(ValueError, match="do not add up"):
         RowCounts(read=1, accepted=1, rejected=0, duplicates=2)
+    with pytest.raises(ValueError, match="do not add up"):
+        RowCounts(read=3, accepted=2, rejected=1, duplicates=0, repaired=1)
+    assert RowCounts(read=4, accepted=1, rejected=1, duplicates=2, repaired=2).kept == 3
+
+
+def test_lines_of_older_snapshots_are_read_as_they_were_written(tmp_path: Path) -> None:
+    line = (
+        b'{"id":"0123456789abcdef","messages":[{"content":"Q","role":"user"},'
+        b'{"content":"A","role":"assistant"}],"meta":{},"row":1,"source":"x","split":null}\n'
+    )
+    manifest = write(tmp_path, {"train": [record("One?")], "validation": [], "test": []})
+    (tmp_path / "train.jsonl").write_bytes(line)
+    body = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    del body["counts"]["repaired"]
+    digest = hashlib.sha256(line).hexdigest()
+    body["files"]["train.jsonl"] |= {"bytes": len(line), "sha256": digest}
+    listing = "".join(f"{body['files'][name]['sha256']}  {name}\n" for name in DATA_FILES)
+    body["id"] = hashlib.sha256(listing.encode()).hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps(body))
+    found, splits = read_snapshot(tmp_path)
+    assert found.counts == manifest.counts
+    assert canonical_line(splits["train"][0]) == line
+    assert splits["train"][0].messages[1] == Message("assistant", "A", trained=True)
+    assert splits["train"][0].repairs == ()
 
 
 def test_the_rejected_part_of_nothing_is_nothing() -> None:
