@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Final
 
 UNKNOWN: Final = "unknown"
-_LOOKED_AT: Final = 1_000
+_LOOKED_AT: Final = 600
 """Characters from the beginning that the vote is held on."""
 _FEWEST_VOTES, _FEWEST_PART = 2, 0.08
 """Everyday words that a language needs, and their part of all words: code has few."""
@@ -103,14 +103,14 @@ def _by_script(text: str) -> str | None:
 
 
 def _by_vote(text: str) -> str:
+    words = Counter(_WORD.findall(text.lower()))
     votes: Counter[str] = Counter()
-    words = _WORD.findall(text.lower())
-    for word in words:
-        if word in _VOTES:
-            votes.update(_VOTES[word])
+    for word in words.keys() & _VOTES.keys():
+        for language in _VOTES[word]:
+            votes[language] += words[word]
     if not votes:
         return UNKNOWN
     (language, most), *others = votes.most_common(2)
-    if most < max(_FEWEST_VOTES, len(words) * _FEWEST_PART) or (others and others[0][1] == most):
+    if most < max(_FEWEST_VOTES, words.total() * _FEWEST_PART) or (others and others[0][1] == most):
         return UNKNOWN
     return language

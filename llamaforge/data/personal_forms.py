@@ -7,21 +7,15 @@ name no machine).
 
 import ipaddress
 import re
-from collections.abc import Callable
 from typing import Final
 
-from llamaforge.data.secret_forms import Form
+from llamaforge.data.secret_forms import form, words_of
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_FILE_ENDINGS: Final = _words(
+_FILE_ENDINGS: Final = words_of(
     "png jpg jpeg gif svg webp css js ts jsx tsx json py html htm xml yml yaml md txt pdf zip gz"
     " tar mp3 mp4 ico woff local localhost internal invalid lan"
 )
-_STAND_INS: Final = _words(
+_STAND_INS: Final = words_of(
     "user username name you your email mail test foo bar someone somebody me admin info example"
     " sample noreply no-reply john.doe jane.doe johndoe janedoe"
 )
@@ -151,22 +145,16 @@ def _is_ipv6(match: re.Match[str]) -> bool:
     return address.is_global and int(address) >> 125 == 1 and match.group().count(":") >= 3
 
 
-def _form(
-    kind: str, hints: str, pattern: str, accepts: Callable[[re.Match[str]], bool], flags: int = 0
-) -> Form:
-    return Form(kind, tuple(hints.split()), re.compile(pattern, flags), accepts)
-
-
 PERSONAL_FORMS: Final = (
-    _form(
+    form(
         "email",
         "@",
         r"(?<![\w.+/:@%-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}"
         r"[A-Za-z]{2,24}(?![\w@-]|\.\w|:\w*/)",
         _is_email,
     ),
-    _form("iban", "", _iban_pattern(), _is_iban),
-    _form(
+    form("iban", "", _iban_pattern(), _is_iban),
+    form(
         "card",
         "",
         r"\d(?<![\w.,+#/$€£-].)"
@@ -174,33 +162,33 @@ PERSONAL_FORMS: Final = (
         r"|\d{3}(?P<gap>[ -])\d{6}(?P=gap)\d{4,5})(?![\w-]|[.,]\d)",
         _is_card,
     ),
-    _form(
+    form(
         "phone",
         "+",
         r"\+(?<![\w+.,=/*^-].)(?<!\d .)(?<!\) .)"
         r"[1-9]\d{0,3}(?:[ ./-]{0,2}\(?\d{1,5}+\)?){2,6}+(?![\w+*=/^]|[.,]\d|-\w)",
         _is_phone,
     ),
-    _form(
+    form(
         "phone",
         "00",
         r"00(?<![\w+.,=/*^:-]..)(?=[1-9]\d{0,2}[ ./-])(?<!\d ..)"
         r"[1-9]\d{0,2}(?:[ ./-]{0,2}\(?\d{1,5}+\)?){2,6}+(?![\w+*=/^]|[.,]\d|-\w)",
         _is_phone,
     ),
-    _form(
+    form(
         "phone",
         "(",
         r"\((?<![\w)].)[2-9]\d{2}\) ?[2-9]\d{2}[-. ]\d{4}(?![\w-]|\.\d)",
         _is_phone,
     ),
-    _form(
+    form(
         "ip_address",
         ".",
         r"\d(?<![\w.:-].)\d{0,2}(?:\.\d{1,3}){3}(?![\w-]|\.\w)",
         _is_ipv4,
     ),
-    _form(
+    form(
         "ip_address",
         ":",
         r"[23](?<![\w:.].)[0-9a-fA-F]{3}:(?:[0-9a-fA-F]{0,4}:){1,6}[0-9a-fA-F]{0,4}(?![\w:.])",

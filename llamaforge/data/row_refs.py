@@ -68,4 +68,8 @@ def all_turns(record: Record) -> Iterable[Message]:
 
 def excerpt(text: str, limit: int = EXCERPT_CHARACTERS) -> str:
     """Return the beginning of `text` on one line that is safe to print; mask it first."""
-    return safe_line(text[: 4 * limit], limit=limit)
+    line = " ".join(text[: 4 * limit].split())
+    if len(line) <= limit and line.isprintable():  # as most are, and many are asked for
+        return line
+    cut = line[: limit - 1]
+    return f"{cut}…" if cut.isprintable() and len(line) > limit else safe_line(line, limit=limit)

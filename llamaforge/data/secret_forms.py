@@ -18,6 +18,11 @@ _FEWEST_BITS: Final = 3.2
 """Shannon entropy in bits a character from which a value is random: English words have 2 to 3."""
 
 
+def words_of(text: str) -> frozenset[str]:
+    """Return the words of `text`, which are parted by spaces."""
+    return frozenset(text.split())
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """One kind of finding."""
@@ -29,6 +34,22 @@ class Form:
     pattern: re.Pattern[str]
     """Group `value`, if there is one, is what is masked; else the whole match."""
     accepts: Callable[[re.Match[str]], bool] = lambda _: True
+
+    @property
+    def group(self) -> str | int:
+        """The group of the pattern that is the finding."""
+        return "value" if "value" in self.pattern.groupindex else 0
+
+
+def form(
+    kind: str,
+    hints: str,
+    pattern: str,
+    accepts: Callable[[re.Match[str]], bool] = lambda _: True,
+    flags: int = 0,
+) -> Form:
+    """Return a form whose `hints` are parted by spaces."""
+    return Form(kind, tuple(hints.split()), re.compile(pattern, flags), accepts)
 
 
 def entropy(text: str) -> float:
@@ -81,12 +102,9 @@ def _is_jwt(match: re.Match[str]) -> bool:
     return isinstance(fields, dict) and "alg" in fields
 
 
-_COMMON_PASSWORDS: Final = frozenset(
-    re.split(
-        r"\s",
-        "password pass passwd pwd secret postgres root admin user guest test example mysql"
-        " changeme username token mypassword yourpassword xxx redis rabbitmq mongo",
-    )
+_COMMON_PASSWORDS: Final = words_of(
+    "password pass passwd pwd secret postgres root admin user guest test example mysql changeme"
+    " username token mypassword yourpassword xxx redis rabbitmq mongo"
 )
 
 
@@ -100,19 +118,9 @@ def _is_url_password(match: re.Match[str]) -> bool:
     )
 
 
-def _form(
-    kind: str,
-    hints: str,
-    pattern: str,
-    accepts: Callable[[re.Match[str]], bool] = lambda _: True,
-    flags: int = 0,
-) -> Form:
-    return Form(kind, tuple(hints.split()), re.compile(pattern, flags), accepts)
-
-
 SECRET_FORMS: Final = (
     # The words "BEGIN PRIVATE KEY" alone are documentation; a key follows them with its bytes.
-    _form(
+    form(
         "private_key",
         "PRIVATE",
         r"-----BEGIN (?:[A-Z0-9]+ ){0,2}PRIVATE KEY(?: BLOCK)?-----"
@@ -120,76 +128,76 @@ SECRET_FORMS: Final = (
         r"[A-Za-z0-9+/=]{16}(?:[A-Za-z0-9+/=\s]|\\[nr]|-(?!----))*"
         r"(?:-----END [A-Z ]{0,40}KEY(?: BLOCK)?-----)?",
     ),
-    _form("aws_access_key", "AKIA ASIA", r"(?<![A-Za-z0-9])A(?:KI|SI)A[A-Z0-9]{16}(?![A-Za-z0-9])"),
-    _form(
+    form("aws_access_key", "AKIA ASIA", r"(?<![A-Za-z0-9])A(?:KI|SI)A[A-Z0-9]{16}(?![A-Za-z0-9])"),
+    form(
         "aws_secret_key",
         "aws",
         r"aws.{0,20}?(?:secret|key).{0,20}?[=:]\s{0,3}[\"']?(?P<value>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])",
         _is_random,
         re.IGNORECASE,
     ),
-    _form(
+    form(
         "github_token",
         "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
         r"(?<![A-Za-z0-9_])(?:gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{22,255})(?!\w)",
         _is_random,
     ),
-    _form(
+    form(
         "gitlab_token",
         "glpat- gldt- glrt- glptt- glcbt- glsoat-",
         r"(?<![\w-])gl(?:pat|dt|rt|ptt|cbt|soat)-[\w.-]{19,}\w",
         _is_random,
     ),
-    _form(
+    form(
         "slack_token",
         "xoxb- xoxp- xoxa- xoxr- xoxs- xoxe- xapp-",
         r"(?<![\w-])(?:xox[abeprs]-(?:\d-)?|xapp-\d-)[A-Za-z0-9-]{15,}",
         _is_random,
     ),
-    _form(
+    form(
         "slack_webhook",
         "hooks.slack.com",
         r"https://hooks\.slack\.com/(?:services|workflows)/[A-Z0-9]{6,}/[A-Z0-9]{6,}/[A-Za-z0-9/]{16,}",
         _is_random,
     ),
-    _form(
+    form(
         "stripe_key",
         "sk_live_ rk_live_ sk_test_ rk_test_ whsec_",
         r"(?<![A-Za-z0-9_])(?:[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/]{24,})",
         _is_random,
     ),
-    _form("anthropic_key", "sk-ant-", r"(?<![\w-])sk-ant-[a-z0-9]{2,12}-[\w-]{20,}", _is_random),
-    _form(
+    form("anthropic_key", "sk-ant-", r"(?<![\w-])sk-ant-[a-z0-9]{2,12}-[\w-]{20,}", _is_random),
+    form(
         "openai_key",
         "sk-",
         r"(?<![\w-])sk-(?!ant-)(?:(?:proj|svcacct|admin|None)-[\w-]{20,}|[A-Za-z0-9]{32,})(?![\w-])",
         _is_random,
     ),
-    _form(
+    form(
         "huggingface_token",
         "hf_",
         r"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{30,}(?!\w)",
         lambda m: entropy(m.group()[3:]) >= _FEWEST_BITS,
     ),
-    _form("google_key", "AIza", r"(?<![\w-])AIza[\w-]{35}(?![\w-])", _is_random),
-    _form(
+    form("google_key", "AIza", r"(?<![\w-])AIza[\w-]{35}(?![\w-])", _is_random),
+    form(
         "google_secret",
         "GOCSPX- ya29.",
         r"(?<![\w-])(?:GOCSPX-[\w-]{20,}|ya29\.[\w-]{30,})",
         _is_random,
     ),
-    _form("npm_token", "npm_", r"(?<![A-Za-z0-9_])npm_[A-Za-z0-9]{36}(?!\w)", _is_random),
-    _form("pypi_token", "pypi-", r"(?<![\w-])pypi-[\w-]{50,}", _is_random),
-    _form("sendgrid_key", "SG.", r"(?<![\w.])SG\.[\w-]{16,32}\.[\w-]{32,64}(?![\w-])", _is_random),
-    _form("jwt", "eyJ", r"(?<![\w.-])eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{16,}(?![\w-])", _is_jwt),
-    _form(
+    form("npm_token", "npm_", r"(?<![A-Za-z0-9_])npm_[A-Za-z0-9]{36}(?!\w)", _is_random),
+    form("pypi_token", "pypi-", r"(?<![\w-])pypi-[\w-]{50,}", _is_random),
+    form("sendgrid_key", "SG.", r"(?<![\w.])SG\.[\w-]{16,32}\.[\w-]{32,64}(?![\w-])", _is_random),
+    form("jwt", "eyJ", r"(?<![\w.-])eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{16,}(?![\w-])", _is_jwt),
+    form(
         "url_password",
         "://",
         r"\b[a-z][a-z0-9+.-]{1,20}://(?P<user>[^\s/:@\"'<>]{1,64}):(?P<value>[^\s/:@\"'<>]{4,128})@(?P<host>[\w\[.:-]{1,255})",
         _is_url_password,
     ),
     # Names must end in the telling word (`max_tokens` and `tokenizer` do not), values be quoted.
-    _form(
+    form(
         "assigned_secret",
         "key secret token passw pwd credential passphrase",
         r"(?:api[_-]?key|secret(?:[_-]?key)?|(?:access|private|auth|encryption|signing)[_-]?key"
@@ -200,7 +208,7 @@ SECRET_FORMS: Final = (
         re.IGNORECASE,
     ),
     # A line of a .env file.
-    _form(
+    form(
         "assigned_secret",
         "KEY= SECRET= TOKEN= PASSWORD= PASSWD= PWD=",
         r"^[ \t]{0,8}(?:export )?[A-Z][A-Z0-9_]{0,60}"

@@ -44,7 +44,7 @@ class SplitReport:
     their near duplicate."""
     leaked: int = 0
     """Validation and test rows with a near duplicate on another side: marks asked for both."""
-    leaks: tuple[Leak, ...] = ()
+    leaks: list[Leak] = field(default_factory=list)
     """The first twenty clusters of these."""
 
 
@@ -278,8 +278,8 @@ def _divided(
         moved=dict(sorted(moved.items())),
         followed=followed,
         leaked=sum(sides["validation"] + sides["test"] for sides in leaks.values()),
-        leaks=tuple(
+        leaks=[
             Leak(number, dict(sorted(sides.items())))
             for number, sides in sorted(leaks.items())[:_MAX_LEAKS]
-        ),
+        ],
     )
