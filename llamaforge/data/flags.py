@@ -172,7 +172,7 @@ _LONGEST_LOOP: Final = 1_000
 def ends_in_loop(answer: str) -> bool:
     """Return whether `answer` ends in one text, at least four times and 120 characters in all.
 
-    The last turn of the loop may be cut off. Rulers such as `-----` are none.
+    The fourth turn may be cut off in the middle. Rulers such as `-----` are none.
     """
     text = answer.rstrip()[-_LOOP_TIMES * _LONGEST_LOOP :]
     end = text[-24:]
@@ -180,7 +180,7 @@ def ends_in_loop(answer: str) -> bool:
     if len(text) < _LOOP_CHARACTERS or place < 0:
         return False
     period = len(text) - len(end) - place
-    size = max(_LOOP_TIMES * period, _LOOP_CHARACTERS)
+    size = max((_LOOP_TIMES - 1) * period + (period + 1) // 2, _LOOP_CHARACTERS)
     if size > len(text) or not any(map(str.isalnum, text[-period:])):
         return False
     return text[-size:-period] == text[-size + period :]

@@ -120,7 +120,7 @@ def _is_iban(match: re.Match[str]) -> bool:
 
 _VERSION_BEFORE: Final = re.compile(
     r"(?:version|ver|release|build|firmware|driver|update|oid|section|chapter|§|clause|rule|v)"
-    r"[\s:.=\"'#(-]{0,4}$|[A-Za-z]/$|[-=@^~<>]=?$",
+    r"[\s:.=\"'#(-]{0,4}$|[A-Za-z]/$|[-@^~]=?$|[<>=]=$",
     re.IGNORECASE,
 )
 

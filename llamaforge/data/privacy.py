@@ -81,11 +81,21 @@ def find_private(text: str) -> list[Span]:
     spans: list[Span] = []
     for form, secret in _candidates(text):
         for match in form.pattern.finditer(text):
-            start, stop = match.span(form.group)
-            taken = any(span.start < stop and start < span.stop for span in spans)
-            if not taken and form.accepts(match):
-                spans.append(Span(form.kind, secret, start, stop))
+            if form.accepts(match):
+                _take(spans, Span(form.kind, secret, *match.span(form.group)))
     return sorted(spans, key=lambda span: span.start)
+
+
+def _take(spans: list[Span], found: Span) -> None:
+    """Add `found`; what overlaps with an earlier finding only makes that one longer."""
+    for place, span in enumerate(spans):
+        if span.start < found.stop and found.start < span.stop:
+            start, stop = min(span.start, found.start), max(span.stop, found.stop)
+            if (start, stop) != (span.start, span.stop):
+                del spans[place]  # which may now reach into another one
+                _take(spans, Span(span.kind, span.secret, start, stop))
+            return
+    spans.append(found)
 
 
 def mask(value: str) -> str:
@@ -123,7 +133,7 @@ class PrivacyScan:
                 if span.secret == secret
             }
             self._rows[secret] += bool(found)
-            self._kinds[secret].update({kind for kind, _ in found})
+            self._kinds[secret].update(dict.fromkeys((kind for kind, _ in found), 1))
             for kind, value in found:
                 if len(self._findings[secret]) < MAX_FINDINGS:
                     finding = Finding(kind, secret, ref_of(record), mask(value))

@@ -125,8 +125,10 @@ SECRET_FORMS: Final = (
         "PRIVATE",
         r"-----BEGIN (?:[A-Z0-9]+ ){0,2}PRIVATE KEY(?: BLOCK)?-----"
         r"(?:\s|\\[nr]|[A-Z][A-Za-z-]*:[^\n]*\n){0,12}"
-        r"[A-Za-z0-9+/=]{16}(?:[A-Za-z0-9+/=\s]|\\[nr]|-(?!----))*"
-        r"(?:-----END [A-Z ]{0,40}KEY(?: BLOCK)?-----)?",
+        # Lines of a key, which words after a key without an end are not.
+        r"[A-Za-z0-9+/=]{16,}(?:(?:\s|\\[nr]){1,8}[A-Za-z0-9+/=]{16,})*"
+        r"(?:(?:\s|\\[nr]){0,8}[A-Za-z0-9+/=]{0,80}(?:\s|\\[nr]){0,8}"
+        r"-----END [A-Z ]{0,40}KEY(?: BLOCK)?-----)?",
     ),
     form("aws_access_key", "AKIA ASIA", r"(?<![A-Za-z0-9])A(?:KI|SI)A[A-Z0-9]{16}(?![A-Za-z0-9])"),
     form(
@@ -202,7 +204,7 @@ SECRET_FORMS: Final = (
         "key secret token passw pwd credential passphrase",
         r"(?:api[_-]?key|secret(?:[_-]?key)?|(?:access|private|auth|encryption|signing)[_-]?key"
         r"|token|passw(?:or)?d|passphrase|pwd|credentials?)"
-        r"(?:\\?[\"'])?\s{0,4}(?:=>|:=|[=:])\s{0,4}\\?(?P<quote>[\"'`])"
+        r"(?:\\?[\"'])?\]?\s{0,4}(?:=>|:=|[=:])\s{0,4}\\?(?P<quote>[\"'`])"
         r"(?P<value>[^\s\"'`\\]{16,256})\\?(?P=quote)",
         _is_assigned_secret,
         re.IGNORECASE,
