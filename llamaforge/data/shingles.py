@@ -33,7 +33,17 @@ _UNSPACED: Final = (
     "\uf900-\ufaff\U00020000-\U0003fffd"
 )
 _UNIT: Final = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+_ASCII_GAPS: Final = {
+    code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")
+}
 _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio, odd
+
+
+def units_of(text: str) -> list[str]:
+    """Return the words of `text`, or its letters where they are of a script without spaces."""
+    if text.isascii():  # the same, three times faster
+        return text.translate(_ASCII_GAPS).split()
+    return _UNIT.findall(text)
 
 
 class _WordHashes(dict[str, int]):
@@ -58,7 +68,7 @@ class Shingler:
 
         Case and punctuation do not count. A text of fewer than five words is one shingle.
         """
-        units = _UNIT.findall(text[:_MAX_CHARACTERS].casefold())
+        units = units_of(text[:_MAX_CHARACTERS].casefold())
         if not units:
             return np.empty(0, np.uint32)
         if len(units) < GRAM:

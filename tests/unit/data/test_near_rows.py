@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llamaforge.data import near
 from llamaforge.data.near import DuplicateFinder, connected, find_duplicates
 from llamaforge.data.records import Message, Record, record_id
-from llamaforge.data.shingles import MAX_SHINGLES, Shingler, Signer, Words
+from llamaforge.data.shingles import MAX_SHINGLES, Shingler, Signer, Words, units_of
 from tests.unit.data.row_files import record
 
 WORDS = [f"{a}{b}" for a in "kltrsvbn" for b in ("ade", "imo", "urn", "elo", "osk", "ant")]
@@ -70,6 +70,12 @@ def test_shingles_do_not_see_case_punctuation_and_white_space() -> None:
     one = shingler.shingles("The Quick, brown fox: jumps\nover the dog.")
     assert one.tolist() == shingler.shingles("the quick brown  FOX jumps over the dog").tolist()
     assert len(one) == 4
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127)))
+@settings(deadline=None)
+def test_plain_text_is_cut_as_any_other(text: str) -> None:
+    assert units_of(text) == units_of(f"{text} é")[:-1]
 
 
 def test_shingles_are_the_same_on_every_machine() -> None:
