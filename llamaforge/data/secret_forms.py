@@ -110,6 +110,8 @@ _COMMON_PASSWORDS: Final = words_of(
 
 def _is_url_password(match: re.Match[str]) -> bool:
     password = match["value"]
+    if password.islower() and password.isalpha() and len(password) < 10:
+        return False  # a word: of a template, or of an example
     return (
         password.lower() not in _COMMON_PASSWORDS
         and password != match["user"]
