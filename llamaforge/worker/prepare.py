@@ -50,13 +50,13 @@ def prepare(job: Job) -> None:
     _warn(job, conversations, collected)
     _warn_of_other_template(job, conversations)
     _compare_tokens(job, conversations)
-    figures = conversations.rows.figures()
+    figures, counts = conversations.rows.figures(), manifest.counts
     figures |= {
         "rows": {
-            "read": manifest.counts.read,
-            "accepted": manifest.counts.accepted + manifest.counts.repaired - len(conversations.rows.rejected),
-            "rejected": manifest.counts.rejected + len(conversations.rows.rejected),
-            "duplicates": manifest.counts.duplicates,
+            "read": counts.read,
+            "accepted": counts.accepted + counts.repaired - len(conversations.rows.rejected),
+            "rejected": counts.rejected + len(conversations.rows.rejected),
+            "duplicates": counts.duplicates,
         },
         "max_length": job.max_length,
         "template": conversations.renderer.template.source,

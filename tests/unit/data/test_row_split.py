@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -214,3 +215,129 @@ def test_validation_gets_a_row_as_soon_as_train_can_spare_one(
 def test_a_fraction_out_of_bounds_is_an_error(fraction: float) -> None:
     with pytest.raises(ValueError, match="validation_fraction"):
         split([], fraction, 0)
+
+
+# Near duplicates, counts and a test set
+
+
+@st.composite
+def clustered(draw: st.DrawFn) -> tuple[list[Record], list[int]]:
+    records = draw(row_lists())
+    return records, draw(st.lists(st.integers(0, 8), min_size=len(records), max_size=len(records)))
+
+
+@given(rows=clustered(), fraction=st.floats(0.0, 0.45), seed=st.integers(0, 3))
+def test_a_cluster_crosses_only_where_marks_ask_for_it_and_that_is_reported(
+    rows: tuple[list[Record], list[int]], fraction: float, seed: int
+) -> None:
+    records, clusters = rows
+    splits, report = split(records, fraction, seed, test_fraction=fraction, clusters=clusters)
+    prompts = sides(splits)
+    assert sorted(row.row for found in splits.values() for row in found) == [r.row for r in records]
+    where: dict[int, Counter[str]] = {}
+    for row, number in zip(records, clusters, strict=True):
+        where.setdefault(number, Counter())[prompts[prompt_key(row.messages)]] += 1
+    crossing = {number: count for number, count in where.items() if len(count) > 1}
+    assert [leak.cluster for leak in report.leaks] == sorted(crossing)
+    assert all(leak.rows == dict(crossing[leak.cluster]) for leak in report.leaks)
+    assert report.leaked == sum(n["validation"] + n["test"] for n in crossing.values())
+    if not any(row.split for row in records):
+        assert report.leaks == []
+
+
+@given(rows=clustered(), seed=st.integers(0, 3), shuffle=st.randoms())
+def test_order_does_not_matter_to_clusters(
+    rows: tuple[list[Record], list[int]], seed: int, shuffle: random.Random
+) -> None:
+    records, clusters = rows
+    before, report = split(records, 0.2, seed, test_fraction=0.2, clusters=clusters)
+    order = list(range(len(records)))
+    shuffle.shuffle(order)
+    names = list(range(9))
+    shuffle.shuffle(names)  # what a cluster is called does not matter either
+    after, report_after = split(
+        [records[place] for place in order],
+        0.2,
+        seed,
+        test_fraction=0.2,
+        clusters=[names[clusters[place]] for place in order],
+    )
+    assert sides(before) == sides(after)
+    assert (report.counts, report.leaked) == (report_after.counts, report_after.leaked)
+
+
+@given(records=row_lists(), fraction=FRACTIONS, seed=st.integers(0, 3))
+def test_clusters_of_one_row_change_nothing(
+    records: list[Record], fraction: float, seed: int
+) -> None:
+    without = split(records, fraction, seed)
+    assert split(records, fraction, seed, clusters=range(len(records)))[0] == without[0]
+
+
+def test_near_duplicates_stay_together() -> None:
+    records = [record(f"Question {number}") for number in range(100)]
+    clusters = [number // 5 for number in range(100)]
+    splits, report = split(records, 0.2, 0, test_count=10, clusters=clusters)
+    assert report.counts == {"train": 70, "validation": 20, "test": 10}
+    side = {row.id: name for name, rows in splits.items() for row in rows}
+    for number in range(20):
+        assert len({side[row.id] for row in records[5 * number : 5 * number + 5]}) == 1
+    assert (report.clusters, report.leaked, report.leaks) == (100, 0, [])
+
+
+def test_marks_part_near_duplicates_and_the_leak_is_reported() -> None:
+    records = [
+        record("One?", split="train"),
+        record("One, then?", split="test"),
+        record("One, or so?"),
+        record("Two?", split="test"),
+        record("Two, then?"),
+        record("Three?"),
+    ]
+    splits, report = split(records, 0.0, 0, clusters=[0, 0, 0, 3, 3, 5])
+    assert [len(splits[side]) for side in ("train", "validation", "test")] == [3, 0, 3]
+    assert report.moved == {}
+    assert report.followed == 2
+    assert report.leaked == 1
+    assert [(leak.cluster, leak.rows) for leak in report.leaks] == [(0, {"test": 1, "train": 2})]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 50])
+def test_a_count_takes_the_place_of_the_fraction(count: int) -> None:
+    records = [record(f"Question {number}") for number in range(100)]
+    _, report = split(records, 0.5, 0, validation_count=count, test_fraction=0.5, test_count=3)
+    assert report.counts == {"train": 97 - count, "validation": count, "test": 3}
+
+
+def test_more_than_there_is_leaves_the_smallest_cluster_to_train() -> None:
+    records = [record(f"Question {number}") for number in range(10)]
+    _, report = split(records, 0.0, 0, validation_count=1_000)
+    assert report.counts == {"train": 1, "validation": 9, "test": 0}
+    _, report = split(records, 0.0, 0, test_count=1_000)
+    assert report.counts == {"train": 1, "validation": 0, "test": 9}
+
+
+@given(records=row_lists(), seed=st.integers(0, 3), tested=st.floats(0.0, 0.5))
+def test_a_test_set_takes_nothing_from_validation(
+    records: list[Record], seed: int, tested: float
+) -> None:
+    without = split(records, 0.2, seed)[0]
+    splits, report = split(records, 0.2, seed, test_fraction=tested)
+    assert splits["validation"] == without["validation"]
+    assert bool(splits["train"]) == any(row.split in {None, "train"} for row in records)
+    assert report.counts == {side: len(rows) for side, rows in splits.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"test_fraction": 1.0}, "test_fraction"),
+        ({"test_fraction": 0.9}, "leave nothing"),
+        ({"test_count": -1}, "test_count"),
+        ({"validation_count": -1}, "validation_count"),
+        ({"clusters": [1]}, "1 clusters for 0 records"),
+    ],
+)
+def test_what_cannot_be_divided_so_is_an_error(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        split([], 0.1, 0, **settings)

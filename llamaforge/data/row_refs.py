@@ -1,0 +1,75 @@
+"""How findings point at rows: where a row came from, and a few words of it that may be shown."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llamaforge.data.records import Message, Record
+from llamaforge.safe_text import safe_line
+
+EXCERPT_CHARACTERS: Final = 60
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RowRef:
+    """One row of a data file."""
+
+    source: str
+    """The file as `Record.source` names it; not yet safe to print."""
+    row: int
+    """As `Record.row`: the 1-based line or position."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return `{"source", "line"}`."""
+        return {"source": self.source, "line": self.row}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row that shows what a finding means."""
+
+    ref: RowRef
+    text: str = ""
+    """A few words, masked and safe to print."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return `{"source", "line", "text"}`."""
+        return self.ref.to_json() | {"text": self.text}
+
+
+def ref_of(record: Record) -> RowRef:
+    """Return where `record` came from."""
+    return RowRef(record.source, record.row)
+
+
+def is_pair(record: Record) -> bool:
+    """Return whether `record` is a preference pair."""
+    return bool(record.chosen or record.rejected)
+
+
+def answer_of(record: Record) -> str:
+    """Return the text to learn: the last answer, or the better one of a preference pair."""
+    turns = record.chosen or record.messages
+    return next((turn.content for turn in reversed(turns) if turn.role == "assistant"), "")
+
+
+def question_of(record: Record) -> str:
+    """Return what the last user message asks; nothing where there is none."""
+    turns = record.messages
+    return next((turn.content for turn in reversed(turns) if turn.role == "user"), "")
+
+
+def all_turns(record: Record) -> Iterable[Message]:
+    """Yield every message of `record`, those of both answers of a pair too."""
+    yield from record.messages
+    yield from record.chosen
+    yield from record.rejected
+
+
+def excerpt(text: str, limit: int = EXCERPT_CHARACTERS) -> str:
+    """Return the beginning of `text` on one line that is safe to print; mask it first."""
+    line = " ".join(text[: 4 * limit].split())
+    if len(line) <= limit and line.isprintable():  # as most are, and many are asked for
+        return line
+    cut = line[: limit - 1]
+    return f"{cut}…" if cut.isprintable() and len(line) > limit else safe_line(line, limit=limit)
