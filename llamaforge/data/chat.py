@@ -146,6 +146,11 @@ class ChatRenderer:
         texts = sorted(tokenizer.special_ids, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What cuts the rendered text into tokens."""
+        return self._tokenizer
+
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """Return the conversation as text; with `generation_prompt`, up to where an answer begins.
 
@@ -304,9 +309,7 @@ class ChatRenderer:
                     _raise("it writes without end")
         # A template is a program from outside: whatever it raises is a reason to leave the row out.
         except Exception as error:
-            raise RowError(
-                f"the chat template refuses it: {_reason(error, limit=120)}"
-            ) from error
+            raise RowError(f"the chat template refuses it: {_reason(error, limit=120)}") from error
         return "".join(parts)
 
     def _pieces(self, messages: Sequence[Message], *, generation_prompt: bool) -> list[_Piece]:
