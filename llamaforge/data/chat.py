@@ -373,7 +373,7 @@ class ChatRenderer:
         self, messages: Sequence[Message], pieces: Sequence[_Piece], targets: frozenset[int]
     ) -> Iterator["_Span"]:
         """Yield the characters to train: each answer in `targets` and what ends it."""
-        opening = self._answer_opening(messages)
+        opening, lead = self._answer_opening(messages, pieces)
         position = 0
         for number, piece in enumerate(pieces):
             if piece.message in targets:
@@ -382,6 +382,8 @@ class ChatRenderer:
                 before = pieces[number - 1].text if number else ""
                 place = before.rfind(opening) if opening else -1
                 extra = len(before) - place - len(opening) if place >= 0 else 0
+                if lead and before.endswith(lead):
+                    extra = len(lead)
                 after = pieces[number + 1].text if number + 1 < len(pieces) else ""
                 end = self._special.search(after)
                 ends = end is not None and (
@@ -391,17 +393,28 @@ class ChatRenderer:
                 yield _Span(position - extra, position + len(piece.text) + stop, ends)
             position += len(piece.text)
 
-    def _answer_opening(self, messages: Sequence[Message]) -> str:
-        """Return what the template adds to ask for an answer, such as `<|im_start|>assistant`."""
+    def _answer_opening(
+        self, messages: Sequence[Message], pieces: Sequence[_Piece]
+    ) -> tuple[str, str]:
+        """Return what the template adds to ask for an answer, such as `<|im_start|>assistant`.
+
+        Where it adds nothing, the second text is the white space that it writes in front of an
+        answer, which the model has to write itself then.
+        """
         asked = next(
             (place for place, message in enumerate(messages) if message.role == "assistant"), 0
         )
         if asked == 0:
-            return ""
+            return "", ""
         question = messages[:asked]
         without = self.render(question)
         with_prompt = self.render(question, generation_prompt=True)
-        return with_prompt[len(without) :] if with_prompt.startswith(without) else ""
+        if with_prompt != without:
+            opening = with_prompt.removeprefix(without)
+            return (opening if opening != with_prompt else ""), ""
+        before = "".join(piece.text for piece in _before(pieces, asked))
+        lead = before.removeprefix(with_prompt)
+        return "", lead if lead.isspace() and lead != before else ""
 
 
 class _Budget:
@@ -428,6 +441,12 @@ class _Span:
     start: int
     stop: int
     terminated: bool
+
+
+def _before(pieces: Sequence[_Piece], message: int) -> Sequence[_Piece]:
+    """Return the pieces in front of a message; all where it is not among them."""
+    numbers = [piece.message for piece in pieces]
+    return pieces[: numbers.index(message) if message in numbers else len(pieces)]
 
 
 def _targets(messages: Sequence[Message], train_on: TrainOn) -> frozenset[int]:
