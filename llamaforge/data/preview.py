@@ -226,68 +226,75 @@ def preview_tokens(
     traced: TracedRow, tokenizer: Tokenizer, most: int = MOST_TOKENS
 ) -> Iterator[PreviewToken]:
     """Yield the first `most` tokens of `traced` with the text that each stands for."""
-    done = (0, 0)  # the first character that is not all told, and how many of its bytes are
+    parts = _Parts(traced.text, in_bytes=_is_written_in_bytes(tokenizer))
+    count = len(traced.ids)
     for number, token in enumerate(traced.ids[:most]):
         start, stop = traced.offsets[number]
         known = tokenizer.text_of(token)
-        if traced.control[number]:
-            text, whole = (traced.text[start:stop] or known), stop > start
-        else:
-            text, whole, done = _piece(traced.text, start, stop, known, done)
-        yield PreviewToken(
-            token, text, start, stop, traced.trained[number], traced.control[number], whole
+        is_control = traced.control[number]
+        shares = (number > 0 and traced.offsets[number - 1][1] > start) or (
+            number + 1 < count and traced.offsets[number + 1][0] < stop
         )
+        if start == stop:
+            text, whole = known if is_control else _SPACE, False
+        elif is_control or not shares:
+            text, whole = traced.text[start:stop], True
+        else:
+            text, whole = parts.next(start, stop, known)
+        yield PreviewToken(token, text, start, stop, traced.trained[number], is_control, whole)
 
 
-def _piece(
-    text: str, start: int, stop: int, known: str, done: tuple[int, int]
-) -> tuple[str, bool, tuple[int, int]]:
-    """Return what a plain token shows as, whether that is all of its characters, and how far it is.
+class _Parts:
+    """Tells which bytes each of several tokens stands for that share characters."""
 
-    Args:
-        text: the rendered conversation.
-        start: the token's first character.
-        stop: the character after its last.
-        known: how the vocabulary writes it.
-        done: the first character that is not all told, and how many of its bytes are.
-    """
-    if start == stop:
-        return _SPACE, False, done
-    stretch = text[start:stop].encode("utf-8", "surrogatepass")
-    skipped = done[1] if done[0] == start else 0
-    for piece in _spellings(known):
-        if piece == stretch:
-            return text[start:stop], True, (stop, 0)
-        # A part of a character: the bytes must be the next ones, or the spelling is another.
-        if piece and stretch[skipped:].startswith(piece):
-            told = skipped + len(piece)
-            characters, rest = _begun(stretch, told)
-            shown = piece.decode("utf-8", "backslashreplace")
-            return shown, False, (start + characters, rest)
-    return text[start:stop], True, (stop, 0)
+    def __init__(self, text: str, *, in_bytes: bool) -> None:
+        self._text = text
+        self._in_bytes = in_bytes
+        self._character = 0  # the first that is not told whole
+        self._told = 0  # its bytes that are
 
+    def next(self, start: int, stop: int, known: str) -> tuple[str, bool]:
+        """Return what the next token shows as, and whether that is all of its characters.
 
-def _begun(stretch: bytes, told: int) -> tuple[int, int]:
-    """Return how many characters of `stretch` end within `told` bytes, and the bytes after them."""
-    ends = [
-        place
-        for place in range(1, told + 1)
-        if place == len(stretch) or stretch[place] & 0xC0 != 0x80
-    ]
-    return len(ends), told - max(ends, default=0)
+        Args:
+            start: its first character.
+            stop: the character after its last.
+            known: how the vocabulary writes it.
+        """
+        stretch = self._text[start:stop].encode("utf-8", "surrogatepass")
+        skipped = self._told if self._character == start else 0
+        for piece in _spellings(known, in_bytes=self._in_bytes):
+            if piece and stretch.startswith(piece, skipped):
+                told = skipped + len(piece)
+                ends = [
+                    place
+                    for place in range(1, told + 1)
+                    if place == len(stretch) or stretch[place] & 0xC0 != 0x80
+                ]
+                self._character, self._told = start + len(ends), told - max(ends, default=0)
+                if piece == stretch:
+                    return self._text[start:stop], True
+                return piece.decode("utf-8", "backslashreplace"), False
+        return known, False  # it stands for none of them: a space that the vocabulary adds
 
 
-def _spellings(known: str) -> Iterator[bytes]:
+def _is_written_in_bytes(tokenizer: Tokenizer) -> bool:
+    """Return whether the vocabulary writes each byte as a character, as GPT-2's does."""
+    ids, _ = tokenizer.encode_with_offsets("\n", parse_special=False)
+    return [tokenizer.text_of(number) for number in ids] == ["Ċ"]
+
+
+def _spellings(known: str, *, in_bytes: bool) -> Iterator[bytes]:
     """Yield the bytes that a vocabulary may mean by how it writes a token."""
+    if in_bytes and all(char in _BYTE_OF for char in known):
+        yield bytes(_BYTE_OF[char] for char in known)
+        return
     found = _BYTE_TOKEN.fullmatch(known)
     if found:
         yield bytes([int(found[1], 16)])
-    if all(char in _BYTE_OF for char in known):
-        yield bytes(_BYTE_OF[char] for char in known)
     spaced = known.replace(_SPACE, " ").encode("utf-8", "surrogatepass")
     yield spaced
     yield spaced.removeprefix(b" ")  # the space in front that such a vocabulary adds
-    yield known.encode("utf-8", "surrogatepass")
 
 
 def _byte_alphabet() -> dict[str, int]:

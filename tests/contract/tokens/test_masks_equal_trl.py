@@ -86,7 +86,7 @@ STYLES = {
         "{% endgeneration %}{% else %}{{ m.content + '<|end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
         "phi3",
-        ("▁", "<0x0A>", "<|endoftext|>"),
+        ("▁", "<|endoftext|>"),
     ),
     "mistral": Style(
         "llama-spm",
