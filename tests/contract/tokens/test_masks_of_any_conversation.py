@@ -101,4 +101,3 @@ def trained_stretches(shown: Preview) -> list[list[PreviewToken]]:
             found[-1].append(token)
         before = token.trained
     return found
-
