@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Literal, NoReturn, Protocol
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -25,6 +25,17 @@ _OPEN, _CLOSE = "\uf8d0", "\uf8d1"
 _OUTPUT_CHARACTERS: Final = 1_000_000
 _LOOP_TURNS: Final = 100_000
 _MARK: Final = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+
+TrainOn = Literal["all", "last"]
+"""Which of the assistant's turns are trained: every one, or only the last."""
+
+
+class UntrainedError(RowError):
+    """Nothing of the row can be trained."""
+
+
+class TooLongError(RowError):
+    """Even the last exchange of the row has more tokens than are allowed."""
 
 
 class Tokenizer(Protocol):
@@ -61,6 +72,40 @@ class EncodedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TracedRow:
+    """One conversation as the model sees it, with the text that each token stands for."""
+
+    text: str
+    """The rendered conversation."""
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    """For each id the characters [start, stop) of `text`; empty for a BOS that no template wrote.
+
+    Tokens that share a character, each with some of its bytes, have equal offsets.
+    """
+    trained: list[bool]
+    control: list[bool]
+    """For each id, whether it is a control token and no text."""
+    terminated: bool
+    """As in `EncodedRow`."""
+    answers: int
+    """Turns of the assistant that were to be trained."""
+    found: int
+    """How many of them the template shows in a place that can be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedRow:
+    """The newest part of a conversation that has room, traced."""
+
+    row: TracedRow
+    dropped: int
+    """Messages left out in front, system messages not counted."""
+    fits: bool
+    """Whether the row has room; if not, it is the last exchange alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Piece:
     """A stretch of rendered text: the template's own (`message` None), or one content."""
 
@@ -89,15 +134,22 @@ class ChatRenderer:
         environment.globals["range"] = self._budget.range
         try:
             self._compiled = environment.from_string(template.text)
-        except jinja2.TemplateError as error:
+        # Beside its own errors Jinja lets through what Python says of the code made from it: blocks
+        # nested too deep, numbers and texts that are too large.
+        except Exception as error:
             raise InvalidFileError(
-                f"The chat template cannot be read: {safe_line(str(error), limit=160)}.",
+                f"The chat template cannot be read: {_reason(error, limit=160)}.",
                 "Give another one: --set chat_template=chatml",
                 code="chat_template",
             ) from error
         # Longest first: one token's text may begin with another's.
         texts = sorted(tokenizer.special_ids, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What cuts the rendered text into tokens."""
+        return self._tokenizer
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """Return the conversation as text; with `generation_prompt`, up to where an answer begins.
@@ -107,34 +159,18 @@ class ChatRenderer:
         """
         return self._render([message.content for message in messages], messages, generation_prompt)
 
-    def encode(self, messages: Sequence[Message]) -> EncodedRow:
+    def encode(self, messages: Sequence[Message], *, train_on: TrainOn = "all") -> EncodedRow:
         """Return the whole conversation with its mask.
 
         Raises:
             RowError: the template refuses it, or does not show what the assistant says; or no
                 answer in it is to be learned.
         """
-        if not any(turn.trained for turn in messages if turn.role == "assistant"):
-            raise RowError("no answer in it is to be learned")
-        ids: list[int] = []
-        trained: list[bool] = []
-        pieces = self._pieces(messages, generation_prompt=False)
-        spans = list(self._trained_spans(messages, pieces))
-        for part, start, special in self._segments(pieces):
-            if special is not None:
-                ids.append(special)
-                trained.append(_overlaps(spans, start, start + len(part)))
-                continue
-            part_ids, offsets = self._tokenizer.encode_with_offsets(part, parse_special=False)
-            ids += part_ids
-            trained += [_overlaps(spans, start + a, start + max(b, a + 1)) for a, b in offsets]
-        with_bos = self._tokenizer.with_bos(ids)
-        trained = [False] * (len(with_bos) - len(ids)) + trained
-        if not any(trained):
-            raise RowError("the chat template leaves out everything the assistant says")
-        return EncodedRow(with_bos, trained, all(span.terminated for span in spans))
+        return _encoded(self._trained_trace(messages, train_on))
 
-    def encode_within(self, messages: Sequence[Message], max_length: int) -> EncodedRow:
+    def encode_within(
+        self, messages: Sequence[Message], max_length: int, *, train_on: TrainOn = "all"
+    ) -> EncodedRow:
         """Return `encode`, with the oldest exchanges left out until the row fits.
 
         System messages stay, and so do the last question and its answer: an answer is never cut.
@@ -143,25 +179,83 @@ class ChatRenderer:
             RowError: as `encode`, or even the last exchange has more than `max_length` tokens, or
                 what is left holds no answer to be learned.
         """
-        row = self.encode(messages)
+        fitted = self.fit(messages, max_length, train_on=train_on)
+        if not fitted.fits:
+            raise TooLongError(
+                f"its last exchange has {len(fitted.row.ids):,} tokens, more than the"
+                f" {max_length:,} allowed"
+            )
+        return _encoded(fitted.row, fitted.dropped)
+
+    def fit(
+        self, messages: Sequence[Message], max_length: int, *, train_on: TrainOn = "all"
+    ) -> FittedRow:
+        """Return what `encode_within` is made of, also where it does not fit.
+
+        Raises:
+            RowError: as `encode`.
+        """
+        row = self._trained_trace(messages, train_on)
         head = [message for message in messages if message.role == "system"]
         turns = [message for message in messages if message.role != "system"]
         dropped = 0
         while len(row.ids) > max_length:
             later = [place for place in range(1, len(turns)) if turns[place].role == "user"]
             if not later:
-                raise RowError(
-                    f"its last exchange has {len(row.ids):,} tokens, more than the {max_length:,}"
-                    " allowed"
-                )
+                return FittedRow(row, dropped, fits=False)
             dropped += later[0]
             turns = turns[later[0] :]
-            if not any(turn.trained for turn in turns if turn.role == "assistant"):
-                raise RowError(
+            if not _targets(turns, train_on):
+                raise UntrainedError(
                     f"no answer that is to be learned fits into the {max_length:,} tokens allowed"
                 )
-            row = self.encode([*head, *turns])
-        return EncodedRow(row.ids, row.trained, row.terminated, dropped)
+            row = self._trained_trace([*head, *turns], train_on)
+        return FittedRow(row, dropped, fits=True)
+
+    def trace(self, messages: Sequence[Message], *, train_on: TrainOn = "all") -> TracedRow:
+        """Return the whole conversation with its mask and places, trained or not.
+
+        Raises:
+            RowError: the template refuses it.
+        """
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        trained: list[bool] = []
+        control: list[bool] = []
+        pieces = self._pieces(messages, generation_prompt=False)
+        targets = _targets(messages, train_on)
+        spans = list(self._trained_spans(messages, pieces, targets))
+        for part, start, special in self._segments(pieces):
+            if special is not None:
+                part_ids, part_offsets = [special], [(0, len(part))]
+            else:
+                part_ids, part_offsets = self._tokenizer.encode_with_offsets(
+                    part, parse_special=False
+                )
+            ids += part_ids
+            offsets += [(start + a, start + b) for a, b in part_offsets]
+            control += [special is not None] * len(part_ids)
+            trained += [_overlaps(spans, start + a, start + max(b, a + 1)) for a, b in part_offsets]
+        with_bos = self._tokenizer.with_bos(ids)
+        added = len(with_bos) - len(ids)
+        return TracedRow(
+            text="".join(piece.text for piece in pieces),
+            ids=with_bos,
+            offsets=[(0, 0)] * added + offsets,
+            trained=[False] * added + trained,
+            control=[True] * added + control,
+            terminated=all(span.terminated for span in spans),
+            answers=len(targets),
+            found=len(spans),
+        )
+
+    def _trained_trace(self, messages: Sequence[Message], train_on: TrainOn) -> TracedRow:
+        if not _targets(messages, train_on):
+            raise UntrainedError("no answer in it is to be learned")
+        row = self.trace(messages, train_on=train_on)
+        if not any(row.trained):
+            raise UntrainedError("the chat template leaves out everything the assistant says")
+        return row
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids up to where the model's answer begins.
@@ -223,8 +317,7 @@ class ChatRenderer:
                     _raise("it writes without end")
         # A template is a program from outside: whatever it raises is a reason to leave the row out.
         except Exception as error:
-            reason = safe_line(str(error), limit=120)
-            raise RowError(f"the chat template refuses it: {reason}") from error
+            raise RowError(f"the chat template refuses it: {_reason(error, limit=120)}") from error
         return "".join(parts)
 
     def _pieces(self, messages: Sequence[Message], *, generation_prompt: bool) -> list[_Piece]:
@@ -285,19 +378,20 @@ class ChatRenderer:
             yield text[start:], start, None
 
     def _trained_spans(
-        self, messages: Sequence[Message], pieces: Sequence[_Piece]
+        self, messages: Sequence[Message], pieces: Sequence[_Piece], targets: frozenset[int]
     ) -> Iterator["_Span"]:
-        """Yield the characters to train: each answer that is to be learned, and what ends it."""
-        opening = self._answer_opening(messages)
+        """Yield the characters to train: each answer in `targets` and what ends it."""
+        opening, lead = self._answer_opening(messages, pieces)
         position = 0
         for number, piece in enumerate(pieces):
-            turn = None if piece.message is None else messages[piece.message]
-            if turn is not None and turn.role == "assistant" and turn.trained:
+            if piece.message in targets:
                 # What a template puts between the prompt's end and the answer (an empty thinking
                 # block) must come from the model when it is served, so it is trained too.
                 before = pieces[number - 1].text if number else ""
                 place = before.rfind(opening) if opening else -1
                 extra = len(before) - place - len(opening) if place >= 0 else 0
+                if lead and before.endswith(lead):
+                    extra = len(lead)
                 after = pieces[number + 1].text if number + 1 < len(pieces) else ""
                 end = self._special.search(after)
                 ends = end is not None and (
@@ -307,17 +401,28 @@ class ChatRenderer:
                 yield _Span(position - extra, position + len(piece.text) + stop, ends)
             position += len(piece.text)
 
-    def _answer_opening(self, messages: Sequence[Message]) -> str:
-        """Return what the template adds to ask for an answer, such as `<|im_start|>assistant`."""
+    def _answer_opening(
+        self, messages: Sequence[Message], pieces: Sequence[_Piece]
+    ) -> tuple[str, str]:
+        """Return what the template adds to ask for an answer, such as `<|im_start|>assistant`.
+
+        Where it adds nothing, the second text is the white space that it writes in front of an
+        answer, which the model has to write itself then.
+        """
         asked = next(
             (place for place, message in enumerate(messages) if message.role == "assistant"), 0
         )
         if asked == 0:
-            return ""
+            return "", ""
         question = messages[:asked]
         without = self.render(question)
         with_prompt = self.render(question, generation_prompt=True)
-        return with_prompt[len(without) :] if with_prompt.startswith(without) else ""
+        if with_prompt != without:
+            opening = with_prompt.removeprefix(without)
+            return (opening if opening != with_prompt else ""), ""
+        before = "".join(piece.text for piece in _before(pieces, asked))
+        lead = before.removeprefix(with_prompt)
+        return "", lead if lead.isspace() and lead != before else ""
 
 
 class _Budget:
@@ -344,6 +449,23 @@ class _Span:
     start: int
     stop: int
     terminated: bool
+
+
+def _before(pieces: Sequence[_Piece], message: int) -> Sequence[_Piece]:
+    """Return the pieces in front of a message; all where it is not among them."""
+    numbers = [piece.message for piece in pieces]
+    return pieces[: numbers.index(message) if message in numbers else len(pieces)]
+
+
+def _targets(messages: Sequence[Message], train_on: TrainOn) -> frozenset[int]:
+    """Return the places of the messages that are trained."""
+    answers = [place for place, turn in enumerate(messages) if turn.role == "assistant"]
+    chosen = answers[-1:] if train_on == "last" else answers
+    return frozenset(place for place in chosen if messages[place].trained)
+
+
+def _encoded(row: TracedRow, shortened: int = 0) -> EncodedRow:
+    return EncodedRow(row.ids, row.trained, row.terminated, shortened)
 
 
 def _overlaps(spans: Sequence[_Span], start: int, stop: int) -> bool:
@@ -386,6 +508,13 @@ def _to_json(value: Any, **options: Any) -> str:
         key: options[key] for key in ("indent", "separators", "sort_keys") if key in options
     }
     return json.dumps(value, ensure_ascii=bool(options.get("ensure_ascii", False)), **known)
+
+
+def _reason(error: Exception, limit: int) -> str:
+    """Return what an error of a template says, safe to print."""
+    if isinstance(error, MemoryError):
+        return "it asks for too much memory"
+    return safe_line(str(error), limit=limit) or type(error).__name__
 
 
 def _raise(message: str) -> NoReturn:

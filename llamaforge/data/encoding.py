@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llamaforge.data.chat import ChatRenderer, EncodedRow
+from llamaforge.data.chat import ChatRenderer, EncodedRow, TrainOn
 from llamaforge.data.records import Record, Rejection, RowError
 from llamaforge.data.split import Splits
 
@@ -53,7 +53,9 @@ class EncodedSplits:
         }
 
 
-def encode_splits(splits: Splits, renderer: ChatRenderer, max_length: int) -> EncodedSplits:
+def encode_splits(
+    splits: Splits, renderer: ChatRenderer, max_length: int, *, train_on: TrainOn = "all"
+) -> EncodedSplits:
     """Return every row of `splits` as tokens, rows of at most `max_length`."""
     sides: dict[str, list[EncodedRecord]] = {}
     rejected: list[Rejection] = []
@@ -61,7 +63,7 @@ def encode_splits(splits: Splits, renderer: ChatRenderer, max_length: int) -> En
         sides[side] = []
         for record in records:
             try:
-                row = renderer.encode_within(record.messages, max_length)
+                row = renderer.encode_within(record.messages, max_length, train_on=train_on)
             except RowError as error:
                 rejected.append(Rejection(record.source, record.row, str(error)))
             else:

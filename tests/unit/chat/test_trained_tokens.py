@@ -273,3 +273,53 @@ def test_what_a_template_puts_around_turns_is_known() -> None:
     assert renderer(TRIMMED)[0].opening_tokens(turns) == {"<|a|>"}
     assert renderer(BRACKETS)[0].opening_tokens(turns) == {"[INST]", "[/INST]"}
     assert renderer(PLAIN)[0].opening_tokens(turns) == set()
+
+
+def test_white_space_that_no_prompt_ends_with_is_the_models_to_write() -> None:
+    chat, letters = renderer(BRACKETS)
+    assert trained(letters, chat.encode(CHAT)) == [" Hello</s>", " So long</s>"]
+    assert chat.render(CHAT[:1], generation_prompt=True).endswith("[/INST]")
+
+
+def test_a_header_that_a_template_never_asks_with_is_not_trained() -> None:
+    text = "{% for m in messages %}<|a|>{{ m.role }}\n{{ m.content }}<|eot|>{% endfor %}"
+    chat, letters = renderer(text)
+    assert trained(letters, chat.encode(CHAT)) == ["Hello<|eot|>", "So long<|eot|>"]
+
+
+@pytest.mark.parametrize("text", [CHATML, TRIMMED, BRACKETS, PLAIN, THINKING])
+def test_only_the_last_answer_is_trained_where_that_is_asked_for(text: str) -> None:
+    chat, letters = renderer(text)
+    every, last = chat.encode(CHAT), chat.encode(CHAT, train_on="last")
+    assert last.ids == every.ids
+    assert trained(letters, last) == trained(letters, every)[-1:]
+    assert last.terminated
+
+
+def test_only_the_last_answer_is_trained_of_what_is_left_of_a_long_row() -> None:
+    chat, letters = renderer(CHATML)
+    turns = (*CHAT, Message("user", "More?"), Message("assistant", "No."))
+    whole = chat.encode(turns)
+    row = chat.encode_within(turns, len(whole.ids) - 1, train_on="last")
+    assert row.shortened == 2
+    assert trained(letters, row) == ["No.<|im_end|>"]
+
+
+def test_a_trace_says_what_each_token_stands_for() -> None:
+    chat, letters = renderer(CHATML, add_bos=True)
+    traced = chat.trace(CHAT)
+    assert traced.text == chat.render(CHAT)
+    assert traced.offsets[0] == (0, 0)
+    assert traced.control[0]
+    for number, (start, stop) in list(zip(traced.ids, traced.offsets, strict=True))[1:]:
+        assert traced.text[start:stop] == letters.text_of(number)
+    assert (traced.answers, traced.found) == (2, 2)
+
+
+def test_deeply_nested_and_endless_templates_are_refused_in_words() -> None:
+    deep = "{% if 1 %}" * 3000 + "{% endif %}" * 3000
+    loops = "{% for m in messages %}" * 30 + "x" + "{% endfor %}" * 30
+    for text in (deep, loops):
+        with pytest.raises(InvalidFileError) as caught:
+            renderer(text)
+        assert caught.value.code == "chat_template"

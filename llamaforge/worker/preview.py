@@ -1,0 +1,245 @@
+"""`python -m llamaforge.worker.preview`: renders rows of a data file as a model would see them.
+
+A chat template is a program from outside, so it runs here: in a process of its own, with limits on
+time, memory and output. One request stands on standard input as JSON, the answers follow on
+standard output as JSON lines: `model`, a `row` each, `templates`, and last `end` or `error`.
+`runs.previews` is the other side.
+"""
+
+import contextlib
+import json
+import resource
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+import psutil
+
+from llamaforge.catalog.inventory import Inventory
+from llamaforge.catalog.model import StoredModel
+from llamaforge.data.chat import ChatRenderer
+from llamaforge.data.formats import read_records
+from llamaforge.data.preview import Preview, preview, refused, to_body
+from llamaforge.data.preview_request import MOST_REQUEST_BYTES, PreviewRequest, read_request
+from llamaforge.data.records import Message, Record
+from llamaforge.data.served_template import SAMPLE, TemplateComparison, compare_templates
+from llamaforge.data.templates import choose_template
+from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
+from llamaforge.gguf.header import read_header
+from llamaforge.gguf.tokenizer import GgufTokenizer
+
+_TEMPLATE_MEMORY_BYTES: Final = 512 * 1024 * 1024
+"""What rendering may take beside what the process has when it begins."""
+_SIGNAL_AGAIN_SECONDS: Final = 0.2
+_SHOWN_CHARACTERS: Final = 200_000
+"""Of one prompt in a comparison."""
+
+_Named = tuple[str, int, Sequence[Message] | str]
+"""Source, row, and the conversation or the reason why there is none."""
+
+
+def main() -> int:
+    """Answer the request on standard input, and return an exit code."""
+    try:
+        request = read_request(sys.stdin.buffer.read(MOST_REQUEST_BYTES + 1))
+        for kind, body in answers(request):
+            _say(kind, body)
+    except LlamaForgeError as error:
+        _say(
+            "error",
+            {
+                "code": error.code,
+                "message": error.message,
+                "hint": error.hint,
+                "exit_code": int(error.exit_code),
+            },
+        )
+        return int(error.exit_code)
+    except MemoryError:
+        _say(
+            "error",
+            {
+                "code": "template_memory",
+                "message": "Rendering the rows takes too much memory.",
+                "hint": "Give another template: --set chat_template=chatml",
+                "exit_code": int(ExitCode.REFUSED),
+            },
+        )
+        return int(ExitCode.REFUSED)
+    return int(ExitCode.DONE)
+
+
+def answers(request: PreviewRequest) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the kind and the body of each answer.
+
+    Raises:
+        LlamaForgeError: the model, its template or the data file cannot be used at all.
+    """
+    stores = [Path(request.store)] if request.store else []
+    model = Inventory.open(stores).find(request.model)
+    if model.blob is None:
+        raise NotFoundError(
+            f"{model.name} has no weights in the store: {model.reason or 'unknown'}.",
+            "Pull the model again.",
+            code="missing_blob",
+        )
+    tokenizer = GgufTokenizer(read_header(model.blob))
+    template = choose_template(
+        request.chat_template, tokenizer.chat_template, tokenizer.special_ids
+    )
+    today = datetime.fromisoformat(request.today) if request.today else datetime.now(UTC)
+    _limit_memory()
+    with _time_limit(request.row_seconds):
+        try:
+            renderer = ChatRenderer(tokenizer, template, today)
+        except _TooSlow as error:
+            raise _unreadable(str(error)) from error
+    max_length = min(request.max_length, model.context_length or request.max_length)
+    yield "model", {"name": model.name, "template": template.source, "max_length": max_length}
+    count = 0
+    for source, row, messages in _rows(request):
+        if isinstance(messages, str):
+            shown = refused(messages, source, row, code="unreadable")
+        else:
+            shown = _previewed(request, renderer, max_length, (source, row, messages))
+        yield "row", to_body(shown)
+        count += 1
+    if request.compare:
+        with _time_limit(request.row_seconds):
+            comparisons = list(_compared(renderer, model))
+        for comparison in comparisons:
+            yield "templates", _comparison_body(comparison)
+    yield "end", {"rows": count}
+
+
+class _TooSlow(Exception):  # noqa: N818 - it is a limit
+    pass
+
+
+def _previewed(
+    request: PreviewRequest,
+    renderer: ChatRenderer,
+    max_length: int,
+    named: tuple[str, int, Sequence[Message]],
+) -> Preview:
+    source, row, messages = named
+    reason = f"the chat template takes more than {request.row_seconds:g} seconds for it"
+    try:
+        with _time_limit(request.row_seconds):
+            return preview(
+                messages,
+                renderer,
+                max_length,
+                train_on=request.train_on,
+                source=source,
+                row=row,
+                most_tokens=request.most_tokens,
+            )
+    except _TooSlow:
+        return refused(reason, source, row)
+
+
+def _rows(request: PreviewRequest) -> Iterator[_Named]:
+    """Yield the rows that are asked for: those in the request, then those of the data file."""
+    for number, turns in enumerate(request.conversations, 1):
+        yield "", number, turns
+    if not request.data:
+        return
+    wanted = set(request.rows)
+    last = max(wanted, default=0)
+    for item in read_records(Path(request.data)):
+        if item.row in wanted:
+            wanted.discard(item.row)
+            what = tuple(_whole(item)) if isinstance(item, Record) else item.reason
+            yield item.source, item.row, what
+        if item.row >= last or not wanted:
+            break
+    if wanted:
+        numbers = ", ".join(f"{number:,}" for number in sorted(wanted)[:5])
+        raise NotFoundError(
+            f"The data file has no row {numbers}.", "Ask for a row that it has.", code="no_row"
+        )
+
+
+def _whole(record: Record) -> tuple[Message, ...]:
+    """Return the conversation of a row; of a preference pair, with the better answer."""
+    return record.messages + record.chosen
+
+
+def _compared(renderer: ChatRenderer, model: StoredModel) -> Iterator[TemplateComparison]:
+    """Yield how the templates compare with a system message in the chat, and with none."""
+    for messages in (SAMPLE, SAMPLE[1:]):
+        yield compare_templates(
+            renderer,
+            model.template,
+            built_in=str(model.config.get("renderer") or ""),
+            messages=messages,
+            own_system=model.system or "",
+        )
+
+
+def _comparison_body(comparison: TemplateComparison) -> dict[str, Any]:
+    return {
+        "state": comparison.state,
+        "reason": comparison.reason,
+        "trained": comparison.trained[:_SHOWN_CHARACTERS],
+        "served": comparison.served[:_SHOWN_CHARACTERS],
+        "first_difference": comparison.first_difference,
+        "left_out": list(comparison.left_out),
+    }
+
+
+def _unreadable(reason: str) -> InvalidFileError:
+    return InvalidFileError(
+        f"The chat template cannot be read: {reason}.",
+        "Give another one: --set chat_template=chatml",
+        code="chat_template",
+    )
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise `_TooSlow` in what runs inside once `seconds` of the clock are over.
+
+    Python code is stopped so. What stays in C for long is stopped by the other side, which ends
+    the process.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        del number, frame
+        raise _TooSlow(f"it takes more than {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    # Again and again, in case the first one comes where Python can only report it.
+    signal.setitimer(signal.ITIMER_REAL, seconds, _SIGNAL_AGAIN_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _limit_memory() -> None:
+    """Let the process have a bounded amount of memory more than it has now.
+
+    Only the soft limit is set. macOS does not enforce it; there the time limit remains.
+    """
+    limit = psutil.Process().memory_info().vms + _TEMPLATE_MEMORY_BYTES
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _say(kind: str, body: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps({"type": kind} | body) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
