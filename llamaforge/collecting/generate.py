@@ -6,7 +6,7 @@ where it was; the file of rows is made from the journal, in the order of the pro
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ class GenerateRequest:
     answers: int = 1
     """Answers to each prompt, or pairs about each piece of a document."""
     documents: bool = False
-    cut: Cut = Cut()
+    cut: Cut = field(default_factory=Cut)
     temperature: float | None = None
     seed: int | None = None
     """The seed of a prompt's first answer; the next ones count on from it."""

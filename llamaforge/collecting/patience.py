@@ -31,7 +31,7 @@ class Retries:
 
         With chance, prompts that were refused together do not come back together.
         """
-        longest = min(self.first_pause_seconds * 2 ** (failures - 1), self.longest_pause_seconds)
+        longest = min(self.first_pause_seconds * 2.0 ** (failures - 1), self.longest_pause_seconds)
         return longest * (1 + random.random()) / 2  # noqa: S311 - no secret
 
 

@@ -12,7 +12,7 @@ from llamaforge.collecting.answers import Answer, Asking, UnansweredError
 from llamaforge.collecting.crew import work_on
 from llamaforge.collecting.journal import WorkJournal, key_of
 from llamaforge.collecting.patience import PatientTeacher
-from llamaforge.collecting.prompts import Prompt
+from llamaforge.collecting.prompts import MAX_PROMPT_CHARACTERS, Prompt
 from llamaforge.data.containers import reading
 from llamaforge.data.records import Message, Rejection, source_name
 from llamaforge.data.row_writer import RowWriter, require_free
@@ -257,13 +257,15 @@ def require_prompts(counts: Counts) -> None:
 def answer_to_keep(
     teacher: PatientTeacher, messages: tuple[Message, ...], asking: Asking, tally: Tally
 ) -> Answer:
-    """Return an answer that is not empty.
+    """Return an answer that is neither empty nor endless.
 
     Raises:
-        UnansweredError: it is empty, or there is none.
+        UnansweredError: it is, or there is none.
     """
     answer = teacher.ask(messages, asking)
     tally.take(answer)
     if not answer.text.strip() and not answer.was_cut:
         raise UnansweredError("the answer is empty")
+    if len(answer.text) > MAX_PROMPT_CHARACTERS:
+        raise UnansweredError(f"the answer is longer than {MAX_PROMPT_CHARACTERS:,} characters")
     return answer
