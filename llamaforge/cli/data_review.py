@@ -119,7 +119,7 @@ def go_through(review: "Review", asker: Asker) -> ExitCode:
     """Ask about rows until all are decided or the person has enough; return the exit code."""
     from llamaforge.data.records import RowError
 
-    row = review.next()
+    row = review.next() or _taken_back(review, asker)
     while row is not None:
         asker.show(shown(row))
         try:
@@ -137,8 +137,19 @@ def go_through(review: "Review", asker: Asker) -> ExitCode:
         except (EOFError, KeyboardInterrupt):
             return ExitCode.INTERRUPTED
         except (RowError, LlamaForgeError) as error:
-            asker.show(f"Not saved: {safe_line(str(error))}.")
+            asker.show(f"Not saved: {safe_line(str(error)).rstrip('.')}.")
     return ExitCode.DONE
+
+
+def _taken_back(review: "Review", asker: Asker) -> "Record | None":
+    """Offer to take decisions back where none is left to make; return the row of the newest."""
+    asker.show("All rows are decided: undo or quit.")
+    try:
+        if asker.choose() == "undo" and review.undo() is not None:
+            return review.next()
+    except (EOFError, KeyboardInterrupt):
+        pass
+    return None
 
 
 def _decision(choice: str, row: "Record", asker: Asker) -> "Decision | None":
@@ -312,8 +323,8 @@ def edit_outside(texts: "Texts") -> "Texts | None":
             after = path.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise LlamaForgeError(
-                "The editor could not be used", "Set EDITOR to another one.", code="editor"
+                "The editor could not be used.", "Set EDITOR to another one.", code="editor"
             ) from error
     if done.returncode != 0:
-        raise LlamaForgeError("The editor ended with an error", "Try again.", code="editor")
+        raise LlamaForgeError("The editor ended with an error.", "Try again.", code="editor")
     return None if after == before else edited(after, texts, nonce)

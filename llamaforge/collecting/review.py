@@ -177,6 +177,7 @@ class Review:
                 )
             }
         self._append(_key(row), line)
+        self._decisions.pop(_key(row), None)  # the newest is last: undo goes by that order
         self._decisions[_key(row)] = decision
 
     def undo(self) -> int | None:
@@ -366,7 +367,9 @@ def edited(text: str, texts: Texts, nonce: str) -> Texts:
     """
     contents: list[str] = []
     headings = [_heading(where, turn, nonce) for where, turn in _all(texts)]
-    rest = text.replace("\r\n", "\n")
+    # Editors of other systems end lines in their way; a row that does so itself is left alone.
+    is_own = any("\r" in turn.content for _, turn in _all(texts))
+    rest = text if is_own else text.replace("\r\n", "\n")
     for heading, following in zip(headings, [*headings[1:], None], strict=True):
         if not rest.startswith(heading + "\n"):
             raise RowError("a line that begins with === was changed; these lines must stay")
