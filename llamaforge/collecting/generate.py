@@ -28,9 +28,9 @@ from llamaforge.collecting.session import (
     Watch,
     answer_to_keep,
     carry_out,
+    count_prompts,
     distinct,
     open_work,
-    require_prompts,
     write_out,
 )
 from llamaforge.data.records import Message, Rejection
@@ -110,8 +110,10 @@ def generate(
     """
     stop = threading.Event()
     patient = PatientTeacher(teacher, Pace(request.per_minute, stop), retries)
+    # Before anything is thrown away by `force`: a slip in a file's name shall cost nothing.
+    counts = count_prompts(_prompts(request), watch)
     with open_work(request.out, KIND, _settings(request, teacher), force=request.force) as journal:
-        return _Generation(request, patient, journal, watch, stop).run()
+        return _Generation(request, patient, journal, watch, stop, counts).run()
 
 
 def _settings(request: GenerateRequest, teacher: Teacher) -> dict[str, Any]:
@@ -133,6 +135,12 @@ def _settings(request: GenerateRequest, teacher: Teacher) -> dict[str, Any]:
     return settings
 
 
+def _prompts(request: GenerateRequest) -> Iterator[Prompt | Rejection]:
+    if request.documents:
+        return read_pieces(request.sources, request.cut, column=request.column)
+    return read_prompts(request.sources, system=request.system, column=request.column)
+
+
 class _Generation:
     def __init__(
         self,
@@ -141,7 +149,9 @@ class _Generation:
         journal: WorkJournal,
         watch: Watch,
         stop: threading.Event,
+        counts: Counts,
     ) -> None:
+        self._counts = counts
         self._request = request
         self._teacher = teacher
         self._journal = journal
@@ -151,10 +161,7 @@ class _Generation:
         self._left_out = {"cut": 0, "same": 0}
 
     def run(self) -> Generated:
-        counts = Counts()
-        for _ in distinct(self._prompts(), counts, self._watch.on_rejected):
-            pass
-        require_prompts(counts)
+        counts = self._counts
         try:
             failed = carry_out(
                 self._tasks,
@@ -183,10 +190,7 @@ class _Generation:
         )
 
     def _prompts(self) -> Iterator[Prompt | Rejection]:
-        request = self._request
-        if request.documents:
-            return read_pieces(request.sources, request.cut, column=request.column)
-        return read_prompts(request.sources, system=request.system, column=request.column)
+        return _prompts(self._request)
 
     def _tasks(self) -> Iterator[Task]:
         times = 1 if self._request.documents else self._request.answers

@@ -23,11 +23,12 @@ from llamaforge.collecting.session import (
     Watch,
     answer_to_keep,
     carry_out,
+    count_prompts,
     distinct,
     open_work,
-    require_prompts,
     write_out,
 )
+from llamaforge.data.records import Rejection
 from llamaforge.errors import RefusedError
 
 KIND: Final = "data pairs"
@@ -102,6 +103,8 @@ def make_pairs(
         "seed": request.seed,
         "context": request.context_tokens,
     }
+    # Before anything is thrown away by `force`: a slip in a file's name shall cost nothing.
+    counts = count_prompts(_prompts(request), watch)
     with open_work(request.out, KIND, settings, force=request.force) as journal:
         return _Pairing(
             request,
@@ -110,7 +113,12 @@ def make_pairs(
             journal,
             watch,
             stop,
+            counts,
         ).run()
+
+
+def _prompts(request: PairsRequest) -> Iterator[Prompt | Rejection]:
+    return read_prompts(request.sources, system=request.system, column=request.column)
 
 
 class _Pairing:
@@ -122,7 +130,9 @@ class _Pairing:
         journal: WorkJournal,
         watch: Watch,
         stop: threading.Event,
+        counts: Counts,
     ) -> None:
+        self._counts = counts
         self._request = request
         self._teacher = teacher
         self._judge = judge
@@ -133,10 +143,7 @@ class _Pairing:
         self._seen = {"too_close": 0, "too_few": 0, "longer_chosen": 0}
 
     def run(self) -> Paired:
-        counts = Counts()
-        for _ in distinct(self._prompts(), counts, self._watch.on_rejected):
-            pass
-        require_prompts(counts)
+        counts = self._counts
         try:
             failed = carry_out(
                 self._tasks,
@@ -164,9 +171,8 @@ class _Pairing:
             **self._seen,
         )
 
-    def _prompts(self) -> Any:
-        request = self._request
-        return read_prompts(request.sources, system=request.system, column=request.column)
+    def _prompts(self) -> Iterator[Prompt | Rejection]:
+        return _prompts(self._request)
 
     def _tasks(self) -> Iterator[Task]:
         for key, prompt in distinct(self._prompts(), Counts()):

@@ -235,14 +235,18 @@ def prompt_hash(messages: tuple[Message, ...]) -> str:
     return key_of("prompt", [[turn.role, turn.content] for turn in messages])
 
 
-def require_prompts(counts: Counts) -> None:
-    """Check that there is anything to ask.
+def count_prompts(prompts: Iterable[Prompt | Rejection], watch: Watch) -> Counts:
+    """Return what a pass over the prompts finds; rows that are none are told.
 
     Raises:
         RefusedError: there is no prompt (`no_prompts`).
+        NotFoundError, RefusedError, InvalidFileError: a source cannot be read.
     """
+    counts = Counts()
+    for _ in distinct(prompts, counts, watch.on_rejected):
+        pass
     if counts.prompts:
-        return
+        return counts
     first = counts.first_rejection
     if first is None:
         raise RefusedError("There are no prompts.", "Name a file with some.", code="no_prompts")

@@ -276,6 +276,32 @@ def test_other_settings_are_refused_and_force_begins_anew(
     assert run(server, prompts, out, temperature=0.1, seed=3, force=True).answers == 8
 
 
+def test_a_slip_in_a_name_throws_nothing_away(server: FakeModels, prompts: Path, out: Path) -> None:
+    run(server, prompts, out)
+    before = journal_path(out).read_bytes()
+    with pytest.raises(NotFoundError):
+        run(server, prompts.with_name("promtps.txt"), out, force=True)
+    assert journal_path(out).read_bytes() == before
+
+
+def test_what_replaces_a_file_by_force_goes_on_without_it(
+    server: FakeModels, prompts: Path, out: Path
+) -> None:
+    out.write_text("mine\n")
+    server.faults.extend([None, "401"])
+    with pytest.raises(LlamaForgeError):
+        run(server, prompts, out, force=True)
+    out.write_text("mine\n")  # as if the process had died before it wrote
+    assert run(server, prompts, out).answers == 7
+    assert_is_asked_once_but(server, "Question 1?")
+
+
+def assert_is_asked_once_but(server: FakeModels, prompt: str) -> None:
+    asked = Counter(server.prompts())
+    assert asked.pop(prompt) == 2
+    assert set(asked.values()) == {1}
+
+
 def test_a_file_that_is_not_ours_is_not_replaced(
     server: FakeModels, prompts: Path, out: Path
 ) -> None:

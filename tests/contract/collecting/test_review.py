@@ -1,13 +1,18 @@
 """`data review`: every decision is on disk at once, can be taken back, and is found again."""
 
+import fcntl
 import json
 import os
 import pty
+import select
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -293,37 +298,78 @@ def test_without_a_terminal_it_refuses_and_the_summary_asks_nothing(
         data("review", rows, "--summary", "--out", out)
 
 
-@pytest.mark.parametrize(
-    ("keys", "plain"), [(b"a\ne\nMuch\nbetter.\n.\nu\nr\nl\nhard\nq\n", True), (b"a\r", False)]
-)
-def test_on_a_terminal_a_person_is_asked(rows: Path, keys: bytes, plain: bool) -> None:
-    code = (
-        "import argparse, sys; from llamaforge.cli import data_review as verb; "
-        "parser = argparse.ArgumentParser(); verb.add_parser(parser.add_subparsers()); "
-        "arguments = parser.parse_args(); sys.exit(int(arguments.run(arguments)))"
-    )
-    mine, theirs = pty.openpty()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"}
-    environment.pop("EDITOR", None)
-    environment.pop("VISUAL", None)
-    words = ["review", str(rows), "--json", *(["--plain"] if plain else [])]
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, env=environment,
-    )  # fmt: skip
-    os.close(theirs)
-    seen = b""
-    deadline = time.monotonic() + 20
-    while b"quit" not in seen and time.monotonic() < deadline:
-        seen += os.read(mine, 4096)
-    os.write(mine, keys)
-    if not plain:
-        while seen.count(b"Q1") < 1 and time.monotonic() < deadline:
-            seen += os.read(mine, 4096)
-        os.write(mine, b"\x03")
-    out, _ = child.communicate(timeout=20)
-    os.close(mine)
-    assert child.returncode == (ExitCode.DONE if plain else ExitCode.INTERRUPTED)
-    body = json.loads(out)
+class Terminal:
+    """The program on a terminal of its own, in the hands of a test."""
+
+    def __init__(self, *words: str) -> None:
+        code = (
+            "import argparse, sys; from llamaforge.cli import data_review as verb; "
+            "parser = argparse.ArgumentParser(); verb.add_parser(parser.add_subparsers()); "
+            "arguments = parser.parse_args(); sys.exit(int(arguments.run(arguments)))"
+        )
+        self._mine, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        own = {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "TERM": "xterm",
+            "PROMPT_TOOLKIT_NO_CPR": "1",  # nobody here answers where the cursor is
+            "EDITOR": "",
+            "VISUAL": "",
+        }
+        self.program = subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env=os.environ | own,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self._seen = b""
+
+    def wait_for(self, text: bytes) -> None:
+        """Wait until `text` is on the terminal, and forget all up to it."""
+        deadline = time.monotonic() + 20
+        while text not in self._seen:
+            ready, _, _ = select.select([self._mine], [], [], deadline - time.monotonic())
+            assert ready, f"{text!r} is not in {self._seen!r}"
+            self._seen += os.read(self._mine, 4096)
+        self._seen = self._seen.partition(text)[2]
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._mine, keys)
+
+    def end(self) -> dict[str, Any]:
+        """Wait for the program's end, and return its JSON."""
+        out, _ = self.program.communicate(timeout=20)
+        os.close(self._mine)
+        body: dict[str, Any] = json.loads(out)
+        return body
+
+
+def test_on_a_plain_terminal_a_person_answers_with_lines(rows: Path) -> None:
+    terminal = Terminal("review", str(rows), "--plain", "--json")
+    for keys in (b"a\n", b"e\nMuch\nbetter.\n.\n", b"u\n", b"r\n", b"what?\n", b"l\nhard\n"):
+        terminal.wait_for(b"[q]uit")
+        terminal.type(keys)
+    terminal.wait_for(b"[q]uit")
+    terminal.type(b"q\n")
+    body = terminal.end()
+    assert terminal.program.returncode == ExitCode.DONE
     counts = (body["accepted"], body["edited"], body["rejected"], body["labelled"])
-    assert counts == ((1, 0, 1, 1) if plain else (1, 0, 0, 0))
+    assert counts == (1, 0, 1, 1)
+
+
+def test_on_a_terminal_a_person_chooses_from_a_menu(rows: Path) -> None:
+    terminal = Terminal("review", str(rows), "--json")
+    terminal.wait_for(b"quit")
+    terminal.type(b"a\r")
+    terminal.wait_for(b"Q1")
+    terminal.wait_for(b"quit")
+    terminal.type(b"r\r")
+    terminal.wait_for(b"Q2")
+    terminal.wait_for(b"quit")
+    terminal.type(b"\x03")
+    body = terminal.end()
+    assert terminal.program.returncode == ExitCode.INTERRUPTED
+    assert (body["accepted"], body["rejected"], body["left"]) == (1, 1, 2)

@@ -30,7 +30,9 @@ texts = st.text(min_size=1).filter(
 turns = st.lists(st.tuples(texts, texts), min_size=1, max_size=3).map(
     lambda pairs: [turn for q, a in pairs for turn in (Message("user", q), Message("assistant", a))]
 )
-systems = st.one_of(st.just([]), texts.map(lambda text: [Message("system", text)]))
+systems: st.SearchStrategy[list[Message]] = st.one_of(
+    st.just([]), texts.map(lambda text: [Message("system", text)])
+)
 conversations = st.builds(lambda system, rest: tuple(system + rest), systems, turns)
 metas = st.dictionaries(texts, st.one_of(st.integers(), texts, st.none(), st.lists(texts)))
 
