@@ -412,7 +412,7 @@ def _heading(where: str, turn: Message, nonce: str) -> str:
 
 def _with_contents(texts: Texts, contents: list[str]) -> Texts:
     turns = [
-        Message(turn.role, content)
+        replace(turn, content=content)
         for (_, turn), content in zip(_all(texts), contents, strict=True)
     ]
     one = len(texts.messages)
