@@ -26,7 +26,7 @@ reads_pairs = next(shape for shape in SHAPES if shape.name == "preference").read
 
 # Margins are mended where rows are read, so texts without them are what reads back the same.
 texts = (
-    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\ufeff"), min_size=1)
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff"), min_size=1)
     .map(str.strip)
     .filter(bool)
 )
