@@ -46,7 +46,7 @@ def column_rows(path: Path, container: Container) -> Iterator[Row | Rejection]:
             for row in _batch_rows(batch, name, number):
                 number = row.row
                 yield row
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InvalidFileError(
