@@ -105,7 +105,8 @@ def _best_dialect(head: str, suffix: str) -> tuple[Dialect, _Score]:
         # Files with tabs are often written without any quoting; with commas they cannot be.
         for quoted in ((True, False) if sign in "\t|" else (True,))
     ]
-    return max(found, key=lambda pair: pair[1])  # the first of equals
+    fit = [(way, score) for way, score in found if way.quoted or score.width > 1]
+    return max(fit, key=lambda pair: pair[1])  # the first of equals
 
 
 def _score(lines: Iterable[str], delimiter: str, *, quoted: bool) -> _Score:
