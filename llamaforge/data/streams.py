@@ -169,9 +169,14 @@ def _refuse_other_files(head: bytes, path: Path, packing: str) -> None:
 
 
 def _not_text(path: Path, description: str) -> InvalidFileError:
+    hint = _UTF8_HINT
+    if " within " in description:
+        hint = "Unpack it first."
+    elif "spreadsheet" in description:
+        hint = "Save a spreadsheet as CSV in UTF-8; unpack an archive."
     return InvalidFileError(
         f"{safe_line(source_name(path))} is {description}, not rows of JSON.",
-        "Unpack it first." if " within " in description else _UTF8_HINT,
+        hint,
         code="binary_source",
     )
 

@@ -1,6 +1,7 @@
 """A dataset of the Hub fetched by a process of its own, for those who never load `datasets`."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from llamaforge.data.sources import HubDataset
 from llamaforge.errors import ExitCode, LlamaForgeError
 from llamaforge.runs.launcher import worker_environment
 from llamaforge.safe_text import redact, safe_line
+
+_CACHE_VARIABLES = ("HF_DATASETS_CACHE", "HF_HUB_DISABLE_XET", "HF_TOKEN_PATH")
 
 
 class FetchError(LlamaForgeError):
@@ -27,11 +30,12 @@ def fetch_dataset(dataset: HubDataset) -> list[Path]:
     Raises:
         FetchError: with the words and the exit code of `llamaforge.worker.hub_dataset`.
     """
+    chosen = {name: os.environ[name] for name in _CACHE_VARIABLES if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-m", "llamaforge.worker.hub_dataset", dataset.text()],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        env=worker_environment(),
+        env=worker_environment() | chosen,
         check=False,
     )
     try:

@@ -50,7 +50,7 @@ def fields(path: Path) -> list[dict[str, Any]]:
 
 @WRITERS
 def test_lists_structs_and_nulls_become_plain_values(tmp_path: Path, write: Writer) -> None:
-    values = [
+    values: list[dict[str, Any]] = [
         {"messages": TURNS, "meta": {"tags": ["a", None], "n": 1}, "ok": True, "score": 0.5},
         {"messages": None, "meta": None, "ok": None, "score": None},
         {"messages": [], "meta": {"tags": [], "n": -(2**62)}, "ok": False, "score": float("nan")},
@@ -234,7 +234,12 @@ def test_a_row_group_is_never_turned_into_rows_as_a_whole(
     pq.write_table(pa.table({"text": [f"{n}" * 3000 for n in range(2000)]}), path)
     sizes: list[int] = []
     real = columns._values
-    monkeypatch.setattr(columns, "_values", lambda part: (sizes.append(part.nbytes), real(part))[1])
+
+    def noted(part: Any) -> list[list[Any]]:
+        sizes.append(part.nbytes)
+        return real(part)
+
+    monkeypatch.setattr(columns, "_values", noted)
     found = rows(path)
     assert next(found).row == 1
     assert len(sizes) == 1

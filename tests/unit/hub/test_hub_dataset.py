@@ -37,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def put(cache: Path, tmp_path: Path, config: str = "default", **splits: list[Any]) -> None:
+def put(cache: Path, tmp_path: Path, splits: dict[str, Any], config: str = "default") -> None:
     """Put `owner/name` into the cache, as if it had been downloaded from the Hub before."""
     local = tmp_path / "name"
     local.mkdir(exist_ok=True)
@@ -59,7 +59,7 @@ def fields(path: Path) -> list[Any]:
 
 
 def test_every_split_becomes_a_file_of_its_name(cache: Path, tmp_path: Path) -> None:
-    put(cache, tmp_path, **ROWS)
+    put(cache, tmp_path, ROWS)
     paths = materialise("owner/name", tmp_path / "out")
     assert {path.name for path in paths} == {"train.parquet", "test.parquet"}
     assert {path.stem: fields(path) for path in paths} == ROWS
@@ -68,7 +68,7 @@ def test_every_split_becomes_a_file_of_its_name(cache: Path, tmp_path: Path) -> 
 def test_one_split_may_be_chosen_and_what_is_there_is_not_written_again(
     cache: Path, tmp_path: Path
 ) -> None:
-    put(cache, tmp_path, **ROWS)
+    put(cache, tmp_path, ROWS)
     (path,) = materialise(HubDataset("owner/name", "default", "test"), tmp_path / "out")
     before = path.stat()
     assert materialise("hf:owner/name:default/test", tmp_path / "out") == [path]
@@ -89,7 +89,7 @@ def test_one_split_may_be_chosen_and_what_is_there_is_not_written_again(
 def test_what_cannot_be_had_is_refused_in_a_sentence(
     cache: Path, tmp_path: Path, name: str, code: str, words: str
 ) -> None:
-    put(cache, tmp_path, **ROWS)
+    put(cache, tmp_path, ROWS)
     with pytest.raises(LlamaForgeError, match=words) as error:
         materialise(name, tmp_path / "out")
     assert error.value.code == code
@@ -98,8 +98,8 @@ def test_what_cannot_be_had_is_refused_in_a_sentence(
 
 
 def test_one_of_several_configurations_has_to_be_named(cache: Path, tmp_path: Path) -> None:
-    put(cache, tmp_path, "en", **ROWS)
-    put(cache, tmp_path, "fr", test=ROWS["test"])
+    put(cache, tmp_path, ROWS, "en")
+    put(cache, tmp_path, {"test": ROWS["test"]}, "fr")
     with pytest.raises(LlamaForgeError, match=r"en.*fr|fr.*en") as error:
         materialise("owner/name")
     assert error.value.exit_code == ExitCode.USAGE
@@ -116,7 +116,7 @@ def test_a_folder_of_that_name_is_not_taken_for_the_dataset(cache: Path, tmp_pat
 def test_pictures_are_refused_before_a_file_is_opened_that_a_row_names(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(cache, tmp_path, train=[{"pages": ["/etc/hostname"], "text": "a"}])
+    put(cache, tmp_path, {"train": [{"pages": ["/etc/hostname"], "text": "a"}]})
     info = next(cache.glob("owner___name/*/*/*/dataset_info.json"))
     told = json.loads(info.read_text(encoding="utf-8"))
     told["features"]["pages"] = {"_type": "List", "feature": {"_type": "Image"}}
@@ -196,6 +196,7 @@ def test_an_unreachable_hub_is_told(
     hub: Callable[[Answer], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between tries
     with pytest.raises(LlamaForgeError) as error:
         materialise("owner/name")
     assert error.value.code == "hub_offline"
@@ -204,7 +205,7 @@ def test_an_unreachable_hub_is_told(
 def test_the_answer_is_one_line_of_json(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    put(cache, tmp_path, **ROWS)
+    put(cache, tmp_path, ROWS)
     assert main(["hf:owner/name/test", "--folder", str(tmp_path / "out")]) == ExitCode.DONE
     (path,) = json.loads(capsys.readouterr().out)["paths"]
     assert Path(path).name == "test.parquet"
@@ -215,7 +216,7 @@ def test_the_answer_is_one_line_of_json(
 def test_another_process_fetches_for_those_who_load_no_datasets(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(cache, tmp_path, **ROWS)
+    put(cache, tmp_path, ROWS)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     found = expand([parse_source("owner/name@0.5")], fetch_dataset)
     assert [(source.split, source.weight) for source in found.files] == [
