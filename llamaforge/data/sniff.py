@@ -80,6 +80,8 @@ class _Score:
 
     known: int
     """Columns of the header with a name of `KNOWN_COLUMNS`."""
+    several: bool
+    """Whether there is more than one column."""
     even: float
     """Part of the records that have as many cells as the header, 0 to 1."""
     width: int
@@ -105,7 +107,7 @@ def _best_dialect(head: str, suffix: str) -> tuple[Dialect, _Score]:
         # Files with tabs are often written without any quoting; with commas they cannot be.
         for quoted in ((True, False) if sign in "\t|" else (True,))
     ]
-    fit = [(way, score) for way, score in found if way.quoted or score.width > 1]
+    fit = [(way, score) for way, score in found if way.quoted or score.several]
     return max(fit, key=lambda pair: pair[1])  # the first of equals
 
 
@@ -126,7 +128,10 @@ def _score(lines: Iterable[str], delimiter: str, *, quoted: bool) -> _Score:
         records += 1
         even += cells is not None and len(cells) == len(header)
     known = sum(name.strip().lower() in KNOWN_COLUMNS for name in header)
-    return _Score(known, round(even / records, 2) if records else 0.0, len(header), records)
+    several = len(header) > 1
+    return _Score(
+        known, several, round(even / records, 2) if records else 0.0, len(header), records
+    )
 
 
 def _readable(reader: Iterable[list[str]]) -> Iterable[list[str] | None]:
@@ -148,7 +153,7 @@ def _is_table(score: _Score, head: str, suffix: str) -> bool:
     if score.known >= 2 and score.even >= 0.8:
         return not (suffix in JSON_SUFFIXES and re.search(r"^\s*\{", head, re.MULTILINE))
     named = suffix in TEXT_SUFFIXES | JSON_SUFFIXES
-    return not named and score.width >= 2 and score.records >= 3 and score.even >= 0.9
+    return not named and score.several and score.records >= 3 and score.even >= 0.9
 
 
 def unmarked_utf16(head: bytes) -> str | None:

@@ -80,7 +80,7 @@ class Source(BaseModel):
         if not isinstance(value, str):
             return value
         match = _WEIGHTED.fullmatch(value)
-        if match is None or _exists(Path(value).expanduser()):
+        if match is None or _exists(_at_home(value)):
             return {"path": value}
         return {"path": match["place"], "weight": float(match["weight"])}
 
@@ -92,7 +92,7 @@ class Source(BaseModel):
     @property
     def place(self) -> Path:
         """The file, the folder or the pattern as a path."""
-        return Path(self.path).expanduser()
+        return _at_home(self.path)
 
     def text(self) -> str:
         """Return the source as it can be written on a command line."""
@@ -227,6 +227,12 @@ def _expanded(source: Source, fetch: Fetch | None) -> tuple[list[Source], list[s
 def _dataset_files(
     source: Source, dataset: HubDataset, fetch: Fetch | None
 ) -> tuple[list[Source], list[str]]:
+    if fetch is None and not source.path.startswith("hf:"):
+        raise NotFoundError(
+            f"There is no file {safe_line(source.path)}.",
+            f"Check the path; a dataset of the Hub is hf:{safe_line(source.path)}",
+            code="no_source",
+        )
     if fetch is None:
         raise UsageError(
             f"{safe_line(source.path)} is a dataset of the Hugging Face Hub, which cannot be"
@@ -369,6 +375,14 @@ def _require_distinct(files: Sequence[Source]) -> None:
                 code="source_twice",
             )
         seen.add(identity)
+
+
+def _at_home(text: str) -> Path:
+    """Return `text` as a path; `~` is the person's home where there is one of that name."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def _exists(path: Path) -> bool:

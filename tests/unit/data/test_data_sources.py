@@ -233,6 +233,12 @@ def test_a_dataset_is_fetched_and_its_splits_keep_their_sides(tmp_path: Path) ->
     with pytest.raises(UsageError) as error:
         expand([parse_source("hf:owner/name")])
     assert error.value.code == "no_fetch"
+    with pytest.raises(NotFoundError, match="There is no file nobody/nothing"):
+        expand([parse_source("nobody/nothing")])
+
+
+def test_a_home_of_nobody_is_a_name_like_any_other() -> None:
+    assert parse_source("~nobody-at-all/x").place == Path("~nobody-at-all/x")
 
 
 @given(text=st.text(max_size=30))

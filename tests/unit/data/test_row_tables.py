@@ -96,6 +96,20 @@ def test_other_columns_than_those_of_known_formats_make_a_table_too(
     assert cells(written(tmp_path, name, body))[0] == ["Was, bitte?", "Das, und das."]
 
 
+def test_a_ragged_row_does_not_make_a_table_one_column(tmp_path: Path) -> None:
+    body = "frage,antwort\na,b\nc\nd,e\n"
+    found, rejected = split(written(tmp_path, "rows.csv", body))
+    assert [row.row for row in found] == [2, 4]
+    assert [row.row for row in rejected] == [3]
+
+
+def test_a_single_column_without_quotes_may_hold_commas(tmp_path: Path) -> None:
+    assert cells(written(tmp_path, "rows.csv", "text\nOne, two.\nThree.\n")) == [
+        ["One, two."],
+        ["Three."],
+    ]
+
+
 def test_excel_says_its_delimiter_on_a_line_of_its_own(tmp_path: Path) -> None:
     path = written(tmp_path, "rows.csv", "sep=;\r\nquestion;answer\r\na;b\r\n")
     assert list(rows(path)) == [Row(3, {"question": "a", "answer": "b"})]
