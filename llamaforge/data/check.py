@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llamaforge.data.containers import MAX_ROW_BYTES, reading, require_file
+from llamaforge.data.containers import MAX_ROW_BYTES, place_word, reading, require_file
 from llamaforge.data.formats import Detection, detect, read_records, require_readable
 from llamaforge.data.quality import RowCounts, count
 from llamaforge.data.records import Record, Rejection, source_name
@@ -154,7 +154,7 @@ def _judge(intake: _Intake, names: list[str], max_rejected_fraction: float) -> N
     if bad:
         first = intake.rejected[0]
         found = intake.detections[names.index(first.source)]
-        word = "line" if found.container.startswith("jsonl") else "item"
+        word = place_word(found.container)
         where = f"{safe_line(first.source)} {word} {first.row:,}: {first.reason}"
         fraction = bad / intake.read
         if not intake.accepted:

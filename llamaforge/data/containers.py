@@ -1,55 +1,37 @@
-"""Files of rows, opened by what they hold: JSON Lines or a JSON array, plain or gzip.
+"""Files of rows, opened by what they hold.
 
-Rows are streamed: no more than one row, at most `MAX_ROW_BYTES`, is in memory at a time.
+JSON Lines, a JSON array, CSV, TSV and plain text, each of them plain or packed by gzip or
+Zstandard; and Parquet and Arrow. Rows are streamed: no more than one row, at most
+`MAX_ROW_BYTES`, is in memory at a time; of Parquet and Arrow a batch of some megabytes.
 """
 
-import codecs
 import difflib
-import gzip
-import io
-import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, cast
+from typing import BinaryIO, Final
 
-from llamaforge.data.json_array import ArrayScanner
-from llamaforge.data.json_row import CutOffError, parse_object
-from llamaforge.data.records import Rejection, RowError, source_name
-from llamaforge.errors import InvalidFileError, NotFoundError, RefusedError
+from llamaforge.data.columns import column_rows
+from llamaforge.data.json_rows import array_rows, line_rows
+from llamaforge.data.plain_text import passages
+from llamaforge.data.raw_rows import MAX_ROW_BYTES, Row
+from llamaforge.data.records import Rejection, source_name
+from llamaforge.data.streams import Container, Layout, opened, reading
+from llamaforge.data.tables import table_rows
+from llamaforge.errors import NotFoundError, RefusedError
 from llamaforge.safe_text import safe_line
 
-MAX_ROW_BYTES: Final = 16 * 1024 * 1024
-_CHUNK_BYTES: Final = 256 * 1024
-_HEAD_BYTES: Final = 4096
-
-Container = Literal["jsonl", "json", "jsonl.gz", "json.gz"]
-
-_GZIP: Final = b"\x1f\x8b"
-_OTHER_FILES: Final = {
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow file",
-    b"PK\x03\x04": "a ZIP archive or a spreadsheet",
-    b"GGUF": "a GGUF model",
-    b"%PDF": "a PDF document",
-    b"SQLite format 3": "an SQLite database",
-    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
-    b"\xfd7zXZ": "an XZ archive",
-    b"BZh": "a bzip2 archive",
-    _GZIP: "a gzip archive within a gzip archive",
-    codecs.BOM_UTF32_LE: "UTF-32 text",
-    codecs.BOM_UTF32_BE: "UTF-32 text",
-}
-_UTF8_HINT: Final = "Convert it to JSON Lines in UTF-8: one object a line."
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row that is a JSON object: its 1-based line or position, and its fields."""
-
-    row: int
-    fields: dict[str, Any]
+__all__ = [
+    "MAX_ROW_BYTES",
+    "Container",
+    "Layout",
+    "Row",
+    "container_of",
+    "layout_of",
+    "place_word",
+    "reading",
+    "require_file",
+    "rows",
+]
 
 
 def require_file(path: Path) -> None:
@@ -95,12 +77,25 @@ def container_of(path: Path) -> Container:
     """Return what kind of file `path` is, by its content.
 
     Raises:
+        as `layout_of`.
+    """
+    return layout_of(path).container
+
+
+def layout_of(path: Path) -> Layout:
+    """Return what kind of file `path` is, by its content, its encoding and its delimiter.
+
+    The name decides only between what the content leaves open: prose, and tables and JSON that
+    are broken from the first line on.
+
+    Raises:
         NotFoundError, RefusedError: as `require_file`.
-        InvalidFileError: it is neither JSON text nor gzip of it.
+        InvalidFileError: it is of another kind (`binary_source`), is text in an encoding that
+            cannot be told (`unknown_encoding`), or is packed and damaged.
     """
     require_file(path)
-    with reading(path), _opened(path) as (_, container):
-        return container
+    with reading(path), opened(path) as (_, layout):
+        return layout
 
 
 def rows(path: Path) -> Iterator[Row | Rejection]:
@@ -108,182 +103,28 @@ def rows(path: Path) -> Iterator[Row | Rejection]:
 
     Raises:
         NotFoundError, RefusedError: as `require_file`, also where reading fails half way.
-        InvalidFileError: it is neither JSON text nor gzip of it, the gzip stream is damaged, or
-            there is text after the end of a JSON array.
+        InvalidFileError: as `layout_of`, at any place of the file; there is text after the end of
+            a JSON array; or as `table_rows` and `column_rows`.
     """
     require_file(path)
     name = source_name(path)
-    with reading(path), _opened(path) as (stream, container):
-        if container.startswith("jsonl"):
-            yield from _line_rows(stream, name)
+    with reading(path), opened(path) as (stream, layout):
+        if layout.container in {"parquet", "arrow"}:
+            yield from column_rows(path, layout.container)
         else:
-            yield from _array_rows(stream, name)
+            yield from _text_rows(stream, name, layout)
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what the system says about `path` within this block into errors for people.
-
-    Raises:
-        InvalidFileError: its gzip stream is damaged.
-        RefusedError: it cannot be read.
-    """
-    shown = safe_line(source_name(path))
-    try:
-        yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InvalidFileError(
-            f"{shown} is damaged: its gzip stream cannot be unpacked to the end.",
-            "Copy or download the file again; test it with: gzip -t",
-            code="damaged_gzip",
-        ) from error
-    except OSError as error:
-        raise RefusedError(
-            f"{shown} cannot be read: {error.strerror or 'the system refused'}.",
-            "Check the file's permissions.",
-            code="unreadable_source",
-        ) from error
+def _text_rows(stream: BinaryIO, name: str, layout: Layout) -> Iterator[Row | Rejection]:
+    if layout.dialect is not None:
+        return table_rows(stream, name, layout.dialect)
+    reader = {"jsonl": line_rows, "json": array_rows, "txt": passages}
+    return reader[layout.container.partition(".")[0]](stream, name)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Container]]:
-    """Open `path` as a stream of UTF-8 bytes without a byte order mark, and say what it is."""
-    with ExitStack() as stack:
-        stream: BinaryIO = stack.enter_context(path.open("rb"))
-        packed = _peek(stream).startswith(_GZIP)
-        if packed:
-            unpacked = stack.enter_context(gzip.GzipFile(fileobj=stream))
-            stream = io.BufferedReader(cast(io.RawIOBase, unpacked), _CHUNK_BYTES)
-        head = _peek(stream)
-        _refuse_other_files(head, path)
-        encoding, mark = _encoding(head)
-        stream.read(len(mark))
-        if encoding != "utf-8":
-            stream = io.BufferedReader(_Transcoded(stream, encoding), _CHUNK_BYTES)
-        text = _peek(stream)
-        if b"\0" in text and text.lstrip()[:1] not in {b"{", b"["}:
-            raise _not_text(path, "a binary file")
-        kind = "json" if text.lstrip().startswith(b"[") else "jsonl"
-        yield stream, cast(Container, f"{kind}.gz" if packed else kind)
+_PLACES: Final = {"json": "item", "parquet": "row", "arrow": "row"}
 
 
-def _peek(stream: BinaryIO) -> bytes:
-    return cast(io.BufferedReader, stream).peek(_HEAD_BYTES)[:_HEAD_BYTES]
-
-
-def _refuse_other_files(head: bytes, path: Path) -> None:
-    for magic, description in _OTHER_FILES.items():
-        if head.startswith(magic):
-            raise _not_text(path, description)
-
-
-def _not_text(path: Path, description: str) -> InvalidFileError:
-    return InvalidFileError(
-        f"{safe_line(source_name(path))} is {description}, not rows of JSON.",
-        _UTF8_HINT,
-        code="binary_source",
-    )
-
-
-def _encoding(head: bytes) -> tuple[str, bytes]:
-    """Return the encoding of JSON text that begins with `head`, and its byte order mark.
-
-    Without a mark UTF-16 shows in that JSON begins with an ASCII character (RFC 4627, section 3).
-    """
-    if head.startswith(codecs.BOM_UTF8):
-        return "utf-8", codecs.BOM_UTF8
-    if head.startswith(codecs.BOM_UTF16_LE):
-        return "utf-16-le", codecs.BOM_UTF16_LE
-    if head.startswith(codecs.BOM_UTF16_BE):
-        return "utf-16-be", codecs.BOM_UTF16_BE
-    if len(head) >= 2:
-        if head[0] in b"{[ \t\r\n" and head[1] == 0:
-            return "utf-16-le", b""
-        if head[0] == 0 and head[1] in b"{[ \t\r\n":
-            return "utf-16-be", b""
-    return "utf-8", b""
-
-
-class _Transcoded(io.RawIOBase):
-    """UTF-16 as a stream of UTF-8.
-
-    What is not valid UTF-16 becomes bytes that are not valid UTF-8, so that it rejects its own
-    row later and no other.
-    """
-
-    def __init__(self, stream: BinaryIO, encoding: str) -> None:
-        super().__init__()
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(encoding)(errors="surrogatepass")
-        self._pending = b""
-        self._ended = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._pending and not self._ended:
-            chunk = self._stream.read(_CHUNK_BYTES)
-            self._ended = not chunk
-            try:
-                text = self._decoder.decode(chunk, final=self._ended)
-                self._pending = text.encode("utf-8", "surrogatepass")
-            except UnicodeDecodeError:  # half a code unit at the end of the file
-                self._pending = b"\xff"
-        count = min(len(buffer), len(self._pending))
-        buffer[:count] = self._pending[:count]
-        self._pending = self._pending[count:]
-        return count
-
-
-def _line_rows(stream: BinaryIO, name: str) -> Iterator[Row | Rejection]:
-    number = 0
-    while line := stream.readline(MAX_ROW_BYTES + 1):
-        number += 1
-        whole = line.endswith(b"\n")
-        if not whole and len(line) > MAX_ROW_BYTES:
-            _skip_line(stream)
-            yield Rejection(name, number, _TOO_LONG)
-            continue
-        line = line.rstrip(b"\r\n")
-        if not line.strip():
-            continue
-        try:
-            yield Row(number, parse_object(line))
-        except CutOffError as error:
-            reason = "a row must be on one line" if whole else "the last line is cut off"
-            yield Rejection(name, number, f"{error} ({reason})")
-        except RowError as error:
-            yield Rejection(name, number, str(error))
-
-
-_TOO_LONG: Final = f"the row is longer than {MAX_ROW_BYTES // 2**20} MiB"
-
-
-def _skip_line(stream: BinaryIO) -> None:
-    while (part := stream.readline(_CHUNK_BYTES)) and not part.endswith(b"\n"):
-        pass
-
-
-def _array_rows(stream: BinaryIO, name: str) -> Iterator[Row | Rejection]:
-    number = 0
-    for item in ArrayScanner(stream, name, MAX_ROW_BYTES).items():
-        number += 1
-        if item.oversized:
-            yield Rejection(name, number, _TOO_LONG)
-        elif not item.data.strip():
-            yield Rejection(
-                name, number, _NOT_CLOSED if item.at_end_of_file else "there is no item"
-            )
-        else:
-            try:
-                yield Row(number, parse_object(item.data.strip()))
-            except RowError as error:
-                reason = f"{error} ({_NOT_CLOSED})" if item.at_end_of_file else str(error)
-                yield Rejection(name, number, reason)
-                continue
-            if item.at_end_of_file:
-                yield Rejection(name, number + 1, _NOT_CLOSED)
-
-
-_NOT_CLOSED: Final = "the file is cut off: its JSON array is not closed"
+def place_word(container: Container) -> str:
+    """Return what the number of a row counts in such a file: `line`, `item` or `row`."""
+    return _PLACES.get(container.partition(".")[0], "line")

@@ -29,7 +29,11 @@ class ArrayScanner:
     after it. All of these are ASCII, which UTF-8 never uses within another character.
     """
 
-    _OUTSIDE: Final = re.compile(rb'["\[\]{},]')
+    # A string that ends within the chunk is passed over at once; one that does not is entered. A
+    # comma means something between items only.
+    _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+    _BETWEEN: Final = re.compile(_STRING + rb'|["\[\]{},]', re.DOTALL)
+    _WITHIN: Final = re.compile(_STRING + rb'|["\[\]{}]', re.DOTALL)
     _INSIDE: Final = re.compile(rb'["\\]')
 
     def __init__(self, stream: BinaryIO, name: str, max_item_bytes: int) -> None:
@@ -54,11 +58,11 @@ class ArrayScanner:
             kept = 0  # where the part of the chunk begins that belongs to the item in work
             place = skip
             skip = 0
-            while match := (self._INSIDE if self._in_string else self._OUTSIDE).search(
-                chunk, place
-            ):
+            while match := self._next_sign().search(chunk, place):
                 place = match.end()
                 sign = match.group()
+                if len(sign) > 1:  # a whole string
+                    continue
                 if self._in_string:
                     if sign == b'"':
                         self._in_string = False
@@ -75,6 +79,11 @@ class ArrayScanner:
                     yield self._finished(at_end_of_file=False)
             self._keep(chunk[kept:])
         yield self._finished(at_end_of_file=True)
+
+    def _next_sign(self) -> re.Pattern[bytes]:
+        if self._in_string:
+            return self._INSIDE
+        return self._WITHIN if self._depth else self._BETWEEN
 
     def _enter(self) -> None:
         while (sign := self._stream.read(1)) and sign != b"[":

@@ -28,7 +28,18 @@ def parse_object(data: bytes) -> dict[str, Any]:
         RowError: the bytes are not UTF-8, not JSON (RFC 8259) or not an object; an object has a
             key twice; a number is NaN or infinite; or lists and objects are nested too deep.
     """
-    text = _decoded(data)
+    value = parse_json(_decoded(data))
+    if not isinstance(value, dict):
+        raise RowError(f"the row is {kind(value)}, not an object")
+    return value
+
+
+def parse_json(text: str) -> Any:
+    """Return the one JSON value in `text`.
+
+    Raises:
+        CutOffError, RowError: as `parse_object`, but for the type of the value.
+    """
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -40,8 +51,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise RowError(_TOO_DEEP) from None
     except ValueError as error:  # Python refuses to convert integers of thousands of digits
         raise RowError(f"invalid JSON: {safe_line(str(error), limit=120)}") from None
-    if not isinstance(value, dict):
-        raise RowError(f"the row is {kind(value)}, not an object")
     # Without that many brackets it cannot be too deep: the walk is for the few odd rows.
     if text.count("{") + text.count("[") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
         raise RowError(_TOO_DEEP)

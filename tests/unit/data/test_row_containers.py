@@ -374,13 +374,12 @@ def test_a_damaged_gzip_file_is_refused_for_nobody_knows_how_many_rows_it_lost(
 @pytest.mark.parametrize(
     ("head", "description"),
     [
-        (b"PAR1\x15\x04", "a Parquet file"),
-        (b"ARROW1\0\0", "an Arrow file"),
         (b"PK\x03\x04rest", "a ZIP archive or a spreadsheet"),
         (b"GGUF\x03\0\0\0", "a GGUF model"),
         (b"%PDF-1.7", "a PDF document"),
         (b"SQLite format 3\0", "an SQLite database"),
-        (b"\x28\xb5\x2f\xfd\0", "a Zstandard archive"),
+        (gzip.compress(b"PAR1\x15\x04", mtime=0), "a Parquet file within a gzip archive"),
+        (b"PARE\x15\x04", "an encrypted Parquet file"),
         ("{}".encode("utf-32"), "UTF-32 text"),
         (b"\x7fELF\x02\x01\0\0", "a binary file"),
         (

@@ -1,0 +1,61 @@
+"""A dataset of the Hub fetched by a process of its own, for those who never load `datasets`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from llamaforge.data.sources import HubDataset
+from llamaforge.errors import ExitCode, LlamaForgeError
+from llamaforge.runs.launcher import worker_environment
+from llamaforge.safe_text import redact, safe_line
+
+_CACHE_VARIABLES = ("HF_DATASETS_CACHE", "HF_HUB_DISABLE_XET", "HF_TOKEN_PATH")
+
+
+class FetchError(LlamaForgeError):
+    """What the fetching process said about a dataset that it could not give."""
+
+    def __init__(self, message: str, hint: str, *, code: str, exit_code: ExitCode) -> None:
+        super().__init__(message, hint, code=code)
+        self.exit_code = exit_code
+
+
+def fetch_dataset(dataset: HubDataset) -> list[Path]:
+    """Return the Parquet files of `dataset`, one a split. This takes as long as the download.
+
+    It is what `llamaforge.data.sources.expand` takes as `fetch`.
+
+    Raises:
+        FetchError: with the words and the exit code of `llamaforge.worker.hub_dataset`.
+    """
+    chosen = {name: os.environ[name] for name in _CACHE_VARIABLES if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-m", "llamaforge.worker.hub_dataset", dataset.text()],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=worker_environment() | chosen,
+        check=False,
+    )
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+        if "paths" in answer:
+            return [Path(path) for path in answer["paths"]]
+        error = answer["error"]
+        raise FetchError(
+            error["message"],
+            error["hint"],
+            code=error["code"],
+            exit_code=ExitCode(error["exit"]),
+        )
+    except (IndexError, ValueError, KeyError, TypeError):
+        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise FetchError(
+            f"{safe_line(dataset.text())} could not be fetched:"
+            f" {safe_line(redact(last), limit=160) or 'its process ended without a word'}.",
+            f"Look at what this says: {sys.executable} -m llamaforge.worker.hub_dataset"
+            f" {safe_line(dataset.text())}",
+            code="dataset_failed",
+            exit_code=ExitCode.FAILED,
+        ) from None
