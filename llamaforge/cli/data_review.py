@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
     path = arguments.file.expanduser().absolute()
     require_file(path)
-    require_readable(path, detect(path))
+    require_readable(path, detect(path), want="any")
     out: Path | None = arguments.out
     if out is not None:
         out = out.expanduser().absolute()

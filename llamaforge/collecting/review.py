@@ -8,7 +8,7 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -51,6 +51,7 @@ class _Turn(BaseModel):
 
     role: str
     content: str
+    trained: bool = True
 
 
 class _Line(BaseModel):
@@ -151,7 +152,9 @@ class Review:
 
     def rewind(self) -> None:
         """Let `next` begin at the head of the file again."""
-        self._rows = (row for row in read_records(self._path) if isinstance(row, Record))
+        self._rows = (
+            row for row in read_records(self._path, want="any") if isinstance(row, Record)
+        )
 
     def decide(self, row: Record, decision: Decision) -> None:
         """Save what was decided about a row.
@@ -169,7 +172,7 @@ class Review:
             line["label"] = decision.label
         if decision.texts is not None:
             line |= {
-                name: [{"role": turn.role, "content": turn.content} for turn in turns]
+                name: [asdict(turn) for turn in turns]
                 for name, turns in (
                     ("messages", decision.texts.messages),
                     ("chosen", decision.texts.chosen),
@@ -201,7 +204,7 @@ class Review:
         verdicts: Counter[str] = Counter()
         labels: Counter[str] = Counter()
         rows = unusable = 0
-        for item in read_records(self._path):
+        for item in read_records(self._path, want="any"):
             if not isinstance(item, Record):
                 unusable += 1
                 continue
@@ -231,7 +234,7 @@ class Review:
         Without any, no file is written.
         """
         with RowWriter(out) as writer:
-            for item in read_records(self._path):
+            for item in read_records(self._path, want="any"):
                 if isinstance(item, Record):
                     decision = self._decisions.get(_key(item))
                     if decision is not None and decision.verdict != "reject":
@@ -326,7 +329,7 @@ def _texts(line: _Line) -> Texts | None:
 
 
 def _turns(turns: list[_Turn]) -> tuple[Message, ...]:
-    return tuple(Message(turn.role, turn.content) for turn in turns)
+    return tuple(Message(turn.role, turn.content, turn.trained) for turn in turns)
 
 
 def _kept(row: Record, decision: Decision) -> dict[str, Any]:

@@ -37,8 +37,9 @@ class Rules:
     fold: bool = False
     """Write it in another way, by these rules: in `prompt-completion`, a system text goes before
     the question, an empty line between them; in every form without pairs, the chosen answer of a
-    pair is kept and the rejected one dropped; in `openpipe`, the side `validation` becomes TEST.
-    """
+    pair is kept and the rejected one dropped; in `openpipe`, the side `validation` becomes TEST;
+    where a form cannot say that an answer is not to be learned (only `chat` can, with a weight of
+    0), it is like any other."""
     as_messages: bool = False
     """In `prompt-completion`, write both sides as lists of messages (TRL's conversational form):
     these hold system texts and earlier turns."""
@@ -105,7 +106,7 @@ def convert(
     first: Rejection | None = None
     with RowWriter(out) as writer:
         for path in sources:
-            for item in read_records(path):
+            for item in read_records(path, want="any"):
                 read += 1
                 try:
                     if isinstance(item, Rejection):
@@ -165,8 +166,9 @@ def row_in(form: Form, record: Record, rules: Rules) -> tuple[dict[str, Any], bo
     else:
         messages = _single(record, form, folded)
         if form == "chat":
-            row = {"messages": _turns(messages)}
+            row = {"messages": _weighted(messages)}
         elif form == "sharegpt":
+            _require_learned(messages, form, folded)
             row = {"conversations": _shared(messages)}
         else:
             row = _prompt_completion(messages, rules, folded)
@@ -179,6 +181,20 @@ def row_in(form: Form, record: Record, rules: Rules) -> tuple[dict[str, Any], bo
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": turn.role, "content": turn.content} for turn in messages]
+
+
+def _weighted(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return messages in the words of OpenAI, where an answer that is not learned has weight 0."""
+    return [
+        {"role": turn.role, "content": turn.content} | ({} if turn.trained else {"weight": 0})
+        for turn in messages
+    ]
+
+
+def _require_learned(messages: Sequence[Message], form: Form, folded: _Folded) -> None:
+    """Note that answers which are not to be learned will be."""
+    if not all(turn.trained for turn in messages):
+        folded.need(f"the row has an answer that is not to be learned, which {form} cannot say")
 
 
 def _shared(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -216,6 +232,7 @@ def _openpipe(record: Record, folded: _Folded) -> dict[str, Any]:
     messages = record.messages + better
     if messages[-1].role != "assistant":
         raise RowError("the conversation does not end with an answer, as openpipe needs")
+    _require_learned(messages, "openpipe", folded)
     return {"messages": _turns(messages)}
 
 
@@ -230,6 +247,8 @@ def _prompt_completion(
 ) -> dict[str, Any]:
     if messages[-1].role != "assistant":
         raise RowError("the conversation does not end with an answer")
+    # Of this form only the completion is learned, whatever stands in the prompt.
+    _require_learned(messages[-1:], "prompt-completion", folded)
     if rules.as_messages:
         return {"prompt": _turns(messages[:-1]), "completion": _turns(messages[-1:])}
     systems = [turn.content for turn in messages if turn.role == "system"]

@@ -16,7 +16,8 @@ from llamaforge.collecting.pairs import Paired, PairsRequest, make_pairs
 from llamaforge.collecting.patience import Retries
 from llamaforge.collecting.session import Watch
 from llamaforge.collecting.teachers import TeacherChoice, open_teacher
-from llamaforge.data.records import Message
+from llamaforge.data.formats import read_records
+from llamaforge.data.records import Message, Record
 from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, RefusedError
 from tests.contract.collecting.conftest import Command
 from tests.contract.collecting.fake_models import Asked, FakeModels, Reply
@@ -80,6 +81,9 @@ def test_the_best_stands_against_the_worst_with_all_scores(
         }
     ]
     assert len(asked_of(server, "judge")) == 6
+    (found,) = read_records(out, want="preference")
+    assert isinstance(found, Record)
+    assert [turn.content for turn in (*found.chosen, *found.rejected)] == ["Answer 4", "Answer 2"]
 
 
 def test_every_answer_is_judged_alone_and_with_the_criteria_in_both_orders(

@@ -98,6 +98,12 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
     assert found(path) == [[("user", "One?")], [("user", "Two?")], [("user", "Three?")]]
 
 
+def test_a_table_has_a_prompt_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('question,answer\n"One,\ntwo?",A\nThree?,B\n')
+    assert found(path) == [[("user", "One,\ntwo?")], [("user", "Three?")]]
+
+
 def test_no_prompts_at_all_is_a_refusal_with_the_first_reason(
     server: FakeModels, data: Command, tmp_path: Path, out: Path
 ) -> None:

@@ -74,7 +74,7 @@ class Scripted:
 def contents(path: Path) -> list[list[str]]:
     return [
         [turn.content for turn in item.messages]
-        for item in read_records(path)
+        for item in read_records(path, want="any")
         if isinstance(item, Record)
     ]
 
@@ -272,6 +272,14 @@ def test_the_person_s_own_editor_is_used(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_pair_stays_a_pair(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "Q", "chosen": "A", "rejected": "B"}) + "\n")
+    with Review(path) as review:
+        go_through(review, Scripted("e", answers=("Better",)))
+        assert review.write_kept(tmp_path / "kept.jsonl") == 1
+    (kept,) = read_records(tmp_path / "kept.jsonl", want="any")
+    assert isinstance(kept, Record)
+    assert [turn.content for turn in (*kept.chosen, *kept.rejected)] == ["Better", "B"]
     pair = Record("0", "f", 1, (ASK,), chosen=(GOOD,), rejected=(BAD,))
     assert texts_of(pair) == Texts((ASK,), (GOOD,), (BAD,))
     assert last_answer(texts_of(pair)) == "A"
