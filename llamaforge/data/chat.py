@@ -418,8 +418,7 @@ class ChatRenderer:
         without = self.render(question)
         with_prompt = self.render(question, generation_prompt=True)
         if with_prompt != without:
-            opening = with_prompt.removeprefix(without)
-            return (opening if opening != with_prompt else ""), ""
+            return with_prompt[len(without) :] if with_prompt.startswith(without) else "", ""
         before = "".join(piece.text for piece in _before(pieces, asked))
         lead = before.removeprefix(with_prompt)
         return "", lead if lead.isspace() and lead != before else ""

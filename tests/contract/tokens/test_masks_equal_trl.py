@@ -194,7 +194,7 @@ def test_the_mask_is_that_of_the_marked_template(
 def test_the_mask_is_that_of_trls_own_template(
     name: str, tokenizers: Callable[[str], GgufTokenizer]
 ) -> None:
-    import trl
+    trl = pytest.importorskip("trl")
 
     style = STYLES[name]
     tokenizer = tokenizers(style.vocabulary)

@@ -198,7 +198,8 @@ def test_loops_within_loops_come_to_an_end() -> None:
         st.sampled_from(
             ["{{", "}}", "{{- ", " -}}", "range .Messages", "end", "else", "if ", ".Role",
              ".System", "$x := ", "$x", "(", ")", "|", '"a"', "`", '"', "eq ", " ", "\n", "1", "\\",
-             "/*", "*/", ".", ",", "é", "with ", "$i, $m := .Messages", "break", "nil", "=", "\ud800"]
+             "/*", "*/", ".", ",", "é", "with ", "$i, $m := .Messages", "break", "nil", "=",
+             "\ud800"]
         ),
         max_size=14,
     ).map("".join)
