@@ -27,7 +27,7 @@ from benchmarks.peer import write_tokenizer
 from benchmarks.step_arms import lora_config, unpacked
 from llamaforge import paths
 from llamaforge.data.chat import ChatRenderer, EncodedRow
-from llamaforge.data.check import collect
+from llamaforge.data.check import Division, collect
 from llamaforge.data.encoding import encode_splits
 from llamaforge.data.templates import choose_template
 from llamaforge.export.adapter import Factors, write_adapter
@@ -51,9 +51,7 @@ _TOKENIZER_CONVERSATIONS: Final = 30_000
 
 def rows_of(header: Header) -> tuple[list[EncodedRow], list[EncodedRow]]:
     """Return the demo's rows as tokens: those to train on, and those held out."""
-    collected = collect(
-        [paths.embedded_data()], validation_fraction=0.1, seed=0, max_rejected_fraction=0.0
-    )
+    collected = collect([paths.embedded_data()], max_rejected_fraction=0.0, division=Division(0.1))
     cutter = GgufTokenizer(header)
     template = choose_template(None, cutter.chat_template, cutter.special_ids)
     renderer = ChatRenderer(cutter, template, datetime(2026, 1, 1, tzinfo=UTC))

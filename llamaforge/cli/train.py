@@ -32,11 +32,11 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser.add_argument("--model", metavar="NAME", help="the model to train, such as qwen2.5:3b")
     parser.add_argument(
         "--data",
-        type=Path,
         nargs="+",
         action="extend",
-        metavar="FILE",
-        help="data files, or snapshot:ID for rows that were frozen before (llamaforge data list)",
+        metavar="SOURCE",
+        help="files, folders, patterns, hf:OWNER/NAME, each with its share as in FILE@0.5; or "
+        "snapshot:ID for rows that were frozen before (llamaforge data list)",
     )
     add_store(parser)
     parser.add_argument("--name", metavar="RUN", help="the name of the run")
@@ -86,7 +86,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.DONE
     if not arguments.yes and not arguments.json and has_dialogue():
         data = spec.data
-        files = ", ".join(source.name for source in data.sources) or f"snapshot {data.snapshot}"
+        files = (
+            ", ".join(source.place.name for source in data.sources) or f"snapshot {data.snapshot}"
+        )
         question = (
             f"Train an adapter on {spec.model.name} ({spec.model.quantization}) with {files}? "
             f"It takes up to {prepared.needs.disk / 1e6:,.0f} MB of disk."
@@ -128,7 +130,7 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     return with_settings(body, arguments.settings)
 
 
-def _lay_data(data: dict[str, Any], given: list[Path] | None) -> None:
+def _lay_data(data: dict[str, Any], given: list[str] | None) -> None:
     """Lay `--data` over a recipe: files, or `snapshot:ID`.
 
     Raises:
@@ -136,7 +138,7 @@ def _lay_data(data: dict[str, Any], given: list[Path] | None) -> None:
     """
     from llamaforge.data.library import find
 
-    chosen = [str(item).removeprefix(_SNAPSHOT) for item in given or [] if _is_snapshot(item)]
+    chosen = [item.removeprefix(_SNAPSHOT) for item in given or [] if _is_snapshot(item)]
     if not chosen:
         _lay(data, "sources", given)
         if given:
@@ -152,8 +154,8 @@ def _lay_data(data: dict[str, Any], given: list[Path] | None) -> None:
     data["snapshot"] = find(chosen[0]).manifest.id
 
 
-def _is_snapshot(source: Path) -> bool:
-    return str(source).startswith(_SNAPSHOT) and not source.exists()
+def _is_snapshot(source: str) -> bool:
+    return source.startswith(_SNAPSHOT) and not Path(source).exists()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -169,7 +171,7 @@ def _read(path: Path) -> dict[str, Any]:
         )
     data, model = body.get("data"), body.get("model")
     if isinstance(data, dict) and isinstance(data.get("sources"), list):
-        data["sources"] = [_beside(path, source) for source in data["sources"]]
+        data["sources"] = [_source_beside(path, source) for source in data["sources"]]
     if isinstance(model, dict) and "store" in model:
         model["store"] = _beside(path, model["store"])
     return body
@@ -178,6 +180,17 @@ def _read(path: Path) -> dict[str, Any]:
 def _beside(recipe: Path, place: Any) -> Any:
     """Return a path of the recipe file as it is meant; what is no path is judged later."""
     return recipe.parent / Path(place).expanduser() if isinstance(place, str) else place
+
+
+def _source_beside(recipe: Path, source: Any) -> Any:
+    """Return a source of the recipe file as it is meant; what is none is judged later."""
+    if isinstance(source, dict) and isinstance(source.get("path"), str):
+        return source | {"path": _source_beside(recipe, source["path"])}
+    if not isinstance(source, str):
+        return source
+    place = _beside(recipe, source)
+    # What cannot be a path, such as a dataset of the Hub, stays as it is written.
+    return str(place) if place.parent.exists() and not source.startswith("hf:") else source
 
 
 def _part(body: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,20 +1,97 @@
 """Data files read whole and judged: good enough to train on, or refused before anything starts."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from llamaforge.data.containers import MAX_ROW_BYTES, place_word, reading, require_file
+from llamaforge.data.containers import MAX_ROW_BYTES, place_word, reading
 from llamaforge.data.formats import Detection, detect, read_records, require_readable
+from llamaforge.data.mapping import Mapping
 from llamaforge.data.quality import RowCounts, count
+from llamaforge.data.reading import ReadChoices
 from llamaforge.data.records import Record, Rejection, source_name
+from llamaforge.data.repairs import repair_counts
 from llamaforge.data.snapshot import SnapshotReport, SourceFile
+from llamaforge.data.sources import Fetch, Source, copies, expand, parse_source
 from llamaforge.data.split import SplitReport, Splits, split
 from llamaforge.errors import RefusedError, UsageError
 from llamaforge.files import sha256_of
 from llamaforge.safe_text import safe_line
+
+if TYPE_CHECKING:
+    from llamaforge.data.analysis import Analysis
+    from llamaforge.data.lengths import Measure
+    from llamaforge.data.row_refs import Example
+
+_PROGRESS_ROWS: Final = 500
+
+Progress = Callable[[str, int], None]
+"""Called with what is going on (`read`, `look`) and how many rows it has come to."""
+
+
+def _silent(what: str, rows: int) -> None:
+    del what, rows
+
+
+def _never() -> bool:
+    return False
+
+
+class StoppedError(Exception):
+    """A person asked to end it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How the rows without a `split` of their own are divided."""
+
+    validation_fraction: float = 0.1
+    """Part of them that is held out while training, 0 to 1."""
+    validation_count: int | None = None
+    """How many instead of which part."""
+    test_fraction: float = 0.0
+    """Part of them that is set aside for the end."""
+    test_count: int | None = None
+    seed: int = 0
+    """Chooses which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How somebody follows the work, and ends it."""
+
+    on_progress: Progress = _silent
+    stopped: Callable[[], bool] = _never
+    """Asked now and then; True raises `StoppedError`."""
+
+
+@dataclass(slots=True)
+class Intake:
+    """Every row of some sources: as a record, or with the reason why it is none."""
+
+    records: list[Record]
+    rejected: list[Rejection]
+    files: tuple[Source, ...]
+    """What the sources stand for, one file each."""
+    detections: tuple[Detection, ...]
+    """What each of the files holds."""
+    warnings: tuple[str, ...]
+    """One sentence each, of what was left out of folders and how files were taken."""
+    stamps: tuple[tuple[int, int], ...]
+    """Size and time of change of each file before it was read."""
+    left_out: int = 0
+    """Rows that a weight below 1 left out; they count nowhere else."""
+    read: int = 0
+    """Rows as they are used: one that a weight repeats counts as often."""
+    empty: list[Path] = field(default_factory=list)
+    """Files without a row."""
+
+    @property
+    def counts(self) -> RowCounts:
+        """The rows in numbers."""
+        return count(self.read, self.records, self.rejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +107,8 @@ class Collected:
     sources: tuple[SourceFile, ...]
     split_report: SplitReport
     rules: dict[str, Any]
+    analysis: "Analysis"
+    warnings: tuple[str, ...] = ()
 
     @property
     def report(self) -> SnapshotReport:
@@ -38,148 +117,290 @@ class Collected:
 
 
 def collect(
-    sources: Sequence[Path],
+    sources: Sequence[Source | Path],
     *,
-    validation_fraction: float,
-    seed: int,
     max_rejected_fraction: float,
+    division: Division,
+    choices: ReadChoices | None = None,
+    allow_secrets: bool = False,
+    fetch: Fetch | None = None,
+    watch: Watch | None = None,
 ) -> Collected:
-    """Read every row of `sources` and divide those that can be used.
+    """Read every row of `sources`, look through them and divide those that can be used.
 
     Args:
-        sources: data files, read in this order.
-        validation_fraction: part of the rows without a `split` of their own to hold out, 0 to 1.
-        seed: chooses which.
+        sources: what is read, in this order.
         max_rejected_fraction: part of all rows that may be rejected, 0 to 1.
+        division: how the rows are divided; near duplicates stay on one side.
+        choices: what a person chose about the rows; a source's own mapping outranks it.
+        allow_secrets: whether rows may hold what looks like keys and tokens.
+        fetch: brings datasets of the Hub.
+        watch: who follows the work.
 
     Raises:
         NotFoundError: a source does not exist.
         UsageError: no source is named, one is named twice, or one has a format that cannot be
-            read.
+            read, or could be several (`ambiguous_format`).
         InvalidFileError: a source is binary or damaged.
-        RefusedError: a source cannot be read (`source_is_folder`, `unreadable_source`), holds no
-            rows or leaves none to train on (`empty_dataset`), has too many rows that cannot be
-            used (`rejected_rows`) or changed while it was read (`source_changed`).
+        RefusedError: a source cannot be read, holds no rows or leaves none to train on
+            (`empty_dataset`), has too many rows that cannot be used (`rejected_rows`), holds
+            secrets (`secrets`) or changed while it was read (`source_changed`).
+        StoppedError: `watch` ended it.
     """
-    records: list[Record] = []
-    intake = _read(sources, max_rejected_fraction, records)
-    files = tuple(
-        _source_file(path, found, stamp)
-        for path, found, stamp in zip(sources, intake.detections, intake.stamps, strict=True)
+    watch = watch or Watch()
+    intake = take_in(sources, choices=choices, seed=division.seed, fetch=fetch, watch=watch)
+    judge(intake, max_rejected_fraction)
+    analysis = look_through(intake.records, allow_secrets=allow_secrets, watch=watch)
+    if not allow_secrets:
+        _refuse_secrets(analysis)
+    splits, split_report = split(
+        intake.records,
+        division.validation_fraction,
+        division.seed,
+        validation_count=division.validation_count,
+        test_fraction=division.test_fraction,
+        test_count=division.test_count,
+        clusters=analysis.clusters,
     )
-    splits, split_report = split(records, validation_fraction, seed)
     return Collected(
         splits=splits,
         rejected=tuple(intake.rejected),
-        counts=count(intake.read, records, intake.rejected),
-        detections=tuple(intake.detections),
-        sources=files,
+        counts=intake.counts,
+        detections=intake.detections,
+        sources=source_files(intake),
         split_report=split_report,
         rules={
-            "validation_fraction": validation_fraction,
-            "split_seed": seed,
+            **{key: value for key, value in asdict(division).items() if key != "seed"},
+            "split_seed": division.seed,
             "max_rejected_fraction": max_rejected_fraction,
             "max_row_bytes": MAX_ROW_BYTES,
+            "repairs": repair_counts(intake.records),
+            "weights": {item.path: item.weight for item in intake.files if item.weight != 1.0},
+            "left_out": intake.left_out,
             "split": asdict(split_report),
         },
+        analysis=analysis,
+        warnings=intake.warnings,
     )
 
 
-def first_problem(sources: Sequence[Path], max_rejected_fraction: float) -> None:
-    """Raise the first problem for which `collect` would refuse `sources`; return if there is none.
+def first_problem(
+    sources: Sequence[Source | Path],
+    max_rejected_fraction: float,
+    choices: ReadChoices | None = None,
+) -> None:
+    """Raise the first problem that reading `sources` has; return if there is none.
 
-    Every row is read; only the reasons of those that cannot be used are kept.
+    Datasets of the Hub are left to the run: nothing is fetched here.
 
     Raises:
-        as `collect`.
+        as `collect`, but for what only looking through the rows shows.
     """
-    _read(sources, max_rejected_fraction, None)
+    local = [source for source in map(_source, sources) if not source.is_on_the_hub]
+    if local or not sources:
+        judge(take_in(local, choices=choices, keep=False), max_rejected_fraction)
 
 
-@dataclass(slots=True)
-class _Intake:
-    """What was seen while the sources were read."""
+def take_in(
+    sources: Sequence[Source | Path],
+    *,
+    choices: ReadChoices | None = None,
+    seed: int = 0,
+    fetch: Fetch | None = None,
+    watch: Watch | None = None,
+    keep: bool = True,
+) -> Intake:
+    """Read every row of `sources`; without `keep`, only what `judge` needs is held.
 
-    detections: list[Detection]
-    stamps: list[tuple[int, int]]
-    """The `_stamp` of each source before it was read."""
-    rejected: list[Rejection]
-    read: int = 0
-    accepted: int = 0
-    for_train: int = 0
-    """Accepted rows that are not marked for another side."""
-
-
-def _read(
-    sources: Sequence[Path], max_rejected_fraction: float, records: list[Record] | None
-) -> _Intake:
-    """Read `sources` and judge them; the rows are added to `records` if there is such a list."""
-    _require_sources(sources)
-    intake = _Intake([detect(path) for path in sources], [_stamp(path) for path in sources], [])
-    for path, found in zip(sources, intake.detections, strict=True):
-        require_readable(path, found)
-    for path in sources:
-        rows_before = intake.read
-        for item in read_records(path):
-            intake.read += 1
-            if isinstance(item, Rejection):
-                intake.rejected.append(item)
-                continue
-            intake.accepted += 1
-            intake.for_train += item.split in {None, "train"}
-            if records is not None:
-                records.append(item)
-        if intake.read == rows_before:
-            raise _empty(f"{safe_line(source_name(path))} holds no rows.")
-    _judge(intake, [source_name(path) for path in sources], max_rejected_fraction)
+    Raises:
+        NotFoundError, UsageError, InvalidFileError, RefusedError: as `collect`, for the sources
+            themselves.
+        StoppedError: `watch` ended it.
+    """
+    watch, choices = watch or Watch(), choices or ReadChoices()
+    if not sources:
+        raise UsageError("No data file is named.", "Name one with --data FILE.", code="no_data")
+    expansion = expand([_source(item) for item in sources], fetch)
+    own = [_choices_of(item, choices) for item in expansion.files]
+    found = tuple(_detected(item, mine) for item, mine in zip(expansion.files, own, strict=True))
+    intake = Intake(
+        [], [], expansion.files, found, expansion.warnings,
+        tuple(_stamp(item.place) for item in expansion.files),
+    )  # fmt: skip
+    for item, mine in zip(expansion.files, own, strict=True):
+        _read_file(intake, item, mine, seed=seed, watch=watch, keep=keep)
     return intake
 
 
-def _require_sources(sources: Sequence[Path]) -> None:
-    if not sources:
-        raise UsageError("No data file is named.", "Name one with --data FILE.", code="no_data")
-    for path in sources:
-        require_file(path)
-    for number, path in enumerate(sources):
-        if any(path.samefile(other) for other in sources[:number]):
-            raise UsageError(
-                f"{safe_line(source_name(path))} is named twice.",
-                "Name each data file once.",
-                code="source_twice",
-            )
+def look_through(
+    records: Sequence[Record],
+    *,
+    allow_secrets: bool = False,
+    measure: "Measure | None" = None,
+    max_length: int | None = None,
+    context: int | None = None,
+    watch: Watch | None = None,
+) -> "Analysis":
+    """Return what the rows show, as `analyse` does.
+
+    Raises:
+        StoppedError: `watch` ended it.
+    """
+    # It needs numpy, which nobody waits for who only wants to know whether rows can be read.
+    from llamaforge.data.analysis import analyse  # noqa: PLC0415
+
+    watch = watch or Watch()
+    found = analyse(
+        records,
+        measure=measure,
+        max_length=max_length,
+        context=context,
+        allow_secrets=allow_secrets,
+        on_progress=lambda rows: watch.on_progress("look", rows),
+        stopped=watch.stopped,
+    )
+    if not found.complete:
+        raise StoppedError
+    return found
 
 
-def _judge(intake: _Intake, names: list[str], max_rejected_fraction: float) -> None:
-    bad = len(intake.rejected)
+def judge(intake: Intake, max_rejected_fraction: float) -> None:
+    """Raise `RefusedError` where too few of the rows can be used to train on them."""
+    if intake.empty:
+        raise _empty(f"{safe_line(source_name(intake.empty[0]))} holds no rows.")
+    bad, usable = len(intake.rejected), intake.read - len(intake.rejected)
     if bad:
         first = intake.rejected[0]
+        names = [source_name(item.place) for item in intake.files]
         found = intake.detections[names.index(first.source)]
-        word = place_word(found.container)
-        where = f"{safe_line(first.source)} {word} {first.row:,}: {first.reason}"
+        where = f"{safe_line(first.source)} {place_word(found.container)} {first.row:,}"
         fraction = bad / intake.read
-        if not intake.accepted:
+        if not usable:
             raise RefusedError(
-                f"No row of {_rows(intake.read)} can be used; the first: {where}.",
+                f"No row of {_rows(intake.read)} can be used; the first: {where}: {first.reason}.",
                 "Mend the rows.",
                 code="rejected_rows",
             )
         if fraction > max_rejected_fraction:
             raise RefusedError(
                 f"{bad:,} of {_rows(intake.read)} ({_percent(fraction)} %) cannot be used;"
-                f" the first: {where}.",
+                f" the first: {where}: {first.reason}.",
                 "Mend them, or allow them with"
                 f" --set max_rejected_fraction={math.ceil(fraction * 10) / 10}",
                 code="rejected_rows",
             )
-    if not intake.for_train:
+    if not any(record.split in {None, "train"} for record in intake.records):
         raise _empty(
-            f"No row is left for training: the split of all {_rows(intake.accepted)} is validation"
-            " or test."
+            f"No row is left for training: the split of all {_rows(usable)} is validation or test."
         )
 
 
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"
+def source_files(intake: Intake) -> tuple[SourceFile, ...]:
+    """Return what each file is, for the manifest.
+
+    Raises:
+        RefusedError: one changed while it was read (`source_changed`), or cannot be read now.
+    """
+    return tuple(
+        _source_file(item.place, found, stamp)
+        for item, found, stamp in zip(intake.files, intake.detections, intake.stamps, strict=True)
+    )
+
+
+def _source(value: Source | Path) -> Source:
+    return value if isinstance(value, Source) else parse_source(str(value))
+
+
+def _choices_of(source: Source, choices: ReadChoices) -> ReadChoices:
+    """Return the choices for one file: its own mapping, else the one for all."""
+    if not source.mapping:
+        return choices
+    return replace(
+        choices, mapping=Mapping.parse(",".join(f"{k}={v}" for k, v in source.mapping.items()))
+    )
+
+
+def _detected(source: Source, choices: ReadChoices) -> Detection:
+    path = source.place
+    found = detect(path)
+    require_readable(
+        path,
+        found,
+        want=choices.want,
+        preference=choices.preference,
+        mapping=choices.mapping,
+    )
+    if found.ambiguous and choices.mapping is None:
+        raise UsageError(
+            f"The rows of {safe_line(source_name(path))} could be "
+            f"{' or '.join(found.ambiguous)}: {found.reason}.",
+            found.advice,
+            code="ambiguous_format",
+        )
+    return found
+
+
+def _read_file(
+    intake: Intake, source: Source, choices: ReadChoices, *, seed: int, watch: Watch, keep: bool
+) -> None:
+    path, before = source.place, intake.read + intake.left_out
+    items = read_records(
+        path,
+        want=choices.want,
+        preference=choices.preference,
+        images=choices.images,
+        mapping=choices.mapping,
+    )
+    for number, item in enumerate(items):
+        if number % _PROGRESS_ROWS == 0:
+            watch.on_progress("read", intake.read)
+            if watch.stopped():
+                raise StoppedError
+        if isinstance(item, Rejection):
+            intake.read += 1
+            intake.rejected.append(item)
+            continue
+        if source.split is not None and item.split is None:
+            item = replace(item, split=source.split)  # noqa: PLW2901 - the row as it is used
+        times = 1 if source.weight == 1.0 else copies(item.id, source.weight, seed)
+        intake.read += times
+        intake.left_out += times == 0
+        if keep or not intake.records or item.split in {None, "train"}:
+            # Without `keep` one row for training is enough to know that there is one.
+            _hold(intake, item, times, keep=keep)
+    if intake.read + intake.left_out == before:
+        intake.empty.append(path)
+
+
+def _hold(intake: Intake, record: Record, times: int, *, keep: bool) -> None:
+    if keep:
+        intake.records += [record] * times
+    elif times:
+        intake.records[:] = [record]
+
+
+def _refuse_secrets(analysis: "Analysis") -> None:
+    section = next((item for item in analysis.sections if item.severity == "stop"), None)
+    if section is None:
+        return
+    first = _place(section.examples[0]) if section.examples else ""
+    raise RefusedError(
+        f"{section.message.rstrip('.')}{first}.",
+        "Take them out, look at all of them with llamaforge data check, or allow them with "
+        "--set allow_secrets=true",
+        code="secrets",
+    )
+
+
+def _place(example: "Example") -> str:
+    return (
+        f"; the first in {safe_line(example.ref.source)} row {example.ref.row:,}: "
+        f"{safe_line(example.text, limit=80)}"
+    )
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number:,} rows"
 
 
 def _percent(fraction: float) -> str:

@@ -21,7 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from llamaforge.data import sniff
 from llamaforge.data.containers import container_of, reading, require_file
@@ -89,10 +98,21 @@ class Source(BaseModel):
     def _side(cls, value: Any) -> Any:
         return SPLIT_NAMES.get(value.strip().lower(), value) if isinstance(value, str) else value
 
+    @model_serializer(mode="wrap")
+    def _shortest(self, dump: SerializerFunctionWrapHandler) -> Any:
+        """Write a source as a text where that says all of it."""
+        text = self.text()
+        return text if Source.model_validate(text) == self else dump(self)
+
     @property
     def place(self) -> Path:
         """The file, the folder or the pattern as a path."""
         return _at_home(self.path)
+
+    @property
+    def is_on_the_hub(self) -> bool:
+        """Whether it names a dataset that has to be fetched."""
+        return hub_dataset(self) is not None
 
     def text(self) -> str:
         """Return the source as it can be written on a command line."""

@@ -1,11 +1,13 @@
 """What a run needs of the machine, and the refusal of one that could not end well."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from llamaforge import hardware
 from llamaforge.data.library import find
+from llamaforge.data.sources import Source, expand
 from llamaforge.errors import RefusedError
 from llamaforge.gguf.header import Header
 from llamaforge.recipe.spec import RunSpec
@@ -19,7 +21,8 @@ _COPIES_IN_MEMORY: Final = 4
 """The same, and the gradients."""
 _SNAPSHOT_GROWTH: Final = 2
 """Rows in the program's own form are larger than most that people write."""
-_GZIP_GROWTH: Final = 10
+_PACKED: Final = frozenset({".gz", ".zst", ".zstd", ".parquet"})
+_PACKED_GROWTH: Final = 10
 _SLACK_DISK_BYTES: Final = 200_000_000
 """Events, the log and reports."""
 _PROGRAM_BYTES: Final = 300_000_000
@@ -42,7 +45,8 @@ class Needs:
 def needs_of(spec: RunSpec, header: Header) -> Needs:
     """Return what the run takes on the model whose file has `header`."""
     adapter = adapter_parameters(header, spec.training.lora_r) * _FLOAT32_BYTES
-    snapshot = sum(map(_snapshot_bytes, spec.data.sources))
+    local = [source for source in spec.data.sources if not source.is_on_the_hub]
+    snapshot = sum(map(_snapshot_bytes, expand(local).files)) if local else 0
     if spec.data.snapshot is not None:
         snapshot = sum(file.bytes for file in find(spec.data.snapshot).manifest.files.values())
     checkpoints = _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
@@ -97,9 +101,9 @@ def check_memory(needed_bytes: int) -> None:
         )
 
 
-def _snapshot_bytes(source: Path) -> int:
-    growth = _GZIP_GROWTH if source.suffix == ".gz" else 1
-    return source.stat().st_size * growth * _SNAPSHOT_GROWTH
+def _snapshot_bytes(source: Source) -> int:
+    growth = _PACKED_GROWTH if source.place.suffix in _PACKED else 1
+    return math.ceil(source.place.stat().st_size * growth * _SNAPSHOT_GROWTH * source.weight)
 
 
 def _megabytes(count: int) -> str:

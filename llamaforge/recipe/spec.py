@@ -8,6 +8,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from llamaforge.data.check import Division
+from llamaforge.data.mapping import Mapping
+from llamaforge.data.reading import ReadChoices
+from llamaforge.data.sources import Source
 from llamaforge.errors import NotFoundError, UsageError
 from llamaforge.files import write_atomic
 from llamaforge.safe_text import safe_line
@@ -33,16 +37,57 @@ class ModelChoice(_Strict):
 class DataChoice(_Strict):
     """Which rows are trained on, and which are held out."""
 
-    sources: list[Path] = []
+    sources: list[Source] = []
+    """Files, folders, patterns and datasets of the Hub, each with its share."""
     snapshot: str | None = None
     """The id of rows that were frozen before, taken instead of sources, split as they are."""
     validation_fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     """Part of the rows without a `split` of their own that is held out of training."""
+    validation_count: Annotated[int, Field(ge=1)] | None = None
+    """How many rows instead of which part."""
+    test_fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """Part of them that is set aside for the comparison at the end."""
+    test_count: Annotated[int, Field(ge=1)] | None = None
     split_seed: int = 0
+    map: str | None = None
+    """What the columns are: `prompt=question,completion=answer`."""
+    preference: Literal["refuse", "chosen"] = "refuse"
+    """Whether the better answers of preference pairs are trained on."""
+    images: Literal["refuse", "drop", "link"] = "refuse"
+    """What becomes of rows with images: refused, used without them, or with their links."""
+    train_on: Literal["all", "last"] = "all"
+    """Whether every answer of a conversation is trained, or the last alone."""
+    allow_secrets: bool = False
+    """Whether rows may hold what looks like keys and tokens."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Tokens a row; empty means the model's context length, at most 2,048."""
     max_rejected_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     """More rejected rows than this part stop the run before it trains."""
+
+    @property
+    def division(self) -> Division:
+        """How the rows are divided."""
+        return Division(
+            self.validation_fraction,
+            self.validation_count,
+            self.test_fraction,
+            self.test_count,
+            self.split_seed,
+        )
+
+    @property
+    def choices(self) -> ReadChoices:
+        """What was chosen about the rows.
+
+        Raises:
+            UsageError: `map` says nothing that makes sense.
+        """
+        return ReadChoices(
+            "sft",
+            self.preference,
+            self.images,
+            None if self.map is None else Mapping.parse(self.map),
+        )
 
     @model_validator(mode="after")
     def _one_origin(self) -> "DataChoice":

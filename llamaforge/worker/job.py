@@ -77,7 +77,9 @@ class Job:
                 self.spec.model.chat_template, tokenizer.chat_template, tokenizer.special_ids
             )
             renderer = ChatRenderer(tokenizer, template, self.spec.created)
-            rows = encode_splits(splits, renderer, self.max_length)
+            rows = encode_splits(
+                splits, renderer, self.max_length, train_on=self.spec.data.train_on
+            )
             self._conversations = Conversations(tokenizer, renderer, rows)
         return self._conversations
 

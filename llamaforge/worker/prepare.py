@@ -8,13 +8,14 @@ from llamaforge.catalog.checked import checked
 from llamaforge.catalog.store import Store
 from llamaforge.data import library
 from llamaforge.data.chat import ChatRenderer
-from llamaforge.data.check import Collected, collect
+from llamaforge.data.check import Collected, StoppedError, Watch, collect
 from llamaforge.data.encoding import EncodedRecord, EncodedSplits
 from llamaforge.data.records import RowError
 from llamaforge.data.snapshot import read_snapshot, write_snapshot
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.files import write_json
 from llamaforge.runs import events
+from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.job import Conversations, Job
 from llamaforge.worker.sampling import spread
@@ -22,6 +23,7 @@ from llamaforge.worker.sampling import spread
 _COMPARED_ROWS: Final = 200
 _PROGRESS_BYTES: Final = 256 * 1024 * 1024
 _DONE: Final = "prepared.json"
+_WORK: Final = {"read": "rows read", "look": "rows looked through"}
 
 
 def is_prepared(job: Job) -> bool:
@@ -73,12 +75,21 @@ def _freeze(job: Job) -> Collected | None:
         job.run.data.mkdir(parents=True, exist_ok=True)
         library.take(library.find(data.snapshot), job.run.data)
         return None
-    collected = collect(
-        data.sources,
-        validation_fraction=data.validation_fraction,
-        seed=data.split_seed,
-        max_rejected_fraction=data.max_rejected_fraction,
-    )
+    try:
+        collected = collect(
+            data.sources,
+            max_rejected_fraction=data.max_rejected_fraction,
+            division=data.division,
+            choices=data.choices,
+            allow_secrets=data.allow_secrets,
+            fetch=fetch_dataset,
+            watch=Watch(
+                lambda what, rows: job.progress("prepare", rows, 0, _WORK[what]), job.stop_asked
+            ),
+        )
+    except StoppedError:
+        job.check_stop()
+        raise
     write_snapshot(job.run.data, collected.splits, collected.report)
     try:
         library.keep(job.run.data)
@@ -165,6 +176,10 @@ def _warn(job: Job, conversations: Conversations, collected: Collected | None) -
             f"The model's file has no chat template; its vocabulary is that of {source}, which is "
             "used.",
         )
+    for problem in collected.analysis.problems() if collected else []:
+        job.warn(problem["code"], problem["message"])
+    for sentence in collected.warnings if collected else ():
+        job.warn("sources", sentence)
     for move, count in (collected.split_report.moved if collected else {}).items():
         job.warn(
             "moved_rows",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamaforge.data.check import Collected, collect, first_problem
+from llamaforge.data.check import Collected, Division, collect, first_problem
 from llamaforge.data.snapshot import read_snapshot, write_snapshot
 from llamaforge.errors import (
     ExitCode,
@@ -27,7 +27,7 @@ NO_ANSWER: Row = {"messages": [{"role": "user", "content": "Q"}]}
 
 
 def take(*sources: Path, allowed: float = 0.05) -> Collected:
-    return collect(list(sources), validation_fraction=0.1, seed=0, max_rejected_fraction=allowed)
+    return collect(list(sources), max_rejected_fraction=allowed, division=Division(0.1))
 
 
 def problem(*sources: Path, allowed: float = 0.05) -> LlamaForgeError:
@@ -168,7 +168,9 @@ def test_a_missing_source_is_not_found(tmp_path: Path) -> None:
 def test_a_folder_a_binary_file_and_no_file_at_all_are_refused(tmp_path: Path) -> None:
     binary = tmp_path / "data.parquet"
     binary.write_bytes(b"PAR1\0\0")
-    assert problem(tmp_path).code == "source_is_folder"
+    (tmp_path / "none").mkdir()
+    assert problem(tmp_path / "none").code == "empty_folder"
+    assert isinstance(problem(tmp_path), InvalidFileError)
     assert isinstance(problem(binary), InvalidFileError)
     assert isinstance(problem(), UsageError)
 
@@ -234,7 +236,7 @@ def test_counts_add_up_and_check_and_collection_agree(
     except LlamaForgeError:
         assert not any(mark in {None, "train"} for mark in marks)
         return
-    found = collect([path], validation_fraction=fraction, seed=1, max_rejected_fraction=1.0)
+    found = collect([path], max_rejected_fraction=1.0, division=Division(fraction, seed=1))
     kept = [row.row for rows in found.splits.values() for row in rows]
     gone = [row.row for row in found.rejected]
     assert sorted(kept + gone) == [n for n, mark in enumerate(marks, start=1) if mark != ""]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamaforge.data import columns
-from llamaforge.data.check import collect
+from llamaforge.data.check import Division, collect
 from llamaforge.data.containers import MAX_ROW_BYTES, Row, container_of, rows
 from llamaforge.data.records import Rejection
 from llamaforge.data.snapshot import SourceFile
@@ -253,7 +253,7 @@ def test_the_snapshot_names_the_container_of_each_source(tmp_path: Path, write: 
     write(pa.table({"question": ["a", "b", "c"], "answer": ["1", "2", "3"]}), path)
     text = tmp_path / "rows.csv"
     text.write_text("question,answer\nd,e\n", encoding="utf-8")
-    found = collect([path, text], validation_fraction=0.0, seed=0, max_rejected_fraction=0.0)
+    found = collect([path, text], max_rejected_fraction=0.0, division=Division(0.0))
     assert found.counts.accepted == 4
     assert all(isinstance(source, SourceFile) for source in found.sources)
     assert [source.container for source in found.sources] == [container_of(path), "csv"]

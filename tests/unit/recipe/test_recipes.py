@@ -34,7 +34,7 @@ def test_every_default_is_written_out_and_read_back(tmp_path: Path) -> None:
         assert f"{key}:" in text
     assert spec.training.compute_dtype in {"bfloat16", "float32"}
     assert spec.data.max_length == 1024
-    assert spec.data.sources[0].is_absolute()
+    assert spec.data.sources[0].place.is_absolute()
     assert {"llamaforge", "torch", "llama-cpp-python"} <= set(spec.program)
 
 
