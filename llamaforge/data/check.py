@@ -1,7 +1,8 @@
 """Data files read whole and judged: good enough to train on, or refused before anything starts."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,6 @@ from llamaforge.data.mapping import Mapping
 from llamaforge.data.quality import RowCounts, count
 from llamaforge.data.reading import ReadChoices
 from llamaforge.data.records import Record, Rejection, source_name
-from llamaforge.data.repairs import repair_counts
 from llamaforge.data.snapshot import SnapshotReport, SourceFile
 from llamaforge.data.sources import Fetch, Source, copies, expand, parse_source
 from llamaforge.data.split import SplitReport, Splits, split
@@ -81,17 +81,27 @@ class Intake:
     """One sentence each, of what was left out of folders and how files were taken."""
     stamps: tuple[tuple[int, int], ...]
     """Size and time of change of each file before it was read."""
+    read: int = 0
+    """Rows, but for those left out."""
     left_out: int = 0
     """Rows that a weight below 1 left out; they count nowhere else."""
-    read: int = 0
-    """Rows as they are used: one that a weight repeats counts as often."""
+    repeats: dict[tuple[str, int], int] = field(default_factory=dict)
+    """How often a row is taken that a weight above 1 repeats, by source and row."""
     empty: list[Path] = field(default_factory=list)
     """Files without a row."""
+    for_train: int = 0
+    """Rows that are not marked for another side."""
+    repaired: int = 0
+    """Rows that a rule has mended."""
+    repairs: Counter[str] = field(default_factory=Counter)
+    """How many rows each rule has mended."""
 
-    @property
-    def counts(self) -> RowCounts:
-        """The rows in numbers."""
-        return count(self.read, self.records, self.rejected)
+    def note(self, record: Record) -> None:
+        """Count a row that can be used."""
+        self.read += 1
+        self.for_train += record.split in {None, "train"}
+        self.repaired += bool(record.repairs)
+        self.repairs.update(record.repairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +172,13 @@ def collect(
         test_count=division.test_count,
         clusters=analysis.clusters,
     )
+    splits["train"] = _repeated(splits["train"], intake.repeats)
+    used = [record for side in splits.values() for record in side]
+    more = len(used) - len(intake.records)
     return Collected(
         splits=splits,
         rejected=tuple(intake.rejected),
-        counts=intake.counts,
+        counts=count(intake.read + more, used, intake.rejected),
         detections=intake.detections,
         sources=source_files(intake),
         split_report=split_report,
@@ -174,9 +187,10 @@ def collect(
             "split_seed": division.seed,
             "max_rejected_fraction": max_rejected_fraction,
             "max_row_bytes": MAX_ROW_BYTES,
-            "repairs": repair_counts(intake.records),
+            "repairs": dict(intake.repairs),
             "weights": {item.path: item.weight for item in intake.files if item.weight != 1.0},
             "left_out": intake.left_out,
+            "repeated": more,
             "split": asdict(split_report),
         },
         analysis=analysis,
@@ -217,19 +231,49 @@ def take_in(
             themselves.
         StoppedError: `watch` ended it.
     """
-    watch, choices = watch or Watch(), choices or ReadChoices()
+    intake = take_in_nothing(sources, choices=choices, fetch=fetch)
+    for record in streamed(intake, choices=choices, seed=seed, watch=watch):
+        if keep:
+            intake.records.append(record)
+    return intake
+
+
+def take_in_nothing(
+    sources: Sequence[Source | Path],
+    *,
+    choices: ReadChoices | None = None,
+    fetch: Fetch | None = None,
+) -> Intake:
+    """Find the files that `sources` stand for and what they hold; `streamed` reads them.
+
+    Raises:
+        as `take_in`.
+    """
     if not sources:
         raise UsageError("No data file is named.", "Name one with --data FILE.", code="no_data")
     expansion = expand([_source(item) for item in sources], fetch)
-    own = [_choices_of(item, choices) for item in expansion.files]
-    found = tuple(_detected(item, mine) for item, mine in zip(expansion.files, own, strict=True))
-    intake = Intake(
-        [], [], expansion.files, found, expansion.warnings,
-        tuple(_stamp(item.place) for item in expansion.files),
-    )  # fmt: skip
-    for item, mine in zip(expansion.files, own, strict=True):
-        _read_file(intake, item, mine, seed=seed, watch=watch, keep=keep)
-    return intake
+    found = tuple(
+        _detected(item, _choices_of(item, choices or ReadChoices())) for item in expansion.files
+    )
+    stamps = tuple(_stamp(item.place) for item in expansion.files)
+    return Intake([], [], expansion.files, found, expansion.warnings, stamps)
+
+
+def streamed(
+    intake: Intake,
+    *,
+    choices: ReadChoices | None = None,
+    seed: int = 0,
+    watch: Watch | None = None,
+) -> Iterator[Record]:
+    """Yield every row that can be used, and note in `intake` what became of the others.
+
+    Raises:
+        as `take_in`.
+    """
+    for item in intake.files:
+        mine = _choices_of(item, choices or ReadChoices())
+        yield from _file_records(intake, item, mine, seed=seed, watch=watch or Watch())
 
 
 def look_through(
@@ -289,7 +333,7 @@ def judge(intake: Intake, max_rejected_fraction: float) -> None:
                 f" --set max_rejected_fraction={math.ceil(fraction * 10) / 10}",
                 code="rejected_rows",
             )
-    if not any(record.split in {None, "train"} for record in intake.records):
+    if not intake.for_train:
         raise _empty(
             f"No row is left for training: the split of all {_rows(usable)} is validation or test."
         )
@@ -340,9 +384,9 @@ def _detected(source: Source, choices: ReadChoices) -> Detection:
     return found
 
 
-def _read_file(
-    intake: Intake, source: Source, choices: ReadChoices, *, seed: int, watch: Watch, keep: bool
-) -> None:
+def _file_records(
+    intake: Intake, source: Source, choices: ReadChoices, *, seed: int, watch: Watch
+) -> Iterator[Record]:
     path, before = source.place, intake.read + intake.left_out
     items = read_records(
         path,
@@ -360,23 +404,26 @@ def _read_file(
             intake.read += 1
             intake.rejected.append(item)
             continue
-        if source.split is not None and item.split is None:
-            item = replace(item, split=source.split)  # noqa: PLW2901 - the row as it is used
         times = 1 if source.weight == 1.0 else copies(item.id, source.weight, seed)
-        intake.read += times
-        intake.left_out += times == 0
-        if keep or not intake.records or item.split in {None, "train"}:
-            # Without `keep` one row for training is enough to know that there is one.
-            _hold(intake, item, times, keep=keep)
+        if not times:
+            intake.left_out += 1
+            continue
+        record = item
+        if source.split is not None and item.split is None:
+            record = replace(item, split=source.split)
+        if times > 1:
+            intake.repeats[record.source, record.row] = times
+        intake.note(record)
+        yield record
     if intake.read + intake.left_out == before:
         intake.empty.append(path)
 
 
-def _hold(intake: Intake, record: Record, times: int, *, keep: bool) -> None:
-    if keep:
-        intake.records += [record] * times
-    elif times:
-        intake.records[:] = [record]
+def _repeated(records: list[Record], repeats: dict[tuple[str, int], int]) -> list[Record]:
+    """Return the rows to train on, each as often as its source's weight says."""
+    if not repeats:
+        return records
+    return [r for r in records for _ in range(repeats.get((r.source, r.row), 1))]
 
 
 def _refuse_secrets(analysis: "Analysis") -> None:

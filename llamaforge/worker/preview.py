@@ -9,13 +9,11 @@ standard output as JSON lines: `model`, a `row` each, `templates`, and last `end
 import contextlib
 import json
 import resource
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import psutil
 
@@ -31,10 +29,10 @@ from llamaforge.data.templates import choose_template
 from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
+from llamaforge.worker.limits import TooSlow, time_limit
 
 _TEMPLATE_MEMORY_BYTES: Final = 512 * 1024 * 1024
 """What rendering may take beside what the process has when it begins."""
-_SIGNAL_AGAIN_SECONDS: Final = 0.2
 _SHOWN_CHARACTERS: Final = 200_000
 """Of one prompt in a comparison."""
 
@@ -93,10 +91,10 @@ def answers(request: PreviewRequest) -> Iterator[tuple[str, dict[str, Any]]]:
     )
     today = datetime.fromisoformat(request.today) if request.today else datetime.now(UTC)
     _limit_memory()
-    with _time_limit(request.row_seconds):
+    with time_limit(request.row_seconds):
         try:
             renderer = ChatRenderer(tokenizer, template, today)
-        except _TooSlow as error:
+        except TooSlow as error:
             raise _unreadable(str(error)) from error
     max_length = min(request.max_length, model.context_length or request.max_length)
     yield "model", {"name": model.name, "template": template.source, "max_length": max_length}
@@ -109,15 +107,11 @@ def answers(request: PreviewRequest) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "row", to_body(shown)
         count += 1
     if request.compare:
-        with _time_limit(request.row_seconds):
+        with time_limit(request.row_seconds):
             comparisons = list(_compared(renderer, model))
         for comparison in comparisons:
             yield "templates", _comparison_body(comparison)
     yield "end", {"rows": count}
-
-
-class _TooSlow(Exception):  # noqa: N818 - it is a limit
-    pass
 
 
 def _previewed(
@@ -129,7 +123,7 @@ def _previewed(
     source, row, messages = named
     reason = f"the chat template takes more than {request.row_seconds:g} seconds for it"
     try:
-        with _time_limit(request.row_seconds):
+        with time_limit(request.row_seconds):
             return preview(
                 messages,
                 renderer,
@@ -139,7 +133,7 @@ def _previewed(
                 row=row,
                 most_tokens=request.most_tokens,
             )
-    except _TooSlow:
+    except TooSlow:
         return refused(reason, source, row)
 
 
@@ -199,28 +193,6 @@ def _unreadable(reason: str) -> InvalidFileError:
         "Give another one: --set chat_template=chatml",
         code="chat_template",
     )
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `_TooSlow` in what runs inside once `seconds` of the clock are over.
-
-    Python code is stopped so. What stays in C for long is stopped by the other side, which ends
-    the process.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        del number, frame
-        raise _TooSlow(f"it takes more than {seconds:g} seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    # Again and again, in case the first one comes where Python can only report it.
-    signal.setitimer(signal.ITIMER_REAL, seconds, _SIGNAL_AGAIN_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _limit_memory() -> None:

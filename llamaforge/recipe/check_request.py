@@ -1,0 +1,23 @@
+"""What a check of rows is asked for: the JSON between a screen and the process that looks."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from llamaforge.recipe.spec import DataChoice
+
+
+class CheckRequest(BaseModel):
+    """Rows to look through, and the model that is to learn from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: DataChoice
+    model: str | None = None
+    """Its name in the store; without one, lengths in tokens are left out."""
+    store: Path | None = None
+    """The store's folder; Ollama's own places without it."""
+    chat_template: str | None = None
+    """A known template's name or Jinja text, instead of the model's own."""
+    row_seconds: float = 5.0
+    """Seconds that rendering one row may take."""
