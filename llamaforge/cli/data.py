@@ -7,8 +7,14 @@ from typing import Final
 from llamaforge.errors import ExitCode
 
 ACTIONS: Final = {
+    "check": "llamaforge.cli.data_check",
+    "preview": "llamaforge.cli.data_show",
     "list": "llamaforge.cli.data_list",
     "diff": "llamaforge.cli.data_diff",
+    "convert": "llamaforge.cli.data_convert",
+    "generate": "llamaforge.cli.data_generate",
+    "pairs": "llamaforge.cli.data_pairs",
+    "review": "llamaforge.cli.data_review",
 }
 """Each action's module, which has `add_parser`."""
 

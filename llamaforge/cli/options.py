@@ -45,6 +45,32 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_name", metavar="RUN", help="a run's name, or latest")
 
 
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add what a person may choose about the rows of data files."""
+    parser.add_argument(
+        "--map",
+        metavar="MAP",
+        help="what the columns are: prompt=question,completion=answer",
+    )
+    parser.add_argument(
+        "--preference",
+        choices=("refuse", "chosen"),
+        default="refuse",
+        help="train on the better answers of preference pairs, or refuse such rows",
+    )
+    parser.add_argument(
+        "--images",
+        choices=("refuse", "drop", "link"),
+        default="refuse",
+        help="rows with images are refused, or used without them, or with their links as text",
+    )
+    parser.add_argument(
+        "--allow-secrets",
+        action="store_true",
+        help="rows may hold what looks like keys and tokens",
+    )
+
+
 def _folder(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("the name of a folder is needed")

@@ -196,7 +196,12 @@ def _overview(rows: int, flags: FlagReport) -> Section:
     }
     figures |= {f"messages_{role}": count for role, count in flags.roles.items()}
     figures |= {f"turns_{count}": number for count, number in flags.turns.items()}
-    return Section("rows", "Rows", Severity.INFO, f"There are {_rows(rows)}.", figures)
+    parts = [_rows(rows)]
+    if flags.pairs:
+        parts.append(f"{flags.pairs:,} preference pairs")
+    if flags.system_rows:
+        parts.append(f"{flags.system_rows:,} with a system message")
+    return Section("rows", "Rows", Severity.INFO, f"{', '.join(parts)}.", figures)
 
 
 def _duplicate_section(found: Duplicates) -> Section:

@@ -1,0 +1,188 @@
+"""`llamaforge data check SOURCE… [--model MODEL]`: what a person's rows are, before training."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from llamaforge.cli.options import add_json, add_reading, add_store
+from llamaforge.cli.output import narrate, print_json, print_text
+from llamaforge.errors import ExitCode
+from llamaforge.safe_text import safe_line
+from llamaforge.words import percent_words, whole_words
+
+_SAID_SECONDS: Final = 1.0
+_SIGNS: Final = {"info": " ", "warn": "!", "stop": "✗"}
+_WORK: Final = {"read": "rows read"}
+_SHOWN_REJECTED: Final = 5
+_SHOWN_EXAMPLES: Final = 3
+_BAR: Final = 30
+
+
+def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the action."""
+    parser = actions.add_parser(
+        "check",
+        help="look through rows before training on them",
+        description="Read every row, and say what it is, what is wrong with it and how long it is "
+        "for the model. The exit code is 0 if a run could be trained on the rows, and 3 if not.",
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="files, folders, patterns, hf:OWNER/NAME, each with its share as in FILE@0.5",
+    )
+    parser.add_argument("--model", metavar="NAME", help="the model that is to learn from them")
+    add_store(parser)
+    add_reading(parser)
+    parser.add_argument(
+        "--max-length", type=int, metavar="TOKENS", help="tokens that a row may have"
+    )
+    parser.add_argument(
+        "--max-rejected",
+        type=float,
+        default=0.05,
+        metavar="PART",
+        help="part of the rows that may be unusable, 0 to 1; 0.05 without it",
+    )
+    parser.add_argument("--chat-template", metavar="NAME", help="instead of the model's own")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> ExitCode:
+    """Print the report.
+
+    Raises:
+        LlamaForgeError: the rows or the model cannot be read at all.
+    """
+    from llamaforge.recipe.check_request import CheckRequest
+    from llamaforge.recipe.spec import DataChoice, parse
+    from llamaforge.runs.data_checks import check
+
+    data = parse(
+        DataChoice,
+        {
+            "sources": [_absolute(source) for source in arguments.sources],
+            "map": arguments.map,
+            "preference": arguments.preference,
+            "images": arguments.images,
+            "allow_secrets": arguments.allow_secrets,
+            "max_length": arguments.max_length,
+            "max_rejected_fraction": arguments.max_rejected,
+        },
+        "The command",
+    )
+    store = arguments.store
+    found = check(
+        CheckRequest(
+            data=data,
+            model=arguments.model,
+            store=store,
+            chat_template=arguments.chat_template,
+        ).model_dump_json(),
+        _Narrator().tell,
+    )
+    if arguments.json:
+        print_json(found)
+    else:
+        _print(found)
+    return ExitCode.DONE if found["can_train"] else ExitCode.REFUSED
+
+
+def _absolute(text: str) -> str:
+    """Return a source as another process finds it."""
+    from llamaforge.data.sources import parse_source
+
+    source = parse_source(text)
+    if source.is_on_the_hub:
+        return text
+    return source.model_copy(update={"path": str(source.place.absolute())}).text()
+
+
+class _Narrator:
+    """Says every second how many rows were read."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def tell(self, what: str, rows: int) -> None:
+        """Take the progress of a check."""
+        now = time.monotonic()
+        if rows and now - self._said >= _SAID_SECONDS:
+            self._said = now
+            narrate(f"{rows:,} {_WORK.get(what, what)}")
+
+
+def _print(found: dict[str, Any]) -> None:
+    for source in found["sources"]:
+        print_text(
+            f"{safe_line(source['path'])}: {source['container']}, {source['format']} "
+            f"({percent_words(source['confidence'])} sure; {safe_line(source['reason'])})"
+        )
+    rows = found["rows"]
+    left_out = f", {rows['left_out']:,} left out by weight" if rows["left_out"] else ""
+    noun = "row" if rows["read"] == 1 else "rows"
+    print_text(
+        f"{rows['read']:,} {noun}: {rows['accepted']:,} used as they are, {rows['repaired']:,} "
+        f"repaired, {rows['rejected']:,} cannot be used{left_out}"
+    )
+    for rule, count in found["repairs"].items():
+        print_text(f"    {count:,} × {rule.replace('_', ' ')}")
+    for row in found["rejected"][:_SHOWN_REJECTED]:
+        place = f"{safe_line(Path(row['source']).name)} row {row['line']:,}"
+        print_text(f"    {place}: {safe_line(row['reason'])}")
+    if len(found["rejected"]) > _SHOWN_REJECTED:
+        print_text("    … all of them with --json")
+    if found["model"] is not None:
+        model = found["model"]
+        template = {"file": "its own", "given": "the given"}.get(
+            model["template"], f"the known {model['template']}"
+        )
+        print_text(f"For {safe_line(model['name'])}, rendered with {template} chat template")
+    for section in found["analysis"]["sections"]:
+        _print_section(section)
+    _print_lengths(found["analysis"]["lengths"])
+    _print_verdict(found["problems"])
+
+
+def _print_section(section: dict[str, Any]) -> None:
+    print_text(f"{_SIGNS[section['severity']]} {section['title']}: {safe_line(section['message'])}")
+    if section["severity"] == "info":
+        return
+    for example in section["examples"][:_SHOWN_EXAMPLES]:
+        place = f"{safe_line(Path(example['source']).name)} row {example['line']:,}"
+        print_text(f"    {place}: {safe_line(example['text'], limit=100)}")
+
+
+def _print_lengths(lengths: dict[str, Any] | None) -> None:
+    if lengths is None:
+        return
+    tokens = lengths["tokens"]
+    print_text(
+        f"  Tokens a row: half have up to {whole_words(tokens['p50'])}, 95 % up to "
+        f"{whole_words(tokens['p95'])}, 99 % up to {whole_words(tokens['p99'])}, the longest "
+        f"{whole_words(tokens['max'])}"
+    )
+    most = max((item["rows"] for item in lengths["histogram"]), default=0)
+    for item in lengths["histogram"]:
+        bar = "█" * max(1 if item["rows"] else 0, round(_BAR * item["rows"] / max(most, 1)))
+        print_text(
+            f"    {item['low']:>6,} – {item['high']:>6,}  {item['rows']:>8,}  {bar}".rstrip()
+        )
+    print_text(f"  Suggested: --set max_length={lengths['suggested_max_length']}")
+
+
+def _print_verdict(problems: list[dict[str, str]]) -> None:
+    stops = [item for item in problems if item["level"] == "stop"]
+    others = {"sources", "template_refuses", "rejected_rows", "empty_dataset"}
+    for item in problems:
+        if item["level"] == "warn" and item["code"] in others:
+            print_text(f"! {safe_line(item['message'])}")
+    if not stops:
+        print_text("A run could be trained on these rows.")
+        return
+    print_text("No run could be trained on these rows:")
+    for item in stops:
+        print_text(f"✗ {safe_line(item['message'])}")

@@ -1,0 +1,103 @@
+"""`llamaforge data`: rows looked through, previewed and converted by the real program."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llamaforge import paths
+from tests.end_to_end.program import Program
+
+pytestmark = pytest.mark.slow
+
+MODEL = ["--model", "llamaforge-demo", "--store", str(paths.embedded_store())]
+KEY = "ghp_" + "aB3dE5fG7hI9jK1lM2nO4pQ6rS8tU0vWxYz"
+
+
+def written(path: Path, rows: list[object]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def pair(number: int, answer: str = "yes") -> dict[str, str]:
+    return {"prompt": f"Is {number} a number that anybody needs?", "completion": answer}
+
+
+def test_good_rows_pass_and_are_measured_for_the_model(program: Program, tmp_path: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", [pair(number) for number in range(40)])
+    found = program.json("data", "check", data, *MODEL)
+    assert found["can_train"] is True
+    assert found["rows"] == {
+        "read": 40, "accepted": 40, "repaired": 0, "rejected": 0, "left_out": 0
+    }  # fmt: skip
+    lengths = found["analysis"]["lengths"]
+    assert 0 < lengths["tokens"]["p50"] <= lengths["tokens"]["max"]
+    assert found["model"]["template"] == "file"
+    assert "A run could be trained" in program.run("data", "check", data, *MODEL)
+
+
+def test_everything_that_is_wrong_is_told_at_once(program: Program, tmp_path: Path) -> None:
+    rows = [pair(1), pair(1), pair(2, f"the key is {KEY}"), {"prompt": "no answer"}, "no object"]
+    data = written(tmp_path / "rows.jsonl", [*rows, {"prompt": " x\n", "completion": "y "}])
+    found = program.json("data", "check", data, code=3)
+    assert found["can_train"] is False
+    assert found["rows"] == {
+        "read": 6, "accepted": 3, "repaired": 1, "rejected": 2, "left_out": 0
+    }  # fmt: skip
+    assert [row["line"] for row in found["rejected"]] == [4, 5]
+    assert {item["code"] for item in found["problems"] if item["level"] == "stop"} == {
+        "secrets", "rejected_rows"
+    }  # fmt: skip
+    text = program.run("data", "check", data, code=3)
+    assert KEY not in text
+    assert KEY not in json.dumps(found)
+    allowed = program.json("data", "check", data, "--allow-secrets", "--max-rejected", "0.5")
+    assert allowed["can_train"] is True
+
+
+def test_columns_are_mapped_by_hand(program: Program, tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text("frage;antwort\nWas ist 1?;eins\nWas ist 2?;zwei\n")
+    refused = program.json("data", "check", str(data), code=2)
+    assert refused["error"]["code"] == "unknown_format"
+    assert "--map" in refused["error"]["hint"]
+    found = program.json("data", "check", str(data), "--map", "prompt=frage,completion=antwort")
+    assert found["rows"]["accepted"] == 2
+
+
+def test_a_run_refuses_secrets_and_takes_part_of_a_folder(program: Program, tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    written(folder / "a.jsonl", [pair(number) for number in range(60)])
+    written(folder / "b.jsonl", [pair(99, f"password is {KEY}")])
+    words = ["train", *MODEL, "--name", "r", "--yes", "--set", "max_steps=1"]
+    events = program.events(*words, "--data", str(folder), code=3)
+    failed = next(event for event in events if event["type"] == "failed")
+    assert failed["code"] == "secrets"
+    assert KEY not in json.dumps(events)
+    words[words.index("r")] = "s"
+    program.run(*words, "--set", "max_rows=0", "--data", f"{folder / 'a.jsonl'}@0.5")
+    [kept] = program.json("data", "list")
+    counts = kept["counts"]
+    assert 10 < counts["train"] + counts["validation"] < 50
+
+
+def test_a_row_is_shown_as_the_model_sees_it(program: Program, tmp_path: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", [pair(1), pair(2, "\x1b[2Jno")])
+    shown = program.json("data", "preview", data, *MODEL, "--row", "2")
+    trained = [token for token in shown["tokens"] if token["trained"]]
+    assert trained
+    text = program.run("data", "preview", data, *MODEL, "--row", "1", "2")
+    assert "^ trained" in text
+    assert "\x1b" not in text
+    missing = program.json("data", "preview", data, *MODEL, "--row", "9", code=4)
+    assert missing["error"]["code"] == "no_row"
+
+
+def test_rows_are_written_in_another_form(program: Program, tmp_path: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", [pair(number) for number in range(3)])
+    out = tmp_path / "out.jsonl"
+    program.run("data", "convert", data, "--to", "sharegpt", "--out", str(out))
+    assert [json.loads(line)["conversations"][0]["value"] for line in out.open()] == [
+        pair(number)["prompt"] for number in range(3)
+    ]
