@@ -67,7 +67,8 @@ snapshots: install-dev ## accept how the screens look now
 
 benchmarks: install-dev ## ours against the named peers, as ratios
 	$(PIP) install --quiet $(PINS) --editable '.[benchmarks]'
-	for script in header store_list load lora_step merged_export served_fidelity; do \
+	for script in header store_list read_rows check_rows load lora_step merged_export \
+		served_fidelity; do \
 		$(BIN)/python benchmarks/$$script.py; done
 
 gpu-check: install ## on a CUDA machine: is the engine right there, how fast, how much memory

@@ -21,9 +21,18 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("data", type=Path, metavar="FILE", help="a data file")
     parser.add_argument("--model", required=True, metavar="NAME", help="the model")
     parser.add_argument(
-        "--row", type=int, nargs="+", default=[1], dest="rows", metavar="N", help="which rows"
+        "--row",
+        type=int,
+        nargs="+",
+        default=[1],
+        dest="rows",
+        metavar="N",
+        help="which rows: lines of a file of lines or a table, else positions; 1 without it",
     )
     add_store(parser)
+    parser.add_argument(
+        "--map", metavar="MAP", help="what the columns are: prompt=question,completion=answer"
+    )
     parser.add_argument(
         "--max-length",
         type=int,
@@ -66,6 +75,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             store=None if arguments.store is None else str(arguments.store),
             data=str(path),
             rows=tuple(arguments.rows),
+            map=arguments.map,
             max_length=arguments.max_length,
             chat_template=arguments.chat_template,
             train_on=arguments.train_on,

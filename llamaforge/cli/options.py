@@ -2,6 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import Final
+
+READING: Final = {"map": None, "preference": "refuse", "images": "refuse", "allow_secrets": False}
+"""What `add_reading` adds, by the recipe's names, with what each is where it is not given."""
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

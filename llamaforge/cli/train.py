@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llamaforge.cli.options import add_json, add_store
+from llamaforge.cli.options import READING, add_json, add_reading, add_store
 from llamaforge.cli.output import confirm, has_dialogue, narrate, print_json, print_text
 from llamaforge.errors import ExitCode, RefusedError, UsageError
 from llamaforge.safe_text import safe_line
@@ -39,6 +39,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "snapshot:ID for rows that were frozen before (llamaforge data list)",
     )
     add_store(parser)
+    add_reading(parser)
     parser.add_argument("--name", metavar="RUN", help="the name of the run")
     parser.add_argument(
         "--from",
@@ -115,6 +116,9 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     training = _part(body, "training")
     _lay(_part(body, "model"), "name", arguments.model)
     _lay_data(_part(body, "data"), arguments.data)
+    for key, usual in READING.items():
+        chosen = getattr(arguments, key)
+        _lay(_part(body, "data"), key, None if chosen == usual else chosen)
     _lay(_part(body, "publish"), "name", arguments.publish)
     _lay(training, "base", arguments.base)
     _lay(training, "method", arguments.method)

@@ -1,6 +1,6 @@
 """What a preview is asked for: the JSON between a screen and the process that renders."""
 
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -29,6 +29,10 @@ class PreviewRequest(BaseModel):
     """A data file to take rows from."""
     rows: tuple[int, ...] = Field(default=(), max_length=MOST_ROWS)
     """Their 1-based numbers in it."""
+    map: str | None = None
+    """What the columns of the data file are, as `data.mapping.Mapping` reads it."""
+    preference: Literal["refuse", "chosen"] = "chosen"
+    images: Literal["refuse", "drop", "link"] = "refuse"
     max_length: int = Field(default=2048, ge=1)
     """Tokens a row may have; the model's context is the most."""
     chat_template: str | None = None

@@ -180,6 +180,12 @@ def _warn(job: Job, conversations: Conversations, collected: Collected | None) -
         job.warn(problem["code"], problem["message"])
     for sentence in collected.warnings if collected else ():
         job.warn("sources", sentence)
+    if collected and collected.split_report.leaked:
+        job.warn(
+            "leaks",
+            f"{collected.split_report.leaked:,} held-out rows are near duplicates of rows that are "
+            "trained on, because the rows themselves say their side.",
+        )
     for move, count in (collected.split_report.moved if collected else {}).items():
         job.warn(
             "moved_rows",

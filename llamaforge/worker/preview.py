@@ -21,6 +21,7 @@ from llamaforge.catalog.inventory import Inventory
 from llamaforge.catalog.model import StoredModel
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.formats import read_records
+from llamaforge.data.mapping import Mapping
 from llamaforge.data.preview import Preview, preview, refused, to_body
 from llamaforge.data.preview_request import MOST_REQUEST_BYTES, PreviewRequest, read_request
 from llamaforge.data.records import Message, Record
@@ -145,7 +146,13 @@ def _rows(request: PreviewRequest) -> Iterator[_Named]:
         return
     wanted = set(request.rows)
     last = max(wanted, default=0)
-    for item in read_records(Path(request.data)):
+    items = read_records(
+        Path(request.data),
+        preference=request.preference,
+        images=request.images,
+        mapping=None if request.map is None else Mapping.parse(request.map),
+    )
+    for item in items:
         if item.row in wanted:
             wanted.discard(item.row)
             what = tuple(_whole(item)) if isinstance(item, Record) else item.reason

@@ -63,6 +63,9 @@ def test_columns_are_mapped_by_hand(program: Program, tmp_path: Path) -> None:
     assert "--map" in refused["error"]["hint"]
     found = program.json("data", "check", str(data), "--map", "prompt=frage,completion=antwort")
     assert found["rows"]["accepted"] == 2
+    words = ["data", "preview", str(data), *MODEL, "--row", "3"]  # its line: the first has names
+    shown = program.json(*words, "--map", "prompt=frage,completion=antwort")
+    assert "Was ist 2?" in shown["text"]
 
 
 def test_a_run_refuses_secrets_and_takes_part_of_a_folder(program: Program, tmp_path: Path) -> None:
