@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     data = parse(
         DataChoice,
         {
-            "sources": [_absolute(source) for source in arguments.sources],
+            "sources": [absolute_source(source) for source in arguments.sources],
             "map": arguments.map,
             "preference": arguments.preference,
             "images": arguments.images,
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE if found["can_train"] else ExitCode.REFUSED
 
 
-def _absolute(text: str) -> str:
+def absolute_source(text: str) -> str:
     """Return a source as another process finds it."""
     from llamaforge.data.sources import parse_source
 

@@ -22,6 +22,7 @@ VERBS: Final = {
     "show": "llamaforge.cli.show",
     "base": "llamaforge.cli.base",
     "data": "llamaforge.cli.data",
+    "wizard": "llamaforge.cli.wizard",
     "train": "llamaforge.cli.train",
     "runs": "llamaforge.cli.runs",
     "verify": "llamaforge.cli.verify",

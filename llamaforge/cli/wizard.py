@@ -1,0 +1,366 @@
+"""`llamaforge wizard --plain`: from no answer at all to a recipe and a run, one line at a time."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from llamaforge.cli.options import add_store
+from llamaforge.cli.output import narrate, print_text
+from llamaforge.errors import ExitCode, LlamaForgeError, UsageError
+from llamaforge.safe_text import safe_line
+
+if TYPE_CHECKING:
+    from llamaforge.wizard.checks import Check
+    from llamaforge.wizard.draft import Draft
+    from llamaforge.wizard.facts import Facts
+    from llamaforge.wizard.questions import Question
+
+_WIDTH: Final = 74
+"""Characters of a line of a menu in a terminal of 80."""
+_SIGNS: Final = {"pass": "✓", "warn": "!", "fail": "✗"}
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the main parser."""
+    parser = verbs.add_parser(
+        "wizard",
+        help="be asked step by step, and end with a recipe and a run",
+        description="Ask for a model, rows, a goal and names, check them, and write a recipe that "
+        "llamaforge train runs as it is. Every answer can be given as an option; where there is no "
+        "terminal all that are needed must be.",
+    )
+    parser.add_argument(
+        "--plain", action="store_true", help="ask line by line; the only way for now"
+    )
+    add_store(parser)
+    parser.add_argument("--model", metavar="NAME", help="the model to train")
+    parser.add_argument(
+        "--data", nargs="+", dest="sources", metavar="SOURCE", help="files, folders or datasets"
+    )
+    parser.add_argument("--map", metavar="MAP", help="what the columns are")
+    parser.add_argument("--preference", choices=("refuse", "chosen"), help="as in train")
+    parser.add_argument("--allow-secrets", action="store_true", default=None, help="as in train")
+    parser.add_argument(
+        "--goal", choices=("style", "extract", "domain", "prompt"), help="what you want"
+    )
+    parser.add_argument(
+        "--preset", choices=("quick", "balanced", "thorough"), help="how much time it gets"
+    )
+    parser.add_argument("--set", action="append", dest="settings", metavar="KEY=VALUE")
+    parser.add_argument("--system", metavar="TEXT", help="the system text, for --goal prompt")
+    parser.add_argument("--name", metavar="RUN", help="the run's name")
+    parser.add_argument("--publish", metavar="NAME", help="the name in Ollama")
+    parser.add_argument(
+        "--recipe", type=Path, metavar="FILE", help="where the recipe, or the Modelfile, goes"
+    )
+    parser.add_argument("--yes", action="store_true", help="begin without asking")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> ExitCode:
+    """Ask, check, write the recipe, and begin the run if that is wanted.
+
+    Raises:
+        UsageError: there is no terminal and an answer is missing; its option is named.
+        LlamaForgeError: the machine's models cannot be looked at, or the run cannot begin.
+    """
+    from llamaforge.wizard.draft import NO_TRAINING, forget_draft, keep_draft
+    from llamaforge.wizard.facts import gathered
+
+    dialogue = _Dialogue() if sys.stdin.isatty() and sys.stderr.isatty() else None
+    facts = gathered([arguments.store] if arguments.store else [])
+    if facts.note is not None:
+        raise facts.note
+    draft = _given(arguments)
+    if dialogue is not None:
+        narrate(f"This machine: {facts.machine.words()}.")
+        draft = dialogue.offered(draft)
+    draft, facts = _answered(draft, facts, dialogue)
+    keep_draft(draft)
+    if draft.goal == NO_TRAINING:
+        return _without_training(arguments, draft)
+    found = _checked(draft, facts)
+    if any(item.verdict == "fail" for item in found):
+        narrate("It cannot begin like this. Your answers are kept for the next time.")
+        return ExitCode.REFUSED
+    code = _finished(arguments, draft, facts, dialogue)
+    forget_draft()
+    return code
+
+
+def _given(arguments: argparse.Namespace) -> "Draft":
+    """Return the draft of what the command line says."""
+    from llamaforge.wizard.draft import Draft
+    from llamaforge.wizard.questions import settings_of
+
+    return Draft(
+        model=arguments.model or "",
+        store="" if arguments.store is None else str(arguments.store),
+        sources=tuple(arguments.sources or ()),
+        map=arguments.map or "",
+        preference=arguments.preference or "refuse",
+        allow_secrets=bool(arguments.allow_secrets),
+        goal=arguments.goal or "",
+        preset=arguments.preset or "",
+        settings=settings_of(" ".join(arguments.settings or ())),
+        system=arguments.system or "",
+        name=arguments.name or "",
+        publish=arguments.publish or "",
+    )
+
+
+def _answered(
+    draft: "Draft", facts: "Facts", dialogue: "_Dialogue | None"
+) -> tuple["Draft", "Facts"]:
+    """Return the draft with every question answered, and the facts with the rows' report."""
+    from llamaforge.wizard.draft import keep_draft
+    from llamaforge.wizard.questions import STEPS, taken
+
+    for step in STEPS:
+        if dialogue is not None:
+            narrate(f"\n{step.title}. {step.purpose}")
+        for question in step.questions:
+            if question.key == "map" and draft.sources and not facts.report:
+                facts = _looked_through(draft, facts)
+            if not question.applies(draft, facts):
+                continue
+            before = getattr(draft, question.key)
+            if before and question.kind.value != "yes_no":
+                _require(question, before, draft, facts)
+                continue
+            if dialogue is not None:
+                answer = dialogue.ask(question, draft, facts)
+                draft = draft.with_answers(**taken(question, answer))
+                keep_draft(draft)
+            elif not question.is_optional and question.kind.value != "yes_no":
+                draft = draft.with_answers(**taken(question, _default(question, draft, facts)))
+            if question.key in {"map", "preference", "allow_secrets"} and (
+                getattr(draft, question.key) != before
+            ):
+                facts = _looked_through(draft, facts)
+    return draft, facts
+
+
+def _default(question: "Question", draft: "Draft", facts: "Facts") -> Any:
+    """Return the answer that nobody gave; where there is no sensible one, say which option is."""
+    answer = question.default(draft, facts)
+    if not answer:
+        raise UsageError(
+            f"{question.title} is missing, and there is no terminal to ask on.",
+            f"Give it with {question.flag}.",
+            code="missing_answer",
+        )
+    return answer
+
+
+def _require(question: "Question", answer: Any, draft: "Draft", facts: "Facts") -> None:
+    problem = question.problem(answer, draft, facts)
+    if problem:
+        raise UsageError(problem, f"Change {question.flag}.", code="bad_answer")
+
+
+def _looked_through(draft: "Draft", facts: "Facts") -> "Facts":
+    """Return the facts with a new report on the rows; one that cannot be made says why."""
+    from llamaforge.recipe.check_request import CheckRequest
+    from llamaforge.recipe.spec import DataChoice, parse
+    from llamaforge.runs.data_checks import check
+
+    narrate("Looking through the rows …")
+    try:
+        data = parse(
+            DataChoice,
+            {
+                "sources": [_absolute(text) for text in draft.sources],
+                "map": draft.map or None,
+                "preference": draft.preference,
+                "allow_secrets": draft.allow_secrets,
+            },
+            "The rows",
+        )
+        request = CheckRequest(
+            data=data, model=draft.model, store=Path(draft.store) if draft.store else None
+        )
+        report = check(request.model_dump_json(), lambda what, rows: None)
+    except LlamaForgeError as error:
+        narrate(f"{error.message} {error.hint}")
+        return replace(
+            facts, report={"code": error.code, "message": error.message, "hint": error.hint}
+        )
+    rows = report["rows"]
+    narrate(
+        f"{rows['read']:,} rows: {rows['accepted'] + rows['repaired']:,} can be used, "
+        f"{rows['rejected']:,} cannot."
+    )
+    for item in report["problems"]:
+        narrate(f"{'✗' if item['level'] == 'stop' else '!'} {safe_line(item['message'])}")
+    return replace(facts, report=report)
+
+
+def _absolute(text: str) -> str:
+    from llamaforge.cli.data_check import absolute_source
+
+    return absolute_source(text)
+
+
+def _checked(draft: "Draft", facts: "Facts") -> "list[Check]":
+    from llamaforge.wizard.checks import checks
+
+    found = checks(draft, facts)
+    narrate("\nBefore it begins")
+    for item in found:
+        narrate(f"{_SIGNS[item.verdict]} {item.title}: {safe_line(item.message, limit=300)}")
+        if item.hint and item.verdict != "pass":
+            narrate(f"    {safe_line(item.hint, limit=300)}")
+    return found
+
+
+def _finished(
+    arguments: argparse.Namespace,
+    draft: "Draft",
+    facts: "Facts",
+    dialogue: "_Dialogue | None",
+) -> ExitCode:
+    """Show all of it, write the recipe, and begin the run if that is wanted."""
+    from llamaforge.cli.launching import automatic_name, carry_out, create, prepare
+    from llamaforge.wizard.draft import write_recipe
+    from llamaforge.wizard.questions import advice_for
+
+    named = draft.with_answers(
+        sources=tuple(map(_absolute, draft.sources)),
+        name=draft.name or automatic_name(draft.model),
+    )
+    advice = advice_for(named, facts)
+    text = named.yaml(advice)
+    path: Path = (arguments.recipe or Path(f"{named.name}.yaml")).expanduser().absolute()
+    narrate("\nThis is the recipe; nothing has been written yet.\n")
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        narrate(f"  {' ' * indent}{safe_line(line, limit=300)}")
+    narrate("\nThe same as a command:")
+    print_text(named.command(advice))
+    if dialogue is not None and not arguments.yes and not dialogue.agreed(path):
+        narrate("Nothing was written. Your answers are kept for the next time.")
+        return ExitCode.INTERRUPTED
+    if path.exists() and dialogue is None and not arguments.yes:
+        raise UsageError(
+            f"{safe_line(str(path))} is there already.", "Name another file with --recipe.",
+            code="exists",
+        )  # fmt: skip
+    write_recipe(path, text)
+    narrate(f"The recipe is {path}")
+    begin = arguments.yes if dialogue is None else dialogue.wants_to_begin()
+    if not begin:
+        print_text(f"llamaforge train {path}")
+        return ExitCode.DONE
+    store = Path(draft.store) if draft.store else None
+    prepared = prepare(named.recipe(advice), store=store, numbered=not draft.name)
+    return carry_out(create(prepared), detach=False, as_json=False)
+
+
+def _without_training(arguments: argparse.Namespace, draft: "Draft") -> ExitCode:
+    from llamaforge.wizard.no_training import write_modelfile
+
+    name = draft.publish or f"{draft.model.split(':')[0].rsplit('/', 1)[-1]}-mine"
+    path: Path = (arguments.recipe or Path("Modelfile")).expanduser().absolute()
+    if path.exists() and not arguments.yes:
+        raise UsageError(
+            f"{safe_line(str(path))} is there already.",
+            "Name another file with --recipe, or say --yes to replace it.",
+            code="exists",
+        )
+    commands = write_modelfile(path, draft.model, draft.system, draft.sources, name)
+    narrate(f"The Modelfile is {path}. Make the model and talk to it with:")
+    for command in commands:
+        print_text(command)
+    return ExitCode.DONE
+
+
+class _Dialogue:
+    """Asks a person at a terminal, with questionary."""
+
+    def offered(self, draft: "Draft") -> "Draft":
+        """Return the draft to begin with: one that was left behind, if the person wants it."""
+        from llamaforge.wizard.draft import Draft, kept_draft
+
+        kept = kept_draft()
+        if kept is None or draft != Draft(store=draft.store) or kept.store != draft.store:
+            return draft
+        words = f"Go on with what you answered before ({kept.model or 'no model yet'})?"
+        return kept if self._answer("confirm", safe_line(words), default=True) else draft
+
+    def ask(self, question: "Question", draft: "Draft", facts: "Facts") -> Any:
+        """Return a person's answer that nothing speaks against."""
+        from llamaforge.wizard.questions import Kind
+
+        while True:
+            if question.kind is Kind.CHOICE:
+                answer: Any = self._choice(question, draft, facts)
+            elif question.kind is Kind.YES_NO:
+                answer = self._answer(
+                    "confirm", question.title, default=bool(question.default(draft, facts))
+                )
+            else:
+                narrate(f"  {question.help}")
+                asks = "path" if question.kind is Kind.SOURCES else "text"
+                answer = self._answer(asks, question.title)
+                if question.kind is Kind.SOURCES:
+                    answer = _words(answer)
+            problem = question.problem(answer, draft, facts)
+            if not problem and (answer or question.is_optional or answer is False):
+                return answer
+            narrate(problem or "This one is needed.")
+
+    def agreed(self, path: Path) -> bool:
+        """Return whether the recipe may be written to `path`."""
+        verb = "Replace" if path.exists() else "Write"
+        return bool(self._answer("confirm", f"{verb} {safe_line(str(path))}?", default=True))
+
+    def wants_to_begin(self) -> bool:
+        """Return whether the run shall begin now."""
+        return bool(self._answer("confirm", "Begin the run now?", default=True))
+
+    def _choice(self, question: "Question", draft: "Draft", facts: "Facts") -> str:
+        import questionary
+
+        options = question.options(draft, facts)
+        if not any(not option.refusal for option in options):
+            raise UsageError(
+                "There is nothing to choose: no model can be trained.",
+                "Pull one with: ollama pull qwen2.5:3b, or try: llamaforge demo",
+                code="no_models",
+            )
+        is_told = any(len(f"{o.title}  {o.explanation}") > _WIDTH for o in options)
+        if is_told:  # the menu would cut them
+            for option in options:
+                narrate(f"  {option.title}: {option.explanation}")
+        choices = [
+            questionary.Choice(
+                option.title if is_told else f"{option.title}  {option.explanation}".rstrip(),
+                value=option.value,
+                disabled=option.refusal or None,
+            )
+            for option in options
+        ]
+        usual = question.default(draft, facts)
+        return str(self._answer("select", question.title, choices=choices, default=usual or None))
+
+    @staticmethod
+    def _answer(kind: str, title: str, **more: Any) -> Any:
+        import questionary
+
+        answer = getattr(questionary, kind)(title, **more).unsafe_ask()
+        return answer.strip() if isinstance(answer, str) else answer
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Return the places in a line: one that exists as it stands, else words as in a shell."""
+    import shlex
+
+    if not text or Path(text).expanduser().exists():
+        return (text,) if text else ()
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        return (text,)

@@ -1,0 +1,163 @@
+"""The answers that a person has given so far, and the recipe that they make."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from llamaforge import paths
+from llamaforge.files import write_atomic, write_json
+from llamaforge.recipe.resolve import with_settings
+from llamaforge.recipe.spec import Recipe
+from llamaforge.wizard.presets import Advice
+
+NO_TRAINING: Final = "prompt"
+"""The goal that needs no training: a system text and some examples."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What was answered; an empty text is a question that still stands open."""
+
+    model: str = ""
+    """The model's name in Ollama."""
+    store: str = ""
+    """The store it is in; empty means Ollama's own places."""
+    sources: tuple[str, ...] = ()
+    """Files, folders, patterns and datasets, as they were typed."""
+    map: str = ""
+    """What the columns are, where the rows do not say it themselves."""
+    preference: str = "refuse"
+    allow_secrets: bool = False
+    goal: str = ""
+    preset: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings that the person chose, over what the preset advises; as texts."""
+    system: str = ""
+    """The system text, where the goal needs no training."""
+    name: str = ""
+    """The run's name."""
+    publish: str = ""
+    """The name in Ollama; empty means that the result is not published."""
+
+    def with_answers(self, **answers: Any) -> "Draft":
+        """Return the draft with other answers."""
+        return replace(self, **answers)
+
+    def body(self, advice: tuple[Advice, ...]) -> dict[str, Any]:
+        """Return the recipe as a person would write it, with what is advised."""
+        recipe: dict[str, Any] = {
+            "model": {"name": self.model},
+            "data": {"sources": list(self.sources)},
+            "training": {},
+        }
+        if self.name:
+            recipe = {"name": self.name} | recipe
+        if self.store:
+            recipe["model"]["store"] = self.store
+        for key, usual in (("map", ""), ("preference", "refuse"), ("allow_secrets", False)):
+            if getattr(self, key) != usual:
+                recipe["data"][key] = getattr(self, key)
+        for item in advice:
+            recipe[item.section][item.key] = item.value
+        if self.publish:
+            recipe["publish"] = {"name": self.publish}
+        return recipe
+
+    def recipe(self, advice: tuple[Advice, ...]) -> Recipe:
+        """Return the recipe of these answers.
+
+        Raises:
+            UsageError: an answer is none that a recipe can have.
+        """
+        return with_settings(self.body(advice), [f"{k}={v}" for k, v in self.settings.items()])
+
+    def yaml(self, advice: tuple[Advice, ...]) -> str:
+        """Return the recipe as a file, with the reason of each number beside it.
+
+        Raises:
+            UsageError: as `recipe`.
+        """
+        body = self.body(advice)
+        chosen = self.recipe(advice)
+        for key in self.settings:
+            section, name = _place(key, chosen)
+            body.setdefault(section, {})[name] = getattr(getattr(chosen, section), name)
+        reasons = {item.key: item.reason for item in advice if item.key not in self.settings}
+        text = yaml.safe_dump(body, sort_keys=False, allow_unicode=True, default_flow_style=False)
+        lines = []
+        for line in text.splitlines():
+            reason = reasons.get(line.strip().partition(":")[0]) if line.startswith(" ") else None
+            lines.append(f"{line}  # {reason}" if reason else line)
+        return "# Train it with: llamaforge train THIS-FILE\n" + "\n".join(lines) + "\n"
+
+    def command(self, advice: tuple[Advice, ...]) -> str:
+        """Return the shell command that trains the same."""
+        words = ["llamaforge", "train", "--model", self.model, "--data", *self.sources]
+        if self.store:
+            words += ["--store", self.store]
+        if self.map:
+            words += ["--map", self.map]
+        if self.preference != "refuse":
+            words += ["--preference", self.preference]
+        if self.allow_secrets:
+            words.append("--allow-secrets")
+        if self.name:
+            words += ["--name", self.name]
+        settings = {item.key: str(item.value) for item in advice} | dict(self.settings)
+        for key, value in settings.items():
+            words += ["--set", f"{key}={value}"]
+        if self.publish:
+            words += ["--publish", self.publish]
+        return shlex.join(words)
+
+
+def _place(key: str, recipe: Recipe) -> tuple[str, str]:
+    """Return the section and the name of a setting that `with_settings` has taken."""
+    section, _, name = key.rpartition(".")
+    if section:
+        return section, name
+    sections = ("training", "data", "evaluation", "model", "publish")
+    return next((part, key) for part in sections if hasattr(getattr(recipe, part), key))
+
+
+def kept_draft() -> Draft | None:
+    """Return the draft that was left behind, if there is one that can be read."""
+    try:
+        body = json.loads(_file().read_text(encoding="utf-8"))
+        known = {item.name for item in fields(Draft)}
+        values = {key: value for key, value in body.items() if key in known}
+        values["sources"] = tuple(map(str, values.get("sources", ())))
+        values["settings"] = {str(k): str(v) for k, v in dict(values.get("settings", {})).items()}
+        texts = known - {"sources", "settings", "allow_secrets"}
+        if any(not isinstance(values.get(key, ""), str) for key in texts):
+            return None
+        return Draft(**values)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def keep_draft(draft: Draft) -> None:
+    """Remember a draft, to be offered again; a home that cannot be written to is passed over."""
+    try:
+        write_json(_file(), asdict(draft))
+    except OSError:
+        return
+
+
+def forget_draft() -> None:
+    """Forget the draft that was kept."""
+    _file().unlink(missing_ok=True)
+
+
+def write_recipe(path: Path, text: str) -> None:
+    """Write a recipe file, whole or not at all."""
+    write_atomic(path, text, mode=0o644)
+
+
+def _file() -> Path:
+    return paths.home() / "draft.json"

@@ -1,0 +1,68 @@
+"""`llamaforge wizard`: from answers to a recipe that `train` runs unchanged."""
+
+from pathlib import Path
+
+import pytest
+
+from llamaforge import paths
+from tests.end_to_end.program import Program
+
+pytestmark = pytest.mark.slow
+
+STORE = ["--store", str(paths.embedded_store())]
+
+
+def test_answers_on_the_command_line_make_a_recipe_that_trains(
+    program: Program, rows: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    words = ["wizard", *STORE, "--model", "llamaforge-demo", "--data", str(rows)]
+    words += ["--goal", "extract", "--preset", "quick", "--name", "mine", "--recipe", str(recipe)]
+    words += ["--set", "max_steps=2", "--set", "max_rows=0"]
+    printed = program.run(*words)
+    assert f"llamaforge train {recipe}" in printed
+    assert "rank" in recipe.read_text()
+    program.run("train", str(recipe), "--yes")
+    assert program.json("runs", "show", "mine")["state"] == "finished"
+    program.run(*words, code=2)  # the recipe is there already
+
+
+@pytest.mark.parametrize(
+    ("missing", "flag"), [("model", "--model"), ("data", "--data"), ("goal", "")]
+)
+def test_without_a_terminal_a_missing_answer_names_its_option(
+    program: Program, rows: Path, tmp_path: Path, missing: str, flag: str
+) -> None:
+    given = {"model": ["llamaforge-demo"], "data": [str(rows)], "goal": ["style"]}
+    words = ["wizard", *STORE, "--recipe", str(tmp_path / "r.yaml")]
+    for key, values in given.items():
+        words += [f"--{key}", *values] if key != missing else []
+    process = program.start(*words)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == (2 if flag else 0), errors  # a goal has a sensible default
+    assert flag in errors
+    assert (tmp_path / "r.yaml").exists() is (not flag)
+
+
+def test_rows_that_cannot_be_trained_on_are_refused_before_anything_is_written(
+    program: Program, tmp_path: Path
+) -> None:
+    bad = tmp_path / "rows.jsonl"
+    bad.write_text('{"prompt": "a"}\n' * 30)
+    recipe = tmp_path / "r.yaml"
+    words = ["wizard", *STORE, "--model", "llamaforge-demo", "--data", str(bad), "--recipe"]
+    program.run(*words, str(recipe), code=3)
+    assert not recipe.exists()
+
+
+def test_the_way_without_training_ends_with_a_modelfile(
+    program: Program, rows: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "Modelfile"
+    words = ["wizard", *STORE, "--model", "llamaforge-demo", "--data", str(rows)]
+    words += ["--goal", "prompt", "--system", "Be brief.", "--publish", "brief"]
+    printed = program.run(*words, "--recipe", str(target))
+    text = target.read_text()
+    assert 'SYSTEM "Be brief."' in text
+    assert text.count("MESSAGE user") == 4
+    assert f"ollama create brief:latest -f {target}" in printed

@@ -1,0 +1,131 @@
+"""A draft, its recipe file and its command are one and the same."""
+
+import argparse
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llamaforge import paths
+from llamaforge.cli import train
+from llamaforge.recipe.resolve import with_settings
+from llamaforge.wizard.draft import Draft, forget_draft, keep_draft, kept_draft
+from llamaforge.wizard.facts import Facts, Machine
+from llamaforge.wizard.questions import STEPS, Kind, advice_for, open_questions, settings_of, taken
+
+MACHINE = Machine(2, 8 << 30, 50 << 30)
+FACTS = Facts(
+    MACHINE,
+    report={
+        "rows": {"accepted": 900, "repaired": 100},
+        "analysis": {"lengths": {"tokens": {"p50": 80}, "suggested_max_length": 256}},
+        "problems": [],
+    },
+)
+DRAFT = Draft(
+    model="qwen2.5:3b",
+    store="/models/my store",
+    sources=("/data/a b.jsonl", "/data/c.csv@0.5"),
+    map='prompt="{title}: {body}",completion=answer',
+    preference="chosen",
+    allow_secrets=True,
+    goal="domain",
+    preset="thorough",
+    settings={"learning_rate": "3e-5", "training.seed": "7", "validation_fraction": "0.2"},
+    name="night",
+    publish="mine:v1",
+)
+
+
+def from_command(words: list[str]) -> object:
+    parser = argparse.ArgumentParser()
+    train.add_parser(parser.add_subparsers())
+    return train.recipe_of(parser.parse_args(words))
+
+
+@pytest.mark.parametrize("draft", [DRAFT, Draft(model="m", sources=("/r.jsonl",), goal="style",
+                                                preset="quick")])  # fmt: skip
+def test_file_and_command_make_the_same_recipe(draft: Draft, tmp_path: Path) -> None:
+    advice = advice_for(draft, FACTS)
+    recipe = draft.recipe(advice)
+    text = draft.yaml(advice)
+    assert with_settings(yaml.safe_load(text), []) == recipe
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    assert from_command(["train", str(path)]) == recipe
+    words = shlex.split(draft.command(advice))
+    found = from_command(words[1:])
+    assert getattr(found, "training", None) == recipe.training
+    assert getattr(found, "data", None) == recipe.data
+    assert getattr(found, "publish", None) == recipe.publish
+
+
+def test_each_number_stands_beside_its_reason_until_a_person_changes_it() -> None:
+    text = DRAFT.yaml(advice_for(DRAFT, FACTS))
+    lines = {line.split(":")[0].strip(): line for line in text.splitlines()}
+    assert "#" in lines["lora_r"]
+    assert "#" not in lines["learning_rate"]
+    assert "3.0e-05" in lines["learning_rate"]
+
+
+def test_a_draft_is_kept_and_forgotten() -> None:
+    assert kept_draft() is None
+    keep_draft(DRAFT)
+    assert kept_draft() == DRAFT
+    forget_draft()
+    assert kept_draft() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model": 7}', '{"sources": 3}', '{"new": 1}'])
+def test_a_draft_that_makes_no_sense_is_not_offered(text: str) -> None:
+    paths.home().mkdir(parents=True)
+    (paths.home() / "draft.json").write_text(text)
+    found = kept_draft()
+    assert found is None or found == Draft()
+
+
+def test_questions_are_asked_once_and_know_their_options() -> None:
+    questions = [question for step in STEPS for question in step.questions]
+    assert len({question.key for question in questions}) == len(questions)
+    for question in questions:
+        assert hasattr(Draft(), question.key)
+        assert question.flag.startswith("--")
+        assert question.help.endswith((".", "answer"))
+        if question.kind is Kind.CHOICE and question.key != "model":
+            assert question.options(DRAFT, FACTS)
+
+
+def test_what_stands_open_is_what_must_be_said() -> None:
+    assert [q.flag for q in open_questions(Draft(), FACTS)] == [
+        "--model", "--data", "--goal", "--preset"
+    ]  # fmt: skip
+    assert open_questions(DRAFT, FACTS) == []
+    prompt = Draft(model="m", sources=("a",), goal="prompt")
+    assert [q.flag for q in open_questions(prompt, FACTS)] == ["--system"]
+
+
+@pytest.mark.parametrize(
+    ("key", "answer", "words"),
+    [
+        ("model", "none", "no model"),
+        ("sources", ("/nowhere/x.jsonl",), "no file"),
+        ("map", "=", ""),
+        ("settings", "learning_rate=fast", "learning_rate"),
+        ("settings", "lerning_rate=1", "Did you mean"),
+        ("name", "../x", ""),
+        ("publish", "a b", ""),
+        ("publish", "qwen2.5:3B", "itself"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_refused_in_words(key: str, answer: object, words: str) -> None:
+    question = next(q for step in STEPS for q in step.questions if q.key == key)
+    problem = question.problem(answer, DRAFT, FACTS)
+    assert problem
+    assert words.lower() in problem.lower()
+
+
+def test_settings_are_taken_as_words() -> None:
+    question = next(q for step in STEPS for q in step.questions if q.key == "settings")
+    assert taken(question, "a=1  b=x") == {"settings": {"a": "1", "b": "x"}}
+    assert settings_of("") == {}
