@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     Raises:
         LlamaForgeError: the rows or the model cannot be read at all.
     """
+    from llamaforge.data.sources import absolute_source
     from llamaforge.recipe.check_request import CheckRequest
     from llamaforge.recipe.spec import DataChoice, parse
     from llamaforge.runs.data_checks import check
@@ -89,16 +90,6 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     else:
         _print(found)
     return ExitCode.DONE if found["can_train"] else ExitCode.REFUSED
-
-
-def absolute_source(text: str) -> str:
-    """Return a source as another process finds it."""
-    from llamaforge.data.sources import parse_source
-
-    source = parse_source(text)
-    if source.is_on_the_hub:
-        return text
-    return source.model_copy(update={"path": str(source.place.absolute())}).text()
 
 
 class _Narrator:

@@ -50,8 +50,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         LlamaForgeError: it cannot be begun, or the worker did not start.
     """
     from llamaforge.cli import models
-    from llamaforge.cli.launching import carry_out, create, prepare
+    from llamaforge.cli.launching import carry_out, note
     from llamaforge.recipe.spec import Recipe, parse
+    from llamaforge.wizard.beginning import create, prepare
 
     body = _SETTINGS | {
         "name": arguments.name,
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         "data": {"sources": [paths.embedded_data()], "validation_fraction": 0.1},
     }
     recipe = parse(Recipe, body, "The demo's recipe")
-    prepared = prepare(recipe, store=paths.embedded_store(), numbered=True)
+    prepared = prepare(recipe, store=paths.embedded_store(), numbered=True, on_note=note)
     if not arguments.json:
         narrate(_folded(_WORDS))
         models.run(argparse.Namespace(stores=[paths.embedded_store()], json=False))

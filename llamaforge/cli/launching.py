@@ -1,96 +1,16 @@
-"""From a recipe to a run that a worker carries out: what `train`, `demo` and `resume` share."""
+"""Starting a worker and watching it: what `train`, `demo`, `wizard` and `resume` share."""
 
-import re
-import shutil
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Final
-
-from llamaforge import paths
-from llamaforge.catalog.model import StoredModel
-from llamaforge.catalog.names import parse_name
-from llamaforge.cli.models import open_inventory
-from llamaforge.cli.output import narrate, print_json, print_text
+from llamaforge.cli.output import narrate, narrate_error, print_json, print_text
 from llamaforge.cli.progress import watch
-from llamaforge.data.check import first_problem
-from llamaforge.errors import ExitCode, RefusedError
-from llamaforge.gguf.header import read_header
-from llamaforge.recipe.preflight import Needs, check_disk, check_memory, needs_of
-from llamaforge.recipe.resolve import ModelFacts, resolve
-from llamaforge.recipe.spec import Recipe, RunSpec
-from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
+from llamaforge.errors import ExitCode, LlamaForgeError
+from llamaforge.runs.directory import RunDirectory
 from llamaforge.runs.events import parse_event
 from llamaforge.runs.launcher import launch
-from llamaforge.safe_text import safe_line
-
-_NAME_CHARACTERS: Final = 45
-"""Of a model's name in a run's: with a date and a number it stays within 64."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A run that passed every check and of which nothing is written yet."""
-
-    spec: RunSpec
-    """With the run's name as it was asked for; it may still get a number."""
-    needs: Needs
-    numbered: bool
-    """Whether a name that is taken gets a number."""
-
-
-def prepare(recipe: Recipe, *, store: Path | None, numbered: bool) -> Prepared:
-    """Check everything that can be checked before a run exists, and resolve the recipe.
-
-    Args:
-        recipe: what to do.
-        store: outranks the recipe's store.
-        numbered: whether a run's name that is taken gets a number.
-
-    Raises:
-        NotFoundError: there is no such store, model or data file.
-        UsageError: a name or a setting has no meaning.
-        RefusedError: the model or the rows cannot be trained on, or the machine is too small.
-    """
-    name = recipe.name or automatic_name(recipe.model.name)
-    check_run_name(name)
-    if recipe.publish.name is not None:
-        parse_name(recipe.publish.name)
-    chosen = store or recipe.model.store
-    found = open_inventory([chosen.expanduser().absolute()] if chosen else [])
-    model = found.require_trainable(recipe.model.name)
-    facts = _facts(model)
-    spec = resolve(recipe, facts, name)
-    if spec.data.snapshot is None:
-        first_problem(spec.data.sources, spec.data.max_rejected_fraction, spec.data.choices)
-    needs = needs_of(spec, read_header(facts.blob))
-    check_memory(needs.memory)
-    check_disk(paths.runs_folder(), needs.disk)
-    return Prepared(spec, needs, numbered or recipe.name is None)
-
-
-def create(prepared: Prepared) -> RunDirectory:
-    """Make the run's directory; it is a run once its spec is in it, which comes last.
-
-    Raises:
-        UsageError: the name is taken.
-        RefusedError: the folder of the runs cannot be written to.
-    """
-    try:
-        run = create_run(prepared.spec.run, numbered=prepared.numbered)
-    except OSError as error:
-        raise RefusedError(
-            f"The folder {safe_line(str(paths.runs_folder()))} cannot be written to: "
-            f"{error.strerror}.",
-            "Set LLAMAFORGE_HOME to a folder of your own.",
-            code="home_not_writable",
-        ) from error
-    try:
-        prepared.spec.model_copy(update={"run": run.id}).save(run.spec_file)
-    except BaseException:
-        shutil.rmtree(run.path, ignore_errors=True)
-        raise
-    return run
+def note(problem: LlamaForgeError) -> None:
+    """Say what could not be looked at; it stops nothing."""
+    narrate_error(problem, kind="note")
 
 
 def carry_out(run: RunDirectory, *, detach: bool, as_json: bool) -> ExitCode:
@@ -129,23 +49,3 @@ def last_seq(run: RunDirectory) -> int:
                 event = parse_event(line)
                 newest = newest if event is None else event.seq
     return newest
-
-
-def automatic_name(model: str) -> str:
-    """Return a run's name made of the model's name and today's date."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rsplit("/", 1)[-1])
-    plain = plain.strip("-._")[:_NAME_CHARACTERS] or "run"
-    return f"{plain}-{datetime.now().astimezone():%Y-%m-%d}"
-
-
-def _facts(model: StoredModel) -> ModelFacts:
-    if model.blob is None or model.store is None:  # a model that can be trained has its blob
-        raise RefusedError(f"{safe_line(model.name)} has no file.", "Pull it again.")
-    return ModelFacts(
-        store=model.store.absolute(),
-        blob=model.blob,
-        digest=f"sha256:{model.blob_digest}",
-        architecture=model.architecture,
-        quantization=model.quantization,
-        context_length=model.context_length,
-    )

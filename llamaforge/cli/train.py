@@ -72,10 +72,11 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     Raises:
         LlamaForgeError: it cannot be begun; no run was made.
     """
-    from llamaforge.cli.launching import carry_out, create, prepare
+    from llamaforge.cli.launching import carry_out, note
+    from llamaforge.wizard.beginning import create, prepare
 
     recipe = recipe_of(arguments)
-    prepared = prepare(recipe, store=arguments.store, numbered=arguments.name is None)
+    prepared = prepare(recipe, store=arguments.store, numbered=arguments.name is None, on_note=note)
     spec = prepared.spec
     if arguments.dry_run:
         if arguments.json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.cli.options import add_store
 from llamaforge.cli.output import narrate, print_text
-from llamaforge.errors import ExitCode, LlamaForgeError, UsageError
+from llamaforge.errors import ExitCode, UsageError
 from llamaforge.safe_text import safe_line
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "terminal all that are needed must be.",
     )
     parser.add_argument(
-        "--plain", action="store_true", help="ask line by line; the only way for now"
+        "--plain", action="store_true", help="ask line by line, which this verb always does"
     )
     add_store(parser)
     parser.add_argument("--model", metavar="NAME", help="the model to train")
@@ -162,32 +162,14 @@ def _require(question: "Question", answer: Any, draft: "Draft", facts: "Facts") 
 
 
 def _looked_through(draft: "Draft", facts: "Facts") -> "Facts":
-    """Return the facts with a new report on the rows; one that cannot be made says why."""
-    from llamaforge.recipe.check_request import CheckRequest
-    from llamaforge.recipe.spec import DataChoice, parse
-    from llamaforge.runs.data_checks import check
+    """Return the facts with a new report on the rows, and say what it says."""
+    from llamaforge.wizard.looking import report_on
 
     narrate("Looking through the rows …")
-    try:
-        data = parse(
-            DataChoice,
-            {
-                "sources": [_absolute(text) for text in draft.sources],
-                "map": draft.map or None,
-                "preference": draft.preference,
-                "allow_secrets": draft.allow_secrets,
-            },
-            "The rows",
-        )
-        request = CheckRequest(
-            data=data, model=draft.model, store=Path(draft.store) if draft.store else None
-        )
-        report = check(request.model_dump_json(), lambda what, rows: None)
-    except LlamaForgeError as error:
-        narrate(f"{error.message} {error.hint}")
-        return replace(
-            facts, report={"code": error.code, "message": error.message, "hint": error.hint}
-        )
+    report = report_on(draft, lambda what, rows: None)
+    if "rows" not in report:
+        narrate(f"{report['message']} {report['hint']}")
+        return replace(facts, report=report)
     rows = report["rows"]
     narrate(
         f"{rows['read']:,} rows: {rows['accepted'] + rows['repaired']:,} can be used, "
@@ -196,12 +178,6 @@ def _looked_through(draft: "Draft", facts: "Facts") -> "Facts":
     for item in report["problems"]:
         narrate(f"{'✗' if item['level'] == 'stop' else '!'} {safe_line(item['message'])}")
     return replace(facts, report=report)
-
-
-def _absolute(text: str) -> str:
-    from llamaforge.cli.data_check import absolute_source
-
-    return absolute_source(text)
 
 
 def _checked(draft: "Draft", facts: "Facts") -> "list[Check]":
@@ -223,12 +199,14 @@ def _finished(
     dialogue: "_Dialogue | None",
 ) -> ExitCode:
     """Show all of it, write the recipe, and begin the run if that is wanted."""
-    from llamaforge.cli.launching import automatic_name, carry_out, create, prepare
+    from llamaforge.cli.launching import carry_out, note
+    from llamaforge.data.sources import absolute_source
+    from llamaforge.wizard.beginning import automatic_name, create, prepare
     from llamaforge.wizard.draft import write_recipe
     from llamaforge.wizard.questions import advice_for
 
     named = draft.with_answers(
-        sources=tuple(map(_absolute, draft.sources)),
+        sources=tuple(map(absolute_source, draft.sources)),
         name=draft.name or automatic_name(draft.model),
     )
     advice = advice_for(named, facts)
@@ -255,7 +233,7 @@ def _finished(
         print_text(f"llamaforge train {path}")
         return ExitCode.DONE
     store = Path(draft.store) if draft.store else None
-    prepared = prepare(named.recipe(advice), store=store, numbered=not draft.name)
+    prepared = prepare(named.recipe(advice), store=store, numbered=not draft.name, on_note=note)
     return carry_out(create(prepared), detach=False, as_json=False)
 
 
@@ -292,7 +270,7 @@ class _Dialogue:
 
     def ask(self, question: "Question", draft: "Draft", facts: "Facts") -> Any:
         """Return a person's answer that nothing speaks against."""
-        from llamaforge.wizard.questions import Kind
+        from llamaforge.wizard.questions import Kind, places
 
         while True:
             if question.kind is Kind.CHOICE:
@@ -306,7 +284,7 @@ class _Dialogue:
                 asks = "path" if question.kind is Kind.SOURCES else "text"
                 answer = self._answer(asks, question.title)
                 if question.kind is Kind.SOURCES:
-                    answer = _words(answer)
+                    answer = places(answer)
             problem = question.problem(answer, draft, facts)
             if not problem and (answer or question.is_optional or answer is False):
                 return answer
@@ -352,15 +330,3 @@ class _Dialogue:
 
         answer = getattr(questionary, kind)(title, **more).unsafe_ask()
         return answer.strip() if isinstance(answer, str) else answer
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """Return the places in a line: one that exists as it stands, else words as in a shell."""
-    import shlex
-
-    if not text or Path(text).expanduser().exists():
-        return (text,) if text else ()
-    try:
-        return tuple(shlex.split(text))
-    except ValueError:
-        return (text,)

@@ -138,6 +138,18 @@ def parse_source(value: object) -> Source:
         ) from None
 
 
+def absolute_source(text: str) -> str:
+    """Return a source as any other process finds it; a dataset of the Hub stays as it is.
+
+    Raises:
+        UsageError: as `parse_source`.
+    """
+    source = parse_source(text)
+    if source.is_on_the_hub:
+        return text
+    return source.model_copy(update={"path": str(source.place.absolute())}).text()
+
+
 @dataclass(frozen=True, slots=True)
 class HubDataset:
     """A dataset of the Hugging Face Hub."""

@@ -1,8 +1,10 @@
 """The questions of the wizard, one after the other: the plain one and the screens ask the same."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 from llamaforge.catalog.names import parse_name
@@ -173,6 +175,16 @@ def _setting_problem(answer: Any, draft: Draft, facts: Facts) -> str:
     except LlamaForgeError as error:
         return f"{error.message} {error.hint}".strip()
     return ""
+
+
+def places(text: str) -> tuple[str, ...]:
+    """Return the places in a line: one that exists as it stands, else words as in a shell."""
+    if not text or Path(text).expanduser().exists():
+        return (text,) if text else ()
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        return (text,)
 
 
 def settings_of(text: str) -> dict[str, str]:

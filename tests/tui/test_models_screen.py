@@ -43,10 +43,10 @@ async def test_a_ready_model_shows_its_facts(size: tuple[int, int]) -> None:
         assert "Ready to train: press Enter." in text_of(pilot, "#facts")
 
 
-async def test_enter_shows_the_command_that_trains_the_model() -> None:
+async def test_a_key_shows_the_command_that_trains_the_model() -> None:
     async with LlamaForgeApp(paths.embedded_store()).run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: is_read(pilot))
-        await pilot.press("enter")
+        await pilot.press("c")
         await until(pilot, lambda: isinstance(pilot.app.screen, Commands))
         shown = " ".join(text_of(pilot, "#commands").split())
         store = paths.embedded_store()

@@ -1,19 +1,25 @@
 """What the screens look like; a change of these pictures is looked at, then accepted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.screen import Screen
 from textual.widgets import DataTable
 
 from llamaforge.catalog.model import ModelStatus, Problem, StoredModel
 from llamaforge.tui.app import LlamaForgeApp
-from llamaforge.tui.screens import models
+from llamaforge.tui.screens import models, review
 from llamaforge.tui.screens.monitor import MonitorScreen
+from llamaforge.tui.screens.review import ReviewScreen
+from llamaforge.tui.screens.wizard import WizardScreen
 from llamaforge.tui.store_view import StoreChoice, StoreContent
+from llamaforge.wizard.checks import Check
+from llamaforge.wizard.draft import Draft
+from llamaforge.wizard.facts import Facts, Machine
 from tests.tui.run_builder import RunBuilder
 from tests.tui.waiting import until
 
@@ -116,3 +122,67 @@ def test_a_finished_run_in_a_large_terminal(
 ) -> None:
     app = LlamaForgeApp(None, finished.run.id, still)
     assert snap_compare(app, terminal_size=LARGE, run_before=monitor_is_shown)
+
+
+FACTS = Facts(
+    Machine(8, 23_000_000_000, 400_000_000_000),
+    report={
+        "sources": [
+            {"path": "/data/tickets.jsonl", "container": "jsonl", "format": "chat",
+             "confidence": 1.0}
+        ],
+        "rows": {"read": 1240, "accepted": 1188, "repaired": 40, "rejected": 12, "left_out": 0},
+        "analysis": {
+            "lengths": {"tokens": {"p50": 212, "max": 1480}, "suggested_max_length": 1536}
+        },
+        "problems": [
+            {"level": "warn", "code": "duplicates",
+             "message": "31 rows repeat another. They count more than the others."}
+        ],
+    },
+)  # fmt: skip
+DRAFT = Draft(model="qwen2.5:3b", sources=("/data/tickets.jsonl",))
+
+
+def shows(screen: Screen[Any]) -> Callable[[Pilot[Any]], Awaitable[None]]:
+    async def show(pilot: Pilot[Any]) -> None:
+        await models_are_shown(pilot)
+        pilot.app.push_screen(screen)
+        await until(pilot, lambda: pilot.app.screen is screen and bool(screen.query("Lines")))
+        if isinstance(screen, WizardScreen):
+            await until(pilot, lambda: bool(screen.query("#answer > *")))
+            await screen._ask(next(q for q in screen._questions() if q.key == "goal"))
+            await until(pilot, lambda: bool(screen.query("OptionList")))
+        await pilot.pause(0.2)
+
+    return show
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_a_question_of_the_wizard(
+    snap_compare: SnapCompare, store: Path, size: tuple[int, int]
+) -> None:
+    screen = WizardScreen(DRAFT, FACTS, still)
+    assert snap_compare(LlamaForgeApp(store, clock=still), terminal_size=size,
+                        run_before=shows(screen))  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_the_review_of_the_wizard(
+    snap_compare: SnapCompare,
+    store: Path,
+    size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [
+        Check("Rows", "pass", "1,228 can be trained on; 2 things to know."),
+        Check("Memory", "pass", "at least 4.1 GB are needed, and are there."),
+        Check("Disk", "fail", "The run needs up to 900 MB of disk space, and 12 MB are free.",
+              "Free some space."),
+        Check("Ollama", "warn", "No Ollama server answers.", "Start it with: ollama serve"),
+    ]  # fmt: skip
+    monkeypatch.setattr(review, "checks", lambda *_: found)
+    draft = DRAFT.with_answers(goal="style", preset="balanced", name="tickets", publish="helper")
+    screen = ReviewScreen(draft, FACTS, still)
+    assert snap_compare(LlamaForgeApp(store, clock=still), terminal_size=size,
+                        run_before=shows(screen))  # fmt: skip

@@ -20,8 +20,9 @@ from textual.worker import get_current_worker
 from llamaforge.catalog.model import ModelStatus, StoredModel
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.screens.base import ForgeScreen
-from llamaforge.tui.screens.dialogs import Commands
+from llamaforge.tui.screens.dialogs import Commands, Question
 from llamaforge.tui.screens.runs import RunsScreen
+from llamaforge.tui.screens.wizard import WizardScreen
 from llamaforge.tui.store_view import (
     StoreChoice,
     StoreContent,
@@ -34,6 +35,8 @@ from llamaforge.tui.store_view import (
 from llamaforge.tui.widgets.lines import MUTED, Lines
 from llamaforge.tui.widgets.notice import Notice
 from llamaforge.tui.widgets.title_bar import TitleBar
+from llamaforge.wizard.draft import Draft, kept_draft
+from llamaforge.wizard.facts import Facts, measured
 
 _COLUMNS: Final = (("PARAMS", 6), ("QUANT", 7), ("SIZE", 7), ("CONTEXT", 8), ("STATUS", 14))
 _LEAST_NAME: Final = 12
@@ -47,6 +50,7 @@ class ModelsScreen(ForgeScreen):
     CSS_PATH = "models.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "train", "Train", priority=True),
+        Binding("c", "commands", "As a command"),
         Binding("r", "runs", "Runs"),
         Binding("s", "switch_store", "Other store"),
         Binding("u", "look_again", "Look again"),
@@ -233,21 +237,49 @@ class ModelsScreen(ForgeScreen):
         del parameters
         if action == "switch_store":
             return len(self._choices) > 1
-        if action == "train" and self.is_mounted:
+        if action in {"train", "commands"} and self.is_mounted:
             model = self._highlighted()
             return True if model and model.status is ModelStatus.READY else None
         return True
 
-    def action_train(self) -> None:
-        """Show how to train the model under the cursor, or why that cannot be done."""
+    def _trainable(self) -> StoredModel | None:
+        """Return the model under the cursor, or say why it cannot be trained."""
         model = self._highlighted()
+        if model is not None and model.problem is not None:
+            name = safe_line(model.name, limit=50)
+            self.tell(f"{name} cannot be trained: {model.problem.reason}.", bad=True)
+            return None
+        return model
+
+    def action_train(self) -> None:
+        """Begin to ask how the model under the cursor shall be trained."""
+        model = self._trainable()
         if model is None:
             return
-        name = safe_line(model.name, limit=50)
-        if model.problem is not None:
-            self.tell(f"{name} cannot be trained: {model.problem.reason}.", bad=True)
+        store = "" if self.choice.root is None else str(self.choice.root)
+        draft = Draft(model=model.name, store=store)
+        kept = kept_draft()
+        if kept is None or (kept.model, kept.store) != (draft.model, draft.store):
+            self._ask(draft)
             return
-        self.app.push_screen(Commands(f"Train {name}", train_commands(model, self.choice)))
+        question = Question(
+            "Go on?",
+            "You answered some questions about this model before and began no run.",
+            "Go on with them",
+            "Begin anew",
+        )
+        self.app.push_screen(question, lambda yes: self._ask(kept if yes else draft))
+
+    def _ask(self, draft: Draft) -> None:
+        facts = Facts(measured(), self._content.models)
+        self.app.push_screen(WizardScreen(draft, facts, self._clock))
+
+    def action_commands(self) -> None:
+        """Show the command that trains the model under the cursor."""
+        model = self._trainable()
+        if model is not None:
+            name = safe_line(model.name, limit=50)
+            self.app.push_screen(Commands(f"Train {name}", train_commands(model, self.choice)))
 
     def action_switch_store(self) -> None:
         """Look at the next store."""

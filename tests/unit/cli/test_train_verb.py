@@ -15,6 +15,7 @@ from llamaforge.cli import launching
 from llamaforge.cli.main import main
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, list_runs
+from llamaforge.wizard import beginning
 
 Capture = pytest.CaptureFixture[str]
 
@@ -365,7 +366,7 @@ def test_a_person_at_a_terminal_is_asked_first(
     ],
 )
 def test_a_run_is_named_after_its_model_and_the_day(model: str, name: str) -> None:
-    made = launching.automatic_name(model)
+    made = beginning.automatic_name(model)
     assert made.startswith(name)
     assert len(made) <= 60
 

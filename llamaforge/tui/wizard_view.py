@@ -1,0 +1,145 @@
+"""The wizard's screens in words: where one is, what the rows are, the whole of it to look over."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from textual.content import Content
+
+from llamaforge.safe_text import safe_line
+from llamaforge.tui.widgets.lines import MUTED, facts, hanging
+from llamaforge.wizard.checks import Check
+from llamaforge.wizard.draft import Draft
+from llamaforge.wizard.facts import Facts
+from llamaforge.wizard.questions import STEPS, Kind, Question
+from llamaforge.words import percent_words, whole_words
+
+MARKS: Final = {
+    "pass": ("✓", "$text-success"),
+    "warn": ("!", "$text-warning"),
+    "fail": ("✗", "$text-error"),
+}
+_MOST_ENTRIES: Final = 2_000
+_SHOWN_PROBLEMS: Final = 6
+
+
+def trail_lines(draft: Draft, known: Facts, key: str, width: int) -> list[Content]:
+    """Return the steps with what was answered; `key` is the question that is asked."""
+    lines: list[Content] = []
+    for step in STEPS:
+        here = any(question.key == key for question in step.questions)
+        style = "bold $primary" if here else "bold"
+        lines.append(Content.styled(f"{'▸' if here else ' '} {step.title}", style))
+        for question in step.questions:
+            answer = words_of(question, getattr(draft, question.key))
+            if answer and question.applies(draft, known) and answer != "refuse":
+                text = Content.styled(safe_line(answer, limit=60), MUTED)
+                lines += hanging(Content(""), text, indent=2, width=width)
+        lines.append(Content(""))
+    return lines
+
+
+def words_of(question: Question, answer: Any) -> str:
+    """Return an answer as it is typed."""
+    if question.kind is Kind.SOURCES:
+        return shlex.join(answer) if answer else ""
+    if question.key == "settings":
+        return " ".join(f"{key}={value}" for key, value in dict(answer or {}).items())
+    if isinstance(answer, bool):
+        return "yes" if answer else ""
+    return str(answer or "")
+
+
+def completed_path(value: str) -> str | None:
+    """Return `value` with the path at its end completed to a file or folder that is there."""
+    start = value.rfind(" ") + 1
+    typed = value[start:]
+    if not typed:
+        return None
+    place = Path(typed).expanduser()
+    folder, begin = (place, "") if typed.endswith("/") else (place.parent, place.name)
+    try:
+        names = sorted(
+            entry.name + ("/" if entry.is_dir() else "")
+            for number, entry in enumerate(folder.iterdir())
+            if number < _MOST_ENTRIES and entry.name.startswith(begin)
+        )
+    except OSError:
+        return None
+    shown = [name for name in names if name.isprintable() and not name.startswith(".")]
+    if not shown:
+        return None
+    return value[:start] + typed[: len(typed) - len(begin)] + shown[0]
+
+
+def report_lines(known: Facts, width: int) -> list[Content]:
+    """Return what the rows are."""
+    report = known.report
+    if "rows" not in report:  # not looked through yet, or that failed
+        return []
+    counts = report["rows"]
+    lines = [Content.styled("Your rows", "bold")]
+    pairs: list[tuple[str, str | Content]] = [
+        (
+            Path(source["path"]).name if len(report["sources"]) > 1 else "found",
+            f"{source['container']}, {source['format']}, {percent_words(source['confidence'])} "
+            "sure",
+        )
+        for source in report["sources"][:_SHOWN_PROBLEMS]
+    ]
+    pairs.append(
+        (
+            "rows",
+            f"{counts['accepted'] + counts['repaired']:,} can be used, "
+            f"{counts['repaired']:,} of them repaired; {counts['rejected']:,} cannot",
+        )
+    )
+    lengths = (report.get("analysis") or {}).get("lengths")
+    if lengths:
+        tokens = lengths["tokens"]
+        pairs.append(
+            (
+                "tokens",
+                f"half up to {whole_words(tokens['p50'])}, the longest "
+                f"{whole_words(tokens['max'])}",
+            )
+        )
+    safe = [(safe_line(label, limit=24), safe_line(str(text))) for label, text in pairs]
+    lines += facts(safe, width)
+    for item in report["problems"][:_SHOWN_PROBLEMS]:
+        mark, style = MARKS["fail" if item["level"] == "stop" else "warn"]
+        text = Content(safe_line(item["message"], limit=300))
+        lines += hanging(Content.styled(mark, style), text, indent=2, width=width)
+    return lines
+
+
+def review_lines(
+    draft: Draft, found: Sequence[Check] | None, recipe: str, command: str, width: int
+) -> list[Content]:
+    """Return everything at once: the checks, the recipe with its reasons, the command."""
+    lines = [Content.styled("Before it begins", "bold $primary")]
+    if found is None:
+        lines.append(Content.styled("looking …", MUTED))
+    for item in found or ():
+        mark, style = MARKS[item.verdict]
+        text = Content.assemble(
+            (f"{item.title}: ", "bold"),
+            safe_line(item.message, limit=300),
+            (f"  {safe_line(item.hint, limit=300)}" if item.verdict != "pass" else "", MUTED),
+        )
+        lines += hanging(Content.styled(mark, style), text, indent=2, width=width)
+    if recipe:
+        lines += [Content(""), Content.styled("The recipe", "bold $primary")]
+        for line in recipe.splitlines()[1:]:
+            setting, sharp, reason = line.partition("  # ")
+            indent = len(setting) - len(setting.lstrip())
+            why = f"  {safe_line(reason)}" if sharp else ""
+            body = Content.assemble(safe_line(setting), (why, MUTED))
+            lines += hanging(Content(""), body, indent=indent, width=width)
+    if command:
+        lines += [Content(""), Content.styled("The same as a command", "bold $primary")]
+        lines += Content(safe_line(command, limit=4_000)).wrap(width)
+    if not draft.publish:
+        lines += [Content(""), *Content.styled("It is not published for now.", MUTED).wrap(width)]
+    return lines

@@ -1,0 +1,225 @@
+"""The wizard leads from a model to a run, forward and back, and loses no answer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, OptionList
+
+from llamaforge import paths
+from llamaforge.runs.directory import RunDirectory, open_run
+from llamaforge.tui.app import LlamaForgeApp
+from llamaforge.tui.screens import review
+from llamaforge.tui.screens.models import ModelsScreen
+from llamaforge.tui.screens.monitor import MonitorScreen
+from llamaforge.tui.screens.review import ReviewScreen
+from llamaforge.tui.screens.wizard import WizardScreen
+from llamaforge.wizard.draft import kept_draft
+from tests.tui.test_models_screen import is_read
+from tests.tui.waiting import screen_text, text_of, until, until_shown
+
+ROWS = '{"prompt": "is it red, number %d of them all?", "completion": "yes"}\n'
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "my rows.jsonl"
+    path.write_text("".join(ROWS % number for number in range(60)))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[RunDirectory]:
+    begun: list[RunDirectory] = []
+    monkeypatch.setattr(review, "launch", begun.append)
+    return begun
+
+
+def app() -> LlamaForgeApp:
+    return LlamaForgeApp(paths.embedded_store())
+
+
+def wizard(pilot: Pilot[Any]) -> WizardScreen:
+    screen = pilot.app.screen
+    assert isinstance(screen, WizardScreen)
+    return screen
+
+
+async def begin(pilot: Pilot[Any]) -> None:
+    await until(pilot, lambda: is_read(pilot))
+    await pilot.press("enter")
+    await until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+    await until(pilot, lambda: asked(pilot, "sources"))
+
+
+def asked(pilot: Pilot[Any], key: str) -> bool:
+    screen = pilot.app.screen
+    if not isinstance(screen, WizardScreen) or screen.question is None:
+        return False
+    return screen.question.key == key and bool(screen.query("#answer > *"))
+
+
+async def say(pilot: Pilot[Any], text: str) -> None:
+    wizard(pilot).query_one(Input).value = text
+    await pilot.press("enter")
+
+
+async def choose(pilot: Pilot[Any], value: str) -> None:
+    menu = wizard(pilot).query_one(OptionList)
+    menu.highlighted = [option.id for option in menu.options].index(f"o-{value}")
+    await pilot.press("enter")
+
+
+async def to_the_goal(pilot: Pilot[Any], rows: Path) -> None:
+    await begin(pilot)
+    await say(pilot, str(rows))
+    await until(pilot, lambda: asked(pilot, "goal"))
+
+
+async def to_the_review(pilot: Pilot[Any], rows: Path) -> None:
+    await to_the_goal(pilot, rows)
+    await choose(pilot, "extract")
+    await until(pilot, lambda: asked(pilot, "preset"))
+    await choose(pilot, "quick")
+    await until(pilot, lambda: asked(pilot, "settings"))
+    await say(pilot, "seed=7")
+    await until(pilot, lambda: asked(pilot, "name"))
+    await say(pilot, "mine")
+    await until(pilot, lambda: asked(pilot, "publish"))
+    await say(pilot, "")
+    await until(pilot, lambda: isinstance(pilot.app.screen, ReviewScreen))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_the_whole_way_ends_with_a_run(
+    size: tuple[int, int], rows: Path, launched: list[RunDirectory]
+) -> None:
+    async with app().run_test(size=size) as pilot:
+        await to_the_review(pilot, rows)
+        await until_shown(pilot, "✓ Rows: 60 can be trained on")
+        assert "seed: 7" in text_of(pilot, "#review")
+        assert not (paths.runs_folder()).exists(), "nothing is written before it is confirmed"
+        await pilot.press("b")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen))
+        assert [run.id for run in launched] == ["mine"]
+        assert "seed: 7" in open_run("mine").spec_file.read_text()
+        assert kept_draft() is None
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+
+
+async def test_going_back_loses_no_answer(rows: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_review(pilot, rows)
+        await pilot.press("escape")
+        await until(pilot, lambda: asked(pilot, "publish"))
+        for key in ("name", "settings", "preset", "goal", "sources"):
+            await pilot.press("escape")
+            await until(pilot, lambda key=key: asked(pilot, key))  # type: ignore[misc]
+        assert "rows.jsonl" in wizard(pilot).query_one(Input).value
+        await pilot.press("enter")  # the same rows need not be read again
+        await until(pilot, lambda: asked(pilot, "goal"))
+        menu = wizard(pilot).query_one(OptionList)
+        assert menu.highlighted_option is not None
+        assert menu.highlighted_option.id == "o-extract"
+        await pilot.press("escape", "escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+
+
+async def test_what_was_left_behind_is_offered_again(rows: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_goal(pilot, rows)
+        await pilot.press("escape", "escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+        await pilot.press("enter")
+        await until_shown(pilot, "Go on with them")
+        await pilot.press("y")
+        await until(pilot, lambda: asked(pilot, "sources"))
+        assert "rows.jsonl" in wizard(pilot).query_one(Input).value
+
+
+async def test_an_answer_that_cannot_be_says_why_and_stays(rows: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await begin(pilot)
+        await pilot.press("enter")
+        await until_shown(pilot, "Name at least one file.")
+        await say(pilot, "/nowhere/rows.jsonl")
+        await until_shown(pilot, "There is no file /nowhere/rows.jsonl")
+        await say(pilot, str(rows))
+        await until(pilot, lambda: asked(pilot, "goal"))
+
+
+async def test_unknown_columns_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("frage,antwort\n" + "wie viele sind es?,drei\n" * 60)
+    async with app().run_test(size=(80, 24)) as pilot:
+        await begin(pilot)
+        await say(pilot, str(path))
+        await until(pilot, lambda: asked(pilot, "map"))
+        await say(pilot, "prompt=frage,completion=antwort")
+        await until(pilot, lambda: asked(pilot, "goal"))
+        await until_shown(pilot, "60 can be used")
+
+
+async def test_hostile_rows_are_shown_and_never_obeyed(tmp_path: Path) -> None:
+    path = tmp_path / "[red]x.jsonl"
+    path.write_text('{"prompt": "\\u001b[2J[bold]", "completion": "y", "\\u001b]0;": 1}\n{"a":1}\n')
+    async with app().run_test(size=(80, 24), notifications=True) as pilot:
+        await begin(pilot)
+        await say(pilot, str(path))
+        await until(pilot, lambda: asked(pilot, "goal"))
+        await choose(pilot, "style")
+        await until(pilot, lambda: asked(pilot, "preset"))
+        assert "\x1b" not in screen_text(pilot)
+
+
+async def test_rows_that_cannot_be_trained_on_dim_the_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(ROWS % 1 + '{"prompt": "no answer"}\n' * 5)
+    async with app().run_test(size=(120, 40)) as pilot:
+        await to_the_review(pilot, path)
+        await until_shown(pilot, "✗ Rows:")
+        await pilot.press("b")
+        assert isinstance(pilot.app.screen, ReviewScreen)
+
+
+async def test_the_way_without_training_writes_a_modelfile(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_goal(pilot, rows)
+        await choose(pilot, "prompt")
+        await until(pilot, lambda: asked(pilot, "system"))
+        await say(pilot, "Be brief.")
+        await until(pilot, lambda: asked(pilot, "publish"))
+        await say(pilot, "brief")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ReviewScreen))
+        await pilot.press("w")
+        await until_shown(pilot, "ollama create brief:latest")
+        assert 'SYSTEM "Be brief."' in (tmp_path / "Modelfile").read_text()
+
+
+async def test_the_recipe_can_be_written_without_beginning(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_review(pilot, rows)
+        await pilot.press("w")
+        await until(pilot, (tmp_path / "mine.yaml").exists)
+        assert "lora_r: 4  # " in (tmp_path / "mine.yaml").read_text()
+
+
+async def test_paths_are_completed(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (rows.parent / "folder").mkdir()
+    (rows.parent / "folder" / "a.csv").write_text("x")
+    monkeypatch.chdir(rows.parent)
+    async with app().run_test(size=(80, 24)) as pilot:
+        await begin(pilot)
+        await pilot.press(*"fol")
+        field = wizard(pilot).query_one(Input)
+        await until(pilot, lambda: field._suggestion == "folder/")
+        await pilot.press("right", *"/a"[1:])
+        await until(pilot, lambda: field._suggestion == "folder/a.csv")
