@@ -116,6 +116,8 @@ class _Narrator:
 
 
 def _print(found: dict[str, Any]) -> None:
+    from llamaforge.data.check import LISTED
+
     for source in found["sources"]:
         print_text(
             f"{safe_line(source['path'])}: {source['container']}, {source['format']} "
@@ -123,6 +125,8 @@ def _print(found: dict[str, Any]) -> None:
         )
     rows = found["rows"]
     left_out = f", {rows['left_out']:,} left out by weight" if rows["left_out"] else ""
+    if rows["repeated"]:
+        left_out += f"; {rows['repeated']:,} taken once more by weight"
     noun = "row" if rows["read"] == 1 else "rows"
     print_text(
         f"{rows['read']:,} {noun}: {rows['accepted']:,} used as they are, {rows['repaired']:,} "
@@ -134,7 +138,8 @@ def _print(found: dict[str, Any]) -> None:
         place = f"{safe_line(Path(row['source']).name)} row {row['line']:,}"
         print_text(f"    {place}: {safe_line(row['reason'])}")
     if len(found["rejected"]) > _SHOWN_REJECTED:
-        print_text("    … all of them with --json")
+        most = f"the first {LISTED:,}" if rows["rejected"] > LISTED else "all"
+        print_text(f"    … {most} of them with --json")
     if found["model"] is not None:
         model = found["model"]
         template = {"file": "its own", "given": "the given"}.get(

@@ -32,7 +32,6 @@ from llamaforge.worker.limits import TooSlow, time_limit
 _RENDERED_ROWS: Final = 20_000
 """Rows that are measured as the template renders them; the rest are counted by their texts."""
 _EXAMPLES: Final = 5
-_LISTED: Final = 1_000
 
 
 def main() -> int:
@@ -64,7 +63,7 @@ def report(request: CheckRequest) -> dict[str, Any]:
 
     data = request.data
     measure, context = _measure(request)
-    intake = take_in_nothing(data.sources, choices=data.choices, fetch=fetch_dataset)
+    intake = take_in_nothing(data.sources, choices=data.choices, fetch=fetch_dataset, brief=True)
     watch = Watch(lambda what, rows: _say("progress", {"what": what, "rows": rows}))
     analysis = analyse(
         streamed(intake, choices=data.choices, seed=data.split_seed, watch=watch),
@@ -92,13 +91,13 @@ def report(request: CheckRequest) -> dict[str, Any]:
             "read": intake.read,
             "accepted": analysis.rows - intake.repaired,
             "repaired": intake.repaired,
-            "rejected": intake.read - analysis.rows,
+            "rejected": intake.bad,
             "left_out": intake.left_out,
+            "repeated": intake.repeated,
         },
         "repairs": dict(intake.repairs),
         "rejected": [
-            {"source": row.source, "line": row.row, "reason": row.reason}
-            for row in intake.rejected[:_LISTED]
+            {"source": row.source, "line": row.row, "reason": row.reason} for row in intake.rejected
         ],
         "model": measure.facts() if measure else None,
         "analysis": analysis.to_json(),
