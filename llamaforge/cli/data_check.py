@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     Raises:
         LlamaForgeError: the rows or the model cannot be read at all.
     """
+    from llamaforge.data.sources import parse_source
     from llamaforge.recipe.check_request import CheckRequest
     from llamaforge.recipe.spec import DataChoice, parse
     from llamaforge.runs.data_checks import check
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     data = parse(
         DataChoice,
         {
-            "sources": [_absolute(source) for source in arguments.sources],
+            "sources": [parse_source(source).absolute() for source in arguments.sources],
             "map": arguments.map,
             "preference": arguments.preference,
             "images": arguments.images,
@@ -74,13 +75,16 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         },
         "The command",
     )
-    store = arguments.store
     found = check(
-        CheckRequest(
-            data=data,
-            model=arguments.model,
-            store=store,
-            chat_template=arguments.chat_template,
+        parse(
+            CheckRequest,
+            {
+                "data": data,
+                "model": arguments.model,
+                "store": arguments.store,
+                "chat_template": arguments.chat_template,
+            },
+            "The command",
         ).model_dump_json(),
         _Narrator().tell,
     )
@@ -89,16 +93,6 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     else:
         _print(found)
     return ExitCode.DONE if found["can_train"] else ExitCode.REFUSED
-
-
-def _absolute(text: str) -> str:
-    """Return a source as another process finds it."""
-    from llamaforge.data.sources import parse_source
-
-    source = parse_source(text)
-    if source.is_on_the_hub:
-        return text
-    return source.model_copy(update={"path": str(source.place.absolute())}).text()
 
 
 class _Narrator:
@@ -181,7 +175,7 @@ def _print_lengths(lengths: dict[str, Any] | None) -> None:
 
 def _print_verdict(problems: list[dict[str, str]]) -> None:
     stops = [item for item in problems if item["level"] == "stop"]
-    others = {"sources", "template_refuses", "rejected_rows", "empty_dataset"}
+    others = {"sources", "template_refuses", "template_slow", "rejected_rows", "empty_dataset"}
     for item in problems:
         if item["level"] == "warn" and item["code"] in others:
             print_text(f"! {safe_line(item['message'])}")

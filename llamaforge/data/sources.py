@@ -88,10 +88,18 @@ class Source(BaseModel):
             return {"path": str(value)}
         if not isinstance(value, str):
             return value
+        _require_utf8(value)
         match = _WEIGHTED.fullmatch(value)
-        if match is None or _exists(_at_home(value)):
+        if match is None or exists(_at_home(value)):
             return {"path": value}
         return {"path": match["place"], "weight": float(match["weight"])}
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            _require_utf8(value)
+        return value
 
     @field_validator("split", mode="before")
     @classmethod
@@ -114,9 +122,28 @@ class Source(BaseModel):
         """Whether it names a dataset that has to be fetched."""
         return hub_dataset(self) is not None
 
+    def absolute(self) -> "Source":
+        """Return the source as it is found from any folder; a dataset is named as it is.
+
+        Raises:
+            UsageError: the current folder's name cannot be written down (`invalid_source`).
+        """
+        if self.is_on_the_hub:
+            return self
+        path = str(self.place.absolute())
+        try:
+            _require_utf8(path)
+        except ValueError as error:
+            raise UsageError(
+                f"The path {safe_line(path, limit=120)} cannot be used: {error}.",
+                "A data file may have any name within a folder that is named.",
+                code="invalid_source",
+            ) from None
+        return self.model_copy(update={"path": path})
+
     def text(self) -> str:
         """Return the source as it can be written on a command line."""
-        return self.path if self.weight == 1.0 else f"{self.path}@{self.weight:g}"
+        return self.path if self.weight == 1.0 else f"{self.path}@{_weight(self.weight)}"
 
 
 def parse_source(value: object) -> Source:
@@ -130,7 +157,8 @@ def parse_source(value: object) -> Source:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, problem["loc"]))
-        what = safe_line(f"{where}: {problem['msg']}" if where else problem["msg"], limit=120)
+        said = problem["msg"].removeprefix("Value error, ")
+        what = safe_line(f"{where}: {said}" if where else said, limit=120)
         raise UsageError(
             f"The source {safe_line(repr(value), limit=120)} is not understood: {what}.",
             "Write FILE, FOLDER, 'PATTERN' or hf:OWNER/NAME, with a weight as in FILE@0.5.",
@@ -181,8 +209,8 @@ def hub_dataset(source: Source) -> HubDataset | None:
 def _may_be_dataset(source: Source, match: re.Match[str]) -> bool:
     return (
         match["split"] is None
-        and not _exists(source.place)
-        and not _exists(source.place.parent)
+        and not exists(source.place)
+        and not exists(source.place.parent)
         and not _is_data_name(source.place.name)
     )
 
@@ -405,7 +433,21 @@ def _at_home(text: str) -> Path:
         return Path(text)
 
 
-def _exists(path: Path) -> bool:
+def _require_utf8(name: str) -> None:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("the name is not UTF-8; rename the file or the folder") from None
+
+
+def _weight(weight: float) -> str:
+    """Return a weight as short as it can be written without becoming another one."""
+    short = f"{weight:g}"
+    return short if float(short) == weight else repr(weight)
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is something at `path`; False also for what no file can be called."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name that no file can have
