@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -241,7 +241,8 @@ def expand(sources: Iterable[Source], fetch: Fetch | None = None) -> Expansion:
     dot or an underscore, what tells about the data (README) and what no data file is called like
     is left out, with a warning. Files and folders named `train`, `validation`, `test` (also
     `valid`, `val`, and shards such as `test-00000-of-00002`) are for that side, with a warning.
-    A pattern stands for the files that it matches; `**` reaches into folders of any depth.
+    A pattern stands for the files that it matches; `**` reaches into folders of any depth that no
+    link leads to.
 
     Raises:
         NotFoundError: there is no such file, or nothing matches (`no_source`).
@@ -358,7 +359,7 @@ def _is_data_file(path: Path) -> bool:
 
 def _matching_files(source: Source) -> tuple[list[Source], list[str]]:
     kept: list[tuple[Path, str]] = []
-    for name in sorted(glob.iglob(os.fspath(source.place), recursive=True)):  # noqa: PTH207
+    for name in sorted(set(_matches(source.place))):
         path = Path(name)
         if path.is_file():
             kept.append((path, path.name))
@@ -368,6 +369,23 @@ def _matching_files(source: Source) -> tuple[list[Source], list[str]]:
             f"No file matches {safe_line(source.path)}.", "Check the pattern.", code="no_source"
         )
     return _sided(source, kept)
+
+
+def _matches(pattern: Path) -> Iterator[str]:
+    """Yield what a pattern matches, some of it more than once.
+
+    `**` stands for folders of any depth but for hidden ones, and does not follow links: two that
+    lead back to their folder stand for more paths than anybody can wait for.
+    """
+    if "**" not in pattern.parts:
+        yield from glob.iglob(os.fspath(pattern))  # noqa: PTH207
+        return
+    place = pattern.parts.index("**")
+    above, below = Path(*pattern.parts[:place]), pattern.parts[place + 1 :] or ("*",)
+    for base in sorted(glob.iglob(os.fspath(above))) if above.parts else ["."]:  # noqa: PTH207
+        for folder, names, _ in os.walk(base):
+            names[:] = [name for name in names if not name.startswith(".")]
+            yield from _matches(Path(glob.escape(folder), *below))
 
 
 def _require_few(count: int, place: Path) -> None:

@@ -20,7 +20,7 @@ from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import Watch, judge, source_files, streamed, take_in_nothing
 from llamaforge.data.lengths import RowLength, by_text
 from llamaforge.data.records import Message, Record, RowError
-from llamaforge.data.row_refs import Example, ref_of
+from llamaforge.data.row_refs import Example, ref_of, text_bytes
 from llamaforge.data.templates import choose_template
 from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.gguf.header import read_header
@@ -29,6 +29,7 @@ from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.limits import (
+    MOST_RENDERED_BYTES,
     TEMPLATE_MEMORY_BYTES,
     TooSlow,
     last_resort,
@@ -42,6 +43,8 @@ _RENDERING_SECONDS: Final = 300.0
 """The same, in seconds."""
 _MOST_GIVEN_UP: Final = 10
 """Rows that the template may take too long for; no more are rendered then."""
+_PIECE: Final = 200_000
+"""Characters of a text that are cut into tokens at once, where only their number is asked for."""
 _EXAMPLES: Final = 5
 
 
@@ -135,12 +138,19 @@ class _Rendered:
 
     def __post_init__(self) -> None:
         tokenizer = self.renderer.tokenizer
-        self._by_text = by_text(lambda text: len(tokenizer.encode_with_offsets(text)[0]))
+
+        def count(text: str) -> int:
+            """Return about how many tokens `text` has, in pieces that memory has room for."""
+            pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+            return sum(len(tokenizer.encode_with_offsets(piece)[0]) for piece in pieces)
+
+        self._by_text = by_text(count)
 
     def __call__(self, record: Record) -> RowLength:
         """Return the length of a row in tokens."""
         if (
-            self.rendered < _RENDERED_ROWS
+            text_bytes(record.messages + record.chosen) <= MOST_RENDERED_BYTES
+            and self.rendered < _RENDERED_ROWS
             and self.given_up < _MOST_GIVEN_UP
             and self.seconds < _RENDERING_SECONDS
         ):

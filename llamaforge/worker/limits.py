@@ -11,6 +11,9 @@ import psutil
 
 TEMPLATE_MEMORY_BYTES: Final = 512 * 1024 * 1024
 """What rendering may take beside what the process has when it begins."""
+MOST_RENDERED_BYTES: Final = 1_000_000
+"""UTF-8 of a row that is rendered: its tokens fit into that memory, one for each byte. Where they
+do not, the tokenizer's own code ends the process instead of raising an error."""
 _SIGNAL_AGAIN_SECONDS: Final = 0.2
 
 

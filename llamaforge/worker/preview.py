@@ -21,12 +21,14 @@ from llamaforge.data.mapping import Mapping
 from llamaforge.data.preview import Preview, preview, refused, to_body
 from llamaforge.data.preview_request import MOST_REQUEST_BYTES, PreviewRequest, read_request
 from llamaforge.data.records import Message, Record
+from llamaforge.data.row_refs import text_bytes
 from llamaforge.data.served_template import SAMPLE, TemplateComparison, compare_templates
 from llamaforge.data.templates import choose_template
 from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.worker.limits import (
+    MOST_RENDERED_BYTES,
     TEMPLATE_MEMORY_BYTES,
     TooSlow,
     limit_memory,
@@ -121,6 +123,9 @@ def _previewed(
     named: tuple[str, int, Sequence[Message]],
 ) -> Preview:
     source, row, messages = named
+    size = text_bytes(messages)
+    if size > MOST_RENDERED_BYTES:
+        return refused(f"it is too long to be shown: {size:,} bytes", source, row)
     reason = f"the chat template takes more than {request.row_seconds:g} seconds for it"
     try:
         with time_limit(request.row_seconds):

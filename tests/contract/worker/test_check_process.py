@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 from llamaforge import paths
+from llamaforge.data.preview_request import PreviewRequest
 from llamaforge.data.sources import Source
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.recipe.spec import DataChoice
-from llamaforge.runs import data_checks
+from llamaforge.runs import data_checks, previews
 from llamaforge.runs.asking import Question, answers
 
 KEY = "ghp_" + "aB3dE5fG7hI9jK1lM2nO4pQ6rS8tU0vWxYz1"
@@ -85,6 +86,20 @@ def test_a_template_cannot_take_the_machines_memory(tmp_path: Path, greedy: str)
     found = checked(rows(tmp_path), greedy + PLAIN, seconds=5.0)
     assert codes(found)["template_slow"] == "stop"
     assert found["can_train"] is False
+
+
+def test_a_gigantic_row_is_measured_without_being_rendered(tmp_path: Path) -> None:
+    path = rows(tmp_path)
+    with path.open("a") as file:
+        file.write(json.dumps({"prompt": "Go on.", "completion": "word " * 400_000}) + "\n")
+    found = checked(path, PLAIN, seconds=5.0)
+    assert found["model"]["rendered_rows"] == 12
+    assert found["analysis"]["lengths"]["tokens"]["max"] > 400_000
+    request = PreviewRequest(
+        model="llamaforge-demo", store=str(paths.embedded_store()), data=str(path), rows=(13,)
+    )
+    (shown,) = previews.ask(request).previews
+    assert "too long to be shown" in shown.problems[0].message
 
 
 def test_what_hears_no_signal_is_ended() -> None:

@@ -304,3 +304,16 @@ def test_within_a_folder_a_file_may_have_any_name(tmp_path: Path) -> None:
 def test_a_name_that_is_too_long_for_any_file_is_not_there() -> None:
     assert not exists(Path("a" * 5000))
     assert not exists(Path("a\0b"))
+
+
+def test_a_pattern_does_not_follow_links_without_end(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    for folder in (tmp_path, inner, tmp_path / ".hidden"):
+        (folder / f"{folder.name}.jsonl").write_text(LINE)
+    for number in range(4):
+        (inner / f"back{number}").symlink_to(tmp_path, target_is_directory=True)
+    for pattern in ("**/*.jsonl", "**/**/*.jsonl", "**"):
+        found = expand([parse_source(str(tmp_path / pattern))]).paths
+        assert found == tuple(sorted([tmp_path / f"{tmp_path.name}.jsonl", inner / "b.jsonl"]))
