@@ -403,7 +403,15 @@ def _detected(source: Source, choices: ReadChoices) -> Detection:
         preference=choices.preference,
         mapping=choices.mapping,
     )
-    if found.ambiguous and choices.mapping is None:
+    named = source.format
+    if named is not None and choices.mapping is None and named != found.format:
+        raise UsageError(
+            f"The rows of {safe_line(source_name(path))} are {found.format}, not "
+            f"{safe_line(named, limit=40)}: {found.reason}.",
+            "Leave the format out, or say what the columns mean with a mapping.",
+            code="other_format",
+        )
+    if found.ambiguous and choices.mapping is None and named is None:
         raise UsageError(
             f"The rows of {safe_line(source_name(path))} could be "
             f"{' or '.join(found.ambiguous)}: {found.reason}.",

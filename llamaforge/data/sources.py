@@ -76,7 +76,8 @@ class Source(BaseModel):
     split: Side | None = None
     """The side that its rows are for; one that a row names itself outranks it."""
     format: str | None = None
-    """The format of its rows, if it is not to be told from them."""
+    """The format of its rows, where they could be several: the first that is named for them.
+    Rows of another one are refused, unless there is a mapping."""
     mapping: dict[str, str] = Field(default_factory=dict)
     """Which of its columns is which field of the format, by the field's name."""
 

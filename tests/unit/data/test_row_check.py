@@ -306,6 +306,24 @@ def test_the_check_before_a_run_takes_the_rows_that_the_run_takes(tmp_path: Path
         assert outcomes[0] == outcomes[1]
 
 
+def test_a_format_that_a_source_names_is_the_one_that_its_rows_have(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [{"prompt": str(n), "completion": "b"} for n in range(9)])
+    first_problem([Source(path=str(path), format="prompt_completion")], 0.0)
+    with pytest.raises(UsageError, match="are prompt_completion, not alpaca") as caught:
+        first_problem([Source(path=str(path), format="alpaca")], 0.0)
+    assert caught.value.code == "other_format"
+
+
+def test_a_format_that_a_source_names_settles_a_doubt(tmp_path: Path) -> None:
+    row = {"prompt": "a", "completion": "b", "question": "c", "answer": "d"}
+    path = jsonl(tmp_path / "rows.jsonl", [row | {"prompt": str(number)} for number in range(9)])
+    with pytest.raises(UsageError) as caught:
+        first_problem([path], 0.0)
+    assert caught.value.code == "ambiguous_format"
+    found = take_in([Source(path=str(path), format="prompt_completion")])
+    assert [record.messages[0].content for record in found.records] == list("012345678")
+
+
 def test_of_endless_broken_rows_few_are_kept(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "rows.jsonl", [*good(1), *["oops"] * 3_000])
     found = take_in([path], keep=False)
