@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     Raises:
         LlamaForgeError: the rows or the model cannot be read at all.
     """
-    from llamaforge.data.sources import absolute_source
+    from llamaforge.data.sources import parse_source
     from llamaforge.recipe.check_request import CheckRequest
     from llamaforge.recipe.spec import DataChoice, parse
     from llamaforge.runs.data_checks import check
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     data = parse(
         DataChoice,
         {
-            "sources": [absolute_source(source) for source in arguments.sources],
+            "sources": [parse_source(source).absolute() for source in arguments.sources],
             "map": arguments.map,
             "preference": arguments.preference,
             "images": arguments.images,
@@ -75,13 +75,16 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         },
         "The command",
     )
-    store = arguments.store
     found = check(
-        CheckRequest(
-            data=data,
-            model=arguments.model,
-            store=store,
-            chat_template=arguments.chat_template,
+        parse(
+            CheckRequest,
+            {
+                "data": data,
+                "model": arguments.model,
+                "store": arguments.store,
+                "chat_template": arguments.chat_template,
+            },
+            "The command",
         ).model_dump_json(),
         _Narrator().tell,
     )
@@ -107,6 +110,8 @@ class _Narrator:
 
 
 def _print(found: dict[str, Any]) -> None:
+    from llamaforge.data.check import LISTED
+
     for source in found["sources"]:
         print_text(
             f"{safe_line(source['path'])}: {source['container']}, {source['format']} "
@@ -114,6 +119,8 @@ def _print(found: dict[str, Any]) -> None:
         )
     rows = found["rows"]
     left_out = f", {rows['left_out']:,} left out by weight" if rows["left_out"] else ""
+    if rows["repeated"]:
+        left_out += f"; {rows['repeated']:,} taken once more by weight"
     noun = "row" if rows["read"] == 1 else "rows"
     print_text(
         f"{rows['read']:,} {noun}: {rows['accepted']:,} used as they are, {rows['repaired']:,} "
@@ -125,7 +132,8 @@ def _print(found: dict[str, Any]) -> None:
         place = f"{safe_line(Path(row['source']).name)} row {row['line']:,}"
         print_text(f"    {place}: {safe_line(row['reason'])}")
     if len(found["rejected"]) > _SHOWN_REJECTED:
-        print_text("    … all of them with --json")
+        most = f"the first {LISTED:,}" if rows["rejected"] > LISTED else "all"
+        print_text(f"    … {most} of them with --json")
     if found["model"] is not None:
         model = found["model"]
         template = {"file": "its own", "given": "the given"}.get(
@@ -167,7 +175,7 @@ def _print_lengths(lengths: dict[str, Any] | None) -> None:
 
 def _print_verdict(problems: list[dict[str, str]]) -> None:
     stops = [item for item in problems if item["level"] == "stop"]
-    others = {"sources", "template_refuses", "rejected_rows", "empty_dataset"}
+    others = {"sources", "template_refuses", "template_slow", "rejected_rows", "empty_dataset"}
     for item in problems:
         if item["level"] == "warn" and item["code"] in others:
             print_text(f"! {safe_line(item['message'])}")

@@ -83,8 +83,10 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "The command"
+        said = first["msg"].removeprefix("Value error, ")
         raise UsageError(
-            f"{'.'.join(map(str, first['loc']))}: {safe_line(first['msg'], limit=120)}.",
+            f"{where}: {safe_line(said, limit=120)}.",
             "Check the numbers that you gave.",
             code="preview_request",
         ) from None

@@ -160,7 +160,9 @@ def _lay_data(data: dict[str, Any], given: list[str] | None) -> None:
 
 
 def _is_snapshot(source: str) -> bool:
-    return source.startswith(_SNAPSHOT) and not Path(source).exists()
+    from llamaforge.data.sources import exists
+
+    return source.startswith(_SNAPSHOT) and not exists(Path(source))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -189,13 +191,15 @@ def _beside(recipe: Path, place: Any) -> Any:
 
 def _source_beside(recipe: Path, source: Any) -> Any:
     """Return a source of the recipe file as it is meant; what is none is judged later."""
+    from llamaforge.data.sources import exists
+
     if isinstance(source, dict) and isinstance(source.get("path"), str):
         return source | {"path": _source_beside(recipe, source["path"])}
     if not isinstance(source, str):
         return source
     place = _beside(recipe, source)
     # What cannot be a path, such as a dataset of the Hub, stays as it is written.
-    return str(place) if place.parent.exists() and not source.startswith("hf:") else source
+    return str(place) if exists(place.parent) and not source.startswith("hf:") else source
 
 
 def _part(body: dict[str, Any], name: str) -> dict[str, Any]:

@@ -315,7 +315,8 @@ _WARN_AT: Final = {"refusal": _MANY_FLAGGED, "short_answer": _MANY_SHORT, "cut_o
 
 def _flag_section(flag: Flag) -> Section:
     severity = Severity.WARN if flag.fraction >= _WARN_AT.get(flag.code, 0.0) else Severity.INFO
-    message = f"In {_rows(flag.rows)} ({100 * flag.fraction:.2g} %) {flag.message}."
+    part = _part(flag.rows, round(flag.rows / flag.fraction))
+    message = f"In {_rows(flag.rows)} ({part}) {flag.message}."
     message += f" {_FLAG_ADVICE[flag.code]}"
     figures: dict[str, Figure] = {"rows": flag.rows, "fraction": round(flag.fraction, 4)}
     return Section(

@@ -15,10 +15,10 @@ from typing import Any, Final, Literal, NoReturn, Protocol
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from llamaforge.data.privacy import masked_line
 from llamaforge.data.records import Message, RowError
 from llamaforge.data.templates import Template
 from llamaforge.errors import InvalidFileError
-from llamaforge.safe_text import safe_line
 
 # Two private-use characters around a number: no template looks for them, few texts hold them.
 _OPEN, _CLOSE = "\uf8d0", "\uf8d1"
@@ -513,7 +513,7 @@ def _reason(error: Exception, limit: int) -> str:
     """Return what an error of a template says, safe to print."""
     if isinstance(error, MemoryError):
         return "it asks for too much memory"
-    return safe_line(str(error), limit=limit) or type(error).__name__
+    return masked_line(str(error), limit=limit) or type(error).__name__
 
 
 def _raise(message: str) -> NoReturn:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from llamaforge.data.lengths import Measure
     from llamaforge.data.row_refs import Example
 
+LISTED: Final = 1_000
+"""Rows that cannot be used of which a check says more than how many."""
 _PROGRESS_ROWS: Final = 500
 
 Progress = Callable[[str, int], None]
@@ -85,8 +87,15 @@ class Intake:
     """Rows, but for those left out."""
     left_out: int = 0
     """Rows that a weight below 1 left out; they count nowhere else."""
-    repeats: dict[tuple[str, int], int] = field(default_factory=dict)
-    """How often a row is taken that a weight above 1 repeats, by source and row."""
+    brief: bool = False
+    """Rows are only counted: of those that cannot be used the first `LISTED` are kept, and
+    `repeats` stays empty. So memory does not depend on how many there are."""
+    bad: int = 0
+    """Rows that cannot be used."""
+    repeated: int = 0
+    """How often rows are taken once more, because of a weight above 1."""
+    repeats: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    """How often a row is taken that a weight above 1 repeats, by source, row and id."""
     empty: list[Path] = field(default_factory=list)
     """Files without a row."""
     for_train: int = 0
@@ -96,8 +105,18 @@ class Intake:
     repairs: Counter[str] = field(default_factory=Counter)
     """How many rows each rule has mended."""
 
-    def note(self, record: Record) -> None:
-        """Count a row that can be used."""
+    def note_rejected(self, row: Rejection) -> None:
+        """Count a row that cannot be used."""
+        self.read += 1
+        self.bad += 1
+        if not self.brief or self.bad <= LISTED:
+            self.rejected.append(row)
+
+    def note(self, record: Record, times: int = 1) -> None:
+        """Count a row that can be used, and is taken so many times."""
+        self.repeated += times - 1
+        if times > 1 and not self.brief:
+            self.repeats[record.source, record.row, record.id] = times
         self.read += 1
         self.for_train += record.split in {None, "train"}
         self.repaired += bool(record.repairs)
@@ -173,12 +192,11 @@ def collect(
         clusters=analysis.clusters,
     )
     splits["train"] = _repeated(splits["train"], intake.repeats)
-    used = [record for side in splits.values() for record in side]
-    more = len(used) - len(intake.records)
+    more = sum(map(len, splits.values())) - len(intake.records)
     return Collected(
         splits=splits,
         rejected=tuple(intake.rejected),
-        counts=count(intake.read + more, used, intake.rejected),
+        counts=count(intake.read, intake.records, intake.rejected, repeated=more),
         detections=intake.detections,
         sources=source_files(intake),
         split_report=split_report,
@@ -202,6 +220,7 @@ def first_problem(
     sources: Sequence[Source | Path],
     max_rejected_fraction: float,
     choices: ReadChoices | None = None,
+    seed: int = 0,
 ) -> None:
     """Raise the first problem that reading `sources` has; return if there is none.
 
@@ -212,7 +231,7 @@ def first_problem(
     """
     local = [source for source in map(_source, sources) if not source.is_on_the_hub]
     if local or not sources:
-        judge(take_in(local, choices=choices, keep=False), max_rejected_fraction)
+        judge(take_in(local, choices=choices, seed=seed, keep=False), max_rejected_fraction)
 
 
 def take_in(
@@ -231,7 +250,7 @@ def take_in(
             themselves.
         StoppedError: `watch` ended it.
     """
-    intake = take_in_nothing(sources, choices=choices, fetch=fetch)
+    intake = take_in_nothing(sources, choices=choices, fetch=fetch, brief=not keep)
     for record in streamed(intake, choices=choices, seed=seed, watch=watch):
         if keep:
             intake.records.append(record)
@@ -243,6 +262,7 @@ def take_in_nothing(
     *,
     choices: ReadChoices | None = None,
     fetch: Fetch | None = None,
+    brief: bool = False,
 ) -> Intake:
     """Find the files that `sources` stand for and what they hold; `streamed` reads them.
 
@@ -256,7 +276,7 @@ def take_in_nothing(
         _detected(item, _choices_of(item, choices or ReadChoices())) for item in expansion.files
     )
     stamps = tuple(_stamp(item.place) for item in expansion.files)
-    return Intake([], [], expansion.files, found, expansion.warnings, stamps)
+    return Intake([], [], expansion.files, found, expansion.warnings, stamps, brief=brief)
 
 
 def streamed(
@@ -312,30 +332,39 @@ def judge(intake: Intake, max_rejected_fraction: float) -> None:
     """Raise `RefusedError` where too few of the rows can be used to train on them."""
     if intake.empty:
         raise _empty(f"{safe_line(source_name(intake.empty[0]))} holds no rows.")
-    bad, usable = len(intake.rejected), intake.read - len(intake.rejected)
+    # A weight leaves rows out that can be used, and none that cannot: all are held against all.
+    bad, rows = intake.bad, intake.read + intake.left_out
+    usable = rows - bad
     if bad:
         first = intake.rejected[0]
         names = [source_name(item.place) for item in intake.files]
         found = intake.detections[names.index(first.source)]
         where = f"{safe_line(first.source)} {place_word(found.container)} {first.row:,}"
-        fraction = bad / intake.read
+        fraction = bad / rows
         if not usable:
             raise RefusedError(
-                f"No row of {_rows(intake.read)} can be used; the first: {where}: {first.reason}.",
+                f"No row of {_rows(rows)} can be used; the first: {where}: {first.reason}.",
                 "Mend the rows.",
                 code="rejected_rows",
             )
         if fraction > max_rejected_fraction:
             raise RefusedError(
-                f"{bad:,} of {_rows(intake.read)} ({_percent(fraction)} %) cannot be used;"
+                f"{bad:,} of {_rows(rows)} ({_percent(fraction)} %) cannot be used;"
                 f" the first: {where}: {first.reason}.",
                 "Mend them, or allow them with"
                 f" --set max_rejected_fraction={math.ceil(fraction * 10) / 10}",
                 code="rejected_rows",
             )
+    if intake.left_out == usable:
+        raise RefusedError(
+            f"The weight leaves out every one of {_rows(usable)}.",
+            "Give a larger weight, as in FILE@0.5.",
+            code="empty_dataset",
+        )
     if not intake.for_train:
         raise _empty(
-            f"No row is left for training: the split of all {_rows(usable)} is validation or test."
+            "No row is left for training: the split of all "
+            f"{_rows(usable - intake.left_out)} is validation or test."
         )
 
 
@@ -374,7 +403,15 @@ def _detected(source: Source, choices: ReadChoices) -> Detection:
         preference=choices.preference,
         mapping=choices.mapping,
     )
-    if found.ambiguous and choices.mapping is None:
+    named = source.format
+    if named is not None and choices.mapping is None and named != found.format:
+        raise UsageError(
+            f"The rows of {safe_line(source_name(path))} are {found.format}, not "
+            f"{safe_line(named, limit=40)}: {found.reason}.",
+            "Leave the format out, or say what the columns mean with a mapping.",
+            code="other_format",
+        )
+    if found.ambiguous and choices.mapping is None and named is None:
         raise UsageError(
             f"The rows of {safe_line(source_name(path))} could be "
             f"{' or '.join(found.ambiguous)}: {found.reason}.",
@@ -401,8 +438,7 @@ def _file_records(
             if watch.stopped():
                 raise StoppedError
         if isinstance(item, Rejection):
-            intake.read += 1
-            intake.rejected.append(item)
+            intake.note_rejected(item)
             continue
         times = 1 if source.weight == 1.0 else copies(item.id, source.weight, seed)
         if not times:
@@ -411,19 +447,17 @@ def _file_records(
         record = item
         if source.split is not None and item.split is None:
             record = replace(item, split=source.split)
-        if times > 1:
-            intake.repeats[record.source, record.row] = times
-        intake.note(record)
+        intake.note(record, times)
         yield record
     if intake.read + intake.left_out == before:
         intake.empty.append(path)
 
 
-def _repeated(records: list[Record], repeats: dict[tuple[str, int], int]) -> list[Record]:
+def _repeated(records: list[Record], repeats: dict[tuple[str, int, str], int]) -> list[Record]:
     """Return the rows to train on, each as often as its source's weight says."""
     if not repeats:
         return records
-    return [r for r in records for _ in range(repeats.get((r.source, r.row), 1))]
+    return [r for r in records for _ in range(repeats.get((r.source, r.row, r.id), 1))]
 
 
 def _refuse_secrets(analysis: "Analysis") -> None:

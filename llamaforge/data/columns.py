@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from llamaforge.data.json_row import MAX_DEPTH
+from llamaforge.data.privacy import masked_line
 from llamaforge.data.raw_rows import MAX_ROW_BYTES, TOO_LONG, Row, cell_value
 from llamaforge.data.records import Rejection, RowError, source_name
 from llamaforge.data.streams import Container
@@ -169,7 +170,7 @@ def _row(
 def _require_schema(schema: Any, name: str) -> None:
     """Check that every column holds something that a row can hold."""
     for place, field in enumerate(schema):
-        column = safe_line(repr(field.name), limit=60)
+        column = masked_line(repr(field.name), limit=60)
         if field.name in schema.names[:place]:
             raise InvalidFileError(
                 f"{safe_line(name)} has the column {column} twice.",

@@ -222,7 +222,7 @@ class FlagCounter:
         if len(answer) >= _ENDING_CHARACTERS and not is_pair(record):
             self._endings += 1
             if not ends_properly(answer):
-                self._flag("cut_off", record, answer[-240:], mask, from_end=True)
+                self._flag("cut_off", record, answer, mask, from_end=True)
         if is_pair(record):
             self._count_pair(record)
         else:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from llamaforge.data.containers import Container, Row, container_of, rows
 from llamaforge.data.images import Images
 from llamaforge.data.mapping import CHECKED_ROWS, Mapping, suggested_mapping
+from llamaforge.data.privacy import mask_text, masked_line
 from llamaforge.data.reading import CHOSEN_HINT, Preference, ReadChoices, RecordReader, Want
 from llamaforge.data.records import Record, Rejection, source_name
 from llamaforge.data.sample import SAMPLE_ROWS, Sampled, sample
@@ -133,7 +134,7 @@ def detect(path: Path) -> Detection:
     readable = {name: weight for name, weight in tally.weights.items() if name in _READABLE}
     weights = readable or tally.weights or {UNKNOWN: 0.0}
     found = max(weights, key=lambda name: weights[name])
-    keys = tuple(key for key, _ in tally.keys.most_common())
+    keys = tuple(mask_text(key) for key, _ in tally.keys.most_common())
     ambiguous = _ambiguous(tally, found)
     doubted = bool(ambiguous) or (found == UNKNOWN and bool(keys))
     return Detection(
@@ -310,4 +311,4 @@ def _valid_rows(path: Path) -> Iterator[Row]:
 def _cells(row: Row) -> Iterator[tuple[str, str]]:
     for key, value in islice(row.fields.items(), _SAMPLE_KEYS):
         text = value if isinstance(value, str) else json.dumps(value)
-        yield safe_line(key, limit=_CELL_CHARACTERS), safe_line(text, limit=_CELL_CHARACTERS)
+        yield masked_line(key, limit=_CELL_CHARACTERS), masked_line(text, limit=_CELL_CHARACTERS)

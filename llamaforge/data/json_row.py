@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any, Final
 
+from llamaforge.data.privacy import masked_line
 from llamaforge.data.records import RowError
 from llamaforge.safe_text import safe_line
 
@@ -100,7 +101,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise RowError(f"the key {safe_line(repr(key), limit=60)} occurs twice")
+                raise RowError(f"the key {masked_line(repr(key), limit=60)} occurs twice")
             seen.add(key)
     return found
 

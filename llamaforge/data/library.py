@@ -4,10 +4,12 @@ A snapshot lies in `$LLAMAFORGE_HOME/snapshots`, under the first digits of its i
 files with the runs that were trained on it, where the disk can do that.
 """
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Final
 from llamaforge import paths
 from llamaforge.data.snapshot import MANIFEST_NAME, SnapshotManifest, read_manifest
 from llamaforge.errors import LlamaForgeError, NotFoundError, UsageError
-from llamaforge.files import commit
+from llamaforge.files import commit, sha256_of
 from llamaforge.safe_text import safe_line
 
 _DIGITS: Final = 16
@@ -125,9 +127,13 @@ def _found() -> Iterator[KeptSnapshot]:
 
 
 def _is_snapshot(place: Path, snapshot_id: str) -> bool:
+    """Return whether that snapshot is there, each of its files as it was."""
     try:
-        return read_manifest(place / MANIFEST_NAME).id == snapshot_id
-    except LlamaForgeError:
+        manifest = read_manifest(place / MANIFEST_NAME)
+        return manifest.id == snapshot_id and all(
+            sha256_of(place / name) == file.sha256 for name, file in manifest.files.items()
+        )
+    except (LlamaForgeError, OSError):
         return False
 
 
@@ -137,12 +143,30 @@ def _link(source: Path, target: Path, manifest: SnapshotManifest) -> None:
     try:
         for name in [*manifest.files, MANIFEST_NAME]:
             _link_file(source / name, beside / name)
-        if target.exists():  # damaged: what is put in its place is whole
-            shutil.rmtree(target)
-        commit(beside, target)
+        _put(beside, target, manifest.id)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def _put(beside: Path, target: Path, snapshot_id: str) -> None:
+    """Give a snapshot its place; another process may be about the same."""
+    while True:
+        try:
+            commit(beside, target)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+        else:
+            return
+        if _is_snapshot(target, snapshot_id):
+            shutil.rmtree(beside)
+            return
+        # Damaged: what is put in its place is whole.
+        damaged = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=target.parent))
+        with suppress(FileNotFoundError):
+            target.replace(damaged / target.name)
+        shutil.rmtree(damaged)
 
 
 def _link_file(source: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from llamaforge.data.json_row import kind
+from llamaforge.data.privacy import masked_line
 from llamaforge.data.records import ROLES, RowError
 from llamaforge.errors import UsageError
 from llamaforge.safe_text import safe_line
@@ -211,7 +212,7 @@ def paths_of(fields: Fields) -> list[str]:
     for path, value, depth in waiting:
         if len(found) >= _ENOUGH_PATHS:
             break
-        found.append(safe_line(path, limit=60))
+        found.append(masked_line(path, limit=60))
         if depth < _PATH_DEPTH and isinstance(value, dict):
             inner = list(value.items())[:_ENOUGH_PATHS]
             waiting += [(f"{path}.{key}", child, depth + 1) for key, child in inner]

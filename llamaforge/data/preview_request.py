@@ -2,7 +2,8 @@
 
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 from llamaforge.data.chat import TrainOn
 from llamaforge.data.preview import MOST_TOKENS
@@ -46,6 +47,23 @@ class PreviewRequest(BaseModel):
     """Seconds that one row may take."""
     most_tokens: int = Field(default=MOST_TOKENS, ge=1, le=1_000_000)
     """Tokens shown of one row."""
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> "PreviewRequest":
+        require_sendable(self)
+        return self
+
+
+def require_sendable(request: BaseModel) -> None:
+    """Check that a request can be sent as JSON: names of files may hold any bytes.
+
+    Raises:
+        ValueError: a text in it is not Unicode.
+    """
+    try:
+        request.model_dump_json()
+    except PydanticSerializationError:
+        raise ValueError("a name holds bytes that are not UTF-8") from None
 
 
 def read_request(body: bytes) -> PreviewRequest:

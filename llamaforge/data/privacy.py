@@ -5,10 +5,11 @@ names and addresses on purpose. What is found are forms with a check: a name or 
 words is not found.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from llamaforge.data.personal_forms import PERSONAL_FORMS
@@ -19,6 +20,8 @@ from llamaforge.safe_text import safe_line
 
 MAX_FINDINGS: Final = 1_000
 """Secrets, and pieces of personal data, that are listed; beyond that they are only counted."""
+_MOST_MASKED: Final = 4_096
+"""Characters of a text that is shown in a few: a row's keys and names can be of any length."""
 _SHOWN: Final = 2
 """Characters of a finding that are shown at its beginning, and at its end."""
 
@@ -112,6 +115,11 @@ def mask_text(text: str) -> str:
     return text
 
 
+def masked_line(text: str, *, limit: int) -> str:
+    """Return `text` masked, on one line and safe to print, at most `limit` characters of it."""
+    return safe_line(mask_text(text[:_MOST_MASKED]), limit=limit)
+
+
 class PrivacyScan:
     """Takes rows one by one and counts what is found in them."""
 
@@ -124,6 +132,15 @@ class PrivacyScan:
         """Look through one row; return whether anything was found."""
         text = "\n\n".join(turn.content for turn in all_turns(record))
         spans = find_private(text)
+        if record.meta:  # it is frozen with the row; numbers in it are rarely a person's
+            beside = _spelled(record.meta)
+            start = len(text) + 2
+            spans += [
+                replace(span, start=span.start + start, stop=span.stop + start)
+                for span in find_private(beside)
+                if span.secret
+            ]
+            text = f"{text}\n\n{beside}"
         if not spans:
             return False
         for secret in (True, False):
@@ -158,6 +175,11 @@ def scan(records: Iterable[Record]) -> PrivacyReport:
     for record in records:
         found.add(record)
     return found.report()
+
+
+def _spelled(meta: dict[str, Any]) -> str:
+    """Return what is kept beside a row as text, with the line ends that its texts have."""
+    return json.dumps(meta, ensure_ascii=False).replace("\\n", "\n")
 
 
 def _candidates(text: str) -> Iterator[tuple[Form, bool]]:

@@ -18,6 +18,9 @@ class RowCounts:
     """Used rows whose conversation an earlier one has too."""
     repaired: int = 0
     """Rows that are used after a repair (`repairs.RULES`)."""
+    repeated: int = 0
+    """How often rows are used once more, because their source has a weight above 1; these count
+    nowhere else."""
 
     def __post_init__(self) -> None:
         if self.read != self.kept + self.rejected or self.duplicates > self.kept:
@@ -34,10 +37,16 @@ class RowCounts:
         return self.rejected / self.read if self.read else 0.0
 
 
-def count(read: int, records: Sequence[Record], rejected: Sequence[Rejection]) -> RowCounts:
+def count(
+    read: int,
+    records: Sequence[Record],
+    rejected: Sequence[Rejection],
+    *,
+    repeated: int = 0,
+) -> RowCounts:
     """Return the counts for `read` rows that became `records` and `rejected`."""
     distinct = len({record.id for record in records})
     repaired = sum(bool(record.repairs) for record in records)
     return RowCounts(
-        read, len(records) - repaired, len(rejected), len(records) - distinct, repaired
+        read, len(records) - repaired, len(rejected), len(records) - distinct, repaired, repeated
     )

@@ -11,6 +11,7 @@ from llamaforge.data.images import Images
 from llamaforge.data.json_row import kind
 from llamaforge.data.mapping import Mapping
 from llamaforge.data.preference import Pair, mended_pair
+from llamaforge.data.privacy import masked_line
 from llamaforge.data.records import (
     SPLIT_NAMES,
     Record,
@@ -175,7 +176,7 @@ def _split(value: object) -> str | None:
         return None
     side = SPLIT_NAMES.get(value.strip().lower()) if isinstance(value, str) else None
     if side is None:
-        given = safe_line(repr(value), limit=40) if isinstance(value, str) else kind(value)
+        given = masked_line(repr(value), limit=40) if isinstance(value, str) else kind(value)
         raise RowError(f"split is {given}, not train, validation or test")
     return side
 

@@ -66,6 +66,11 @@ def all_turns(record: Record) -> Iterable[Message]:
     yield from record.rejected
 
 
+def text_bytes(turns: Iterable[Message]) -> int:
+    """Return how long the texts of `turns` are together, in bytes of UTF-8."""
+    return sum(len(turn.content.encode("utf-8", "surrogatepass")) for turn in turns)
+
+
 def excerpt(text: str, limit: int = EXCERPT_CHARACTERS) -> str:
     """Return the beginning of `text` on one line that is safe to print; mask it first."""
     line = " ".join(text[: 4 * limit].split())

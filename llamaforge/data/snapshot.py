@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from llamaforge.data.quality import RowCounts
 from llamaforge.data.records import (
@@ -25,6 +25,7 @@ from llamaforge.safe_text import safe_line
 
 MANIFEST_NAME: Final = "manifest.json"
 REJECTED_NAME: Final = "rejected.jsonl"
+_FILE: Final = r"^(train|validation|test|rejected)\.jsonl$"
 _HINT: Final = "Prepare the data again: start a new run from the same sources."
 
 
@@ -61,6 +62,7 @@ class SnapshotCounts(_Strict):
     validation: int
     test: int
     repaired: int = 0
+    repeated: int = 0
 
 
 class SnapshotManifest(_Strict):
@@ -70,7 +72,7 @@ class SnapshotManifest(_Strict):
     id: str
     """sha256 of the lines `<sha256>  <name>` of the three data files, as `sha256sum` prints them
     for train.jsonl, validation.jsonl and test.jsonl."""
-    files: dict[str, SnapshotFile]
+    files: dict[Annotated[str, Field(pattern=_FILE)], SnapshotFile]
     """By file name."""
     sources: list[SourceFile]
     counts: SnapshotCounts
@@ -100,7 +102,10 @@ def write_snapshot(folder: Path, splits: Splits, report: SnapshotReport) -> Snap
     """
     counts = report.counts
     sizes = {side: len(splits[side]) for side in SPLITS}
-    if sum(sizes.values()) != counts.kept or len(report.rejected) != counts.rejected:
+    if (
+        sum(sizes.values()) != counts.kept + counts.repeated
+        or len(report.rejected) != counts.rejected
+    ):
         raise ValueError(f"{sizes} and {len(report.rejected)} rejected rows are not {counts}")
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
     files = {
@@ -126,6 +131,7 @@ def write_snapshot(folder: Path, splits: Splits, report: SnapshotReport) -> Snap
             rejected=counts.rejected,
             duplicates=counts.duplicates,
             repaired=counts.repaired,
+            repeated=counts.repeated,
             **sizes,
         ),
         rules=dict(report.rules),

@@ -16,7 +16,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -76,7 +76,8 @@ class Source(BaseModel):
     split: Side | None = None
     """The side that its rows are for; one that a row names itself outranks it."""
     format: str | None = None
-    """The format of its rows, if it is not to be told from them."""
+    """The format of its rows, where they could be several: the first that is named for them.
+    Rows of another one are refused, unless there is a mapping."""
     mapping: dict[str, str] = Field(default_factory=dict)
     """Which of its columns is which field of the format, by the field's name."""
 
@@ -88,10 +89,18 @@ class Source(BaseModel):
             return {"path": str(value)}
         if not isinstance(value, str):
             return value
+        _require_utf8(value)
         match = _WEIGHTED.fullmatch(value)
-        if match is None or _exists(_at_home(value)):
+        if match is None or exists(_at_home(value)):
             return {"path": value}
         return {"path": match["place"], "weight": float(match["weight"])}
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            _require_utf8(value)
+        return value
 
     @field_validator("split", mode="before")
     @classmethod
@@ -114,9 +123,28 @@ class Source(BaseModel):
         """Whether it names a dataset that has to be fetched."""
         return hub_dataset(self) is not None
 
+    def absolute(self) -> "Source":
+        """Return the source as it is found from any folder; a dataset is named as it is.
+
+        Raises:
+            UsageError: the current folder's name cannot be written down (`invalid_source`).
+        """
+        if self.is_on_the_hub:
+            return self
+        path = str(self.place.absolute())
+        try:
+            _require_utf8(path)
+        except ValueError as error:
+            raise UsageError(
+                f"The path {safe_line(path, limit=120)} cannot be used: {error}.",
+                "A data file may have any name within a folder that is named.",
+                code="invalid_source",
+            ) from None
+        return self.model_copy(update={"path": path})
+
     def text(self) -> str:
         """Return the source as it can be written on a command line."""
-        return self.path if self.weight == 1.0 else f"{self.path}@{self.weight:g}"
+        return self.path if self.weight == 1.0 else f"{self.path}@{_weight(self.weight)}"
 
 
 def parse_source(value: object) -> Source:
@@ -130,7 +158,8 @@ def parse_source(value: object) -> Source:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, problem["loc"]))
-        what = safe_line(f"{where}: {problem['msg']}" if where else problem["msg"], limit=120)
+        said = problem["msg"].removeprefix("Value error, ")
+        what = safe_line(f"{where}: {said}" if where else said, limit=120)
         raise UsageError(
             f"The source {safe_line(repr(value), limit=120)} is not understood: {what}.",
             "Write FILE, FOLDER, 'PATTERN' or hf:OWNER/NAME, with a weight as in FILE@0.5.",
@@ -144,10 +173,7 @@ def absolute_source(text: str) -> str:
     Raises:
         UsageError: as `parse_source`.
     """
-    source = parse_source(text)
-    if source.is_on_the_hub:
-        return text
-    return source.model_copy(update={"path": str(source.place.absolute())}).text()
+    return parse_source(text).absolute().text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +219,8 @@ def hub_dataset(source: Source) -> HubDataset | None:
 def _may_be_dataset(source: Source, match: re.Match[str]) -> bool:
     return (
         match["split"] is None
-        and not _exists(source.place)
-        and not _exists(source.place.parent)
+        and not exists(source.place)
+        and not exists(source.place.parent)
         and not _is_data_name(source.place.name)
     )
 
@@ -225,7 +251,8 @@ def expand(sources: Iterable[Source], fetch: Fetch | None = None) -> Expansion:
     dot or an underscore, what tells about the data (README) and what no data file is called like
     is left out, with a warning. Files and folders named `train`, `validation`, `test` (also
     `valid`, `val`, and shards such as `test-00000-of-00002`) are for that side, with a warning.
-    A pattern stands for the files that it matches; `**` reaches into folders of any depth.
+    A pattern stands for the files that it matches; `**` reaches into folders of any depth that no
+    link leads to.
 
     Raises:
         NotFoundError: there is no such file, or nothing matches (`no_source`).
@@ -342,7 +369,7 @@ def _is_data_file(path: Path) -> bool:
 
 def _matching_files(source: Source) -> tuple[list[Source], list[str]]:
     kept: list[tuple[Path, str]] = []
-    for name in sorted(glob.iglob(os.fspath(source.place), recursive=True)):  # noqa: PTH207
+    for name in sorted(set(_matches(source.place))):
         path = Path(name)
         if path.is_file():
             kept.append((path, path.name))
@@ -352,6 +379,23 @@ def _matching_files(source: Source) -> tuple[list[Source], list[str]]:
             f"No file matches {safe_line(source.path)}.", "Check the pattern.", code="no_source"
         )
     return _sided(source, kept)
+
+
+def _matches(pattern: Path) -> Iterator[str]:
+    """Yield what a pattern matches, some of it more than once.
+
+    `**` stands for folders of any depth but for hidden ones, and does not follow links: two that
+    lead back to their folder stand for more paths than anybody can wait for.
+    """
+    if "**" not in pattern.parts:
+        yield from glob.iglob(os.fspath(pattern))  # noqa: PTH207
+        return
+    place = pattern.parts.index("**")
+    above, below = Path(*pattern.parts[:place]), pattern.parts[place + 1 :] or ("*",)
+    for base in sorted(glob.iglob(os.fspath(above))) if above.parts else ["."]:  # noqa: PTH207
+        for folder, names, _ in os.walk(base):
+            names[:] = [name for name in names if not name.startswith(".")]
+            yield from _matches(Path(glob.escape(folder), *below))
 
 
 def _require_few(count: int, place: Path) -> None:
@@ -417,7 +461,21 @@ def _at_home(text: str) -> Path:
         return Path(text)
 
 
-def _exists(path: Path) -> bool:
+def _require_utf8(name: str) -> None:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("the name is not UTF-8; rename the file or the folder") from None
+
+
+def _weight(weight: float) -> str:
+    """Return a weight as short as it can be written without becoming another one."""
+    short = f"{weight:g}"
+    return short if float(short) == weight else repr(weight)
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is something at `path`; False also for what no file can be called."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name that no file can have

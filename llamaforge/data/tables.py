@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from llamaforge.data.json_rows import skip_line
+from llamaforge.data.privacy import masked_line
 from llamaforge.data.raw_rows import MAX_ROW_BYTES, TOO_LONG, Row, cell_value, require_unicode
 from llamaforge.data.records import Rejection, RowError
 from llamaforge.data.sniff import Dialect
@@ -127,7 +128,7 @@ class _Table:
         if twice:
             raise InvalidFileError(
                 f"The header of {safe_line(self._name)} has the column"
-                f" {safe_line(repr(twice[0]), limit=60)} twice.",
+                f" {masked_line(repr(twice[0]), limit=60)} twice.",
                 "Give every column a name of its own in the first row.",
                 code="duplicate_columns",
             )

@@ -17,8 +17,8 @@ from typing import Any, Final, Literal
 
 from llamaforge.data.json_row import kind
 from llamaforge.data.preference import Pair
+from llamaforge.data.privacy import masked_line
 from llamaforge.data.records import ROLES, Message, RowError
-from llamaforge.safe_text import safe_line
 
 Fields = Mapping[str, Any]
 TREE_KEYS: Final = ("message_id", "parent_id", "text", "role")
@@ -250,13 +250,13 @@ def _key(value: object, name: str) -> str:
 
 
 def _shown(key: str) -> str:
-    return safe_line(str(json.loads(key)), limit=60)
+    return masked_line(str(json.loads(key)), limit=60)
 
 
 def _role(role: object) -> str:
     known = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
     if known not in {"user", "assistant"}:
-        shown = safe_line(repr(role), limit=40) if isinstance(role, str) else kind(role)
+        shown = masked_line(repr(role), limit=40) if isinstance(role, str) else kind(role)
         raise RowError(f"the role of the message is {shown}, not prompter or assistant")
     return known
 

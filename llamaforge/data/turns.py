@@ -13,6 +13,7 @@ from llamaforge.data.images import (
     without_placeholders,
 )
 from llamaforge.data.json_row import kind, parse_object
+from llamaforge.data.privacy import masked_line
 from llamaforge.data.records import ROLES, Message, RowError
 from llamaforge.data.repairs import Mender
 from llamaforge.safe_text import safe_line
@@ -42,7 +43,7 @@ def key_list(keys: Iterable[str]) -> str:
     every = list(keys)
     if not every:
         return "no keys"
-    shown = ", ".join(safe_line(key, limit=40) for key in every[:_ENOUGH_KEYS])
+    shown = ", ".join(masked_line(key, limit=40) for key in every[:_ENOUGH_KEYS])
     more = f" and {len(every) - _ENOUGH_KEYS} more" if len(every) > _ENOUGH_KEYS else ""
     return f"the key{'s' if len(every) > 1 else ''} {shown}{more}"
 
@@ -122,7 +123,7 @@ class TurnReader:
         name = role.strip().lower()
         known = self._roles.get(name)
         if known is None:
-            raise RowError(f"{where} has the unknown role {safe_line(repr(role), limit=40)}")
+            raise RowError(f"{where} has the unknown role {masked_line(repr(role), limit=40)}")
         if name != role:
             self._mender.note("role_spelling")
         return known
@@ -152,7 +153,7 @@ class TurnReader:
                     f"{where} holds a part of type {medium}, which a text model cannot learn from"
                 )
         if type_ not in _TEXT_PARTS:
-            shown = safe_line(repr(type_), limit=40)
+            shown = masked_line(repr(type_), limit=40)
             raise RowError(f"{where} holds a part of unknown type {shown}")
         if not isinstance(part.get("text"), str):
             raise RowError(f"a text part of {where} has no text")

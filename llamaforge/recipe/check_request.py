@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from llamaforge.data.preview_request import require_sendable
 from llamaforge.recipe.spec import DataChoice
 
 
@@ -21,3 +22,8 @@ class CheckRequest(BaseModel):
     """A known template's name or Jinja text, instead of the model's own."""
     row_seconds: float = 5.0
     """Seconds that rendering one row may take."""
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> "CheckRequest":
+        require_sendable(self)
+        return self

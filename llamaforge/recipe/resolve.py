@@ -9,7 +9,6 @@ from typing import Any, Final
 import yaml
 
 from llamaforge import __version__
-from llamaforge.data.sources import Source
 from llamaforge.errors import UsageError
 from llamaforge.hardware import cpu_has_fast_bfloat16
 from llamaforge.recipe.spec import (
@@ -64,7 +63,7 @@ def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
         recipe.data.model_dump()
         | {
             "max_length": asked or min(ceiling, DEFAULT_MAX_LENGTH),
-            "sources": [_absolute(source) for source in recipe.data.sources],
+            "sources": [source.absolute() for source in recipe.data.sources],
         }
     )
     training = recipe.training.model_copy(update={"compute_dtype": _dtype(recipe)})
@@ -86,13 +85,6 @@ def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
         evaluation=recipe.evaluation,
         publish=recipe.publish,
     )
-
-
-def _absolute(source: Source) -> Source:
-    """Return the source as it is found from any folder; a dataset of the Hub is named as it is."""
-    if source.is_on_the_hub:
-        return source
-    return source.model_copy(update={"path": str(source.place.absolute())})
 
 
 def _dtype(recipe: Recipe) -> str:

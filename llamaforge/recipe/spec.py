@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from llamaforge.data.check import Division
 from llamaforge.data.mapping import Mapping
+from llamaforge.data.privacy import masked_line
 from llamaforge.data.reading import ReadChoices
 from llamaforge.data.sources import Source
 from llamaforge.errors import NotFoundError, UsageError
@@ -243,9 +244,13 @@ def parse(kind: type[_T], body: Any, source: str) -> _T:
             hint = f"Did you mean {near[0]}?" if near else "Remove it, or check its spelling."
             message = f"{source}: {safe_line(where)} is not a known setting."
             raise UsageError(message, hint, code="unknown_key") from None
-        given = safe_line(repr(problem.get("input")), limit=60)
+        message = problem["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        if problem["loc"]:
+            given = masked_line(repr(problem.get("input")), limit=60)
+            message = f"{safe_line(where)} cannot be {given}: {message}"
         raise UsageError(
-            f"{source}: {safe_line(where)} cannot be {given}: {problem['msg'].lower()}.",
+            f"{source}: {message}.",
             "Correct the value.",
             code="bad_value",
         ) from None

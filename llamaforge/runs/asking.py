@@ -7,17 +7,19 @@ ends it when its time is over or when it writes more than it may.
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
+from llamaforge.data.privacy import masked_line
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.runs.launcher import worker_environment
-from llamaforge.safe_text import safe_line
 
 _READ_BYTES: Final = 64 * 1024
 _KEPT_NOISE_BYTES: Final = 4_000
@@ -37,6 +39,10 @@ class Question:
     most_bytes: int = 256 * 1024 * 1024
     code: str = "process"
     """How the codes of the refusals begin: `…_timeout`, `…_size`, `…_died`."""
+    doing: str = "rendering the rows"
+    """What it does, for messages."""
+    hint: str = "Ask for fewer rows, or give another template: --set chat_template=chatml"
+    """What a person can do where it does not come to its end."""
     not_passed: frozenset[str] = frozenset()
     """Variables of the environment that it has no need of."""
 
@@ -70,7 +76,8 @@ def answers(question: Question) -> Iterator[dict[str, Any]]:
         except ValueError:
             last = {}  # half a line: it died while it wrote
         finally:
-            process.kill()
+            with suppress(ProcessLookupError, PermissionError):  # and what it has started itself
+                os.killpg(process.pid, signal.SIGKILL)
             process.stdout.close()
             process.wait()
         if last.get("type") not in _LAST:
@@ -91,8 +98,8 @@ def _lines(stream: IO[bytes], question: Question) -> Iterator[bytes]:
             left = deadline - time.monotonic()
             if left <= 0 or not selector.select(left):
                 raise RefusedError(
-                    f"Rendering the rows took more than {question.seconds:g} seconds.",
-                    "Ask for fewer rows, or give another template: --set chat_template=chatml",
+                    f"{question.doing.capitalize()} took more than {question.seconds:g} seconds.",
+                    question.hint,
                     code=f"{question.code}_timeout",
                 )
             chunk = os.read(stream.fileno(), _READ_BYTES)
@@ -123,9 +130,15 @@ def _died(status: int, noise: IO[bytes], question: Question) -> RefusedError:
     noise.seek(0, os.SEEK_END)
     noise.seek(max(0, noise.tell() - _KEPT_NOISE_BYTES))
     said = noise.read().decode("utf-8", "replace").strip().splitlines()
-    why = f": {safe_line(said[-1], limit=160)}" if said else ""
+    # The last words may be of a row.
+    why = f": {masked_line(said[-1], limit=160)}" if said else ""
+    ended = f"ended with status {status}{why}"
+    if status == -signal.SIGVTALRM:
+        ended = "was ended: the chat template takes too long for a row"
+    elif status == -signal.SIGKILL:
+        ended = "was killed; the machine's memory may be used up"
     return RefusedError(
-        f"The process that renders rows ended with status {status}{why}.",
-        "Give another template: --set chat_template=chatml",
+        f"The process that was {question.doing} {ended}.",
+        question.hint,
         code=f"{question.code}_died",
     )

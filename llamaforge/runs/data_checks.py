@@ -26,6 +26,8 @@ def check(request: str, on_progress: Callable[[str, int], None]) -> dict[str, An
         _SILENCE_SECONDS,
         each_line=True,
         code="check",
+        doing="looking through the rows",
+        hint="Check a part of them, as in FILE@0.1, or with another template: --chat-template",
     )
     for body in answers(question):
         if body["type"] == "progress":

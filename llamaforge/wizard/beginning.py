@@ -72,7 +72,8 @@ def prepare(
     facts = facts_of(model)
     spec = resolve(recipe, facts, name)
     if spec.data.snapshot is None:
-        first_problem(spec.data.sources, spec.data.max_rejected_fraction, spec.data.choices)
+        data = spec.data
+        first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
     needs = needs_of(spec, read_header(facts.blob))
     check_memory(needs.memory)
     check_disk(paths.runs_folder(), needs.disk)

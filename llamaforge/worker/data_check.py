@@ -7,9 +7,10 @@ own. One request stands on standard input as JSON; answers follow on standard ou
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,20 +20,32 @@ from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import Watch, judge, source_files, streamed, take_in_nothing
 from llamaforge.data.lengths import RowLength, by_text
 from llamaforge.data.records import Message, Record, RowError
-from llamaforge.data.row_refs import Example, ref_of
+from llamaforge.data.row_refs import Example, ref_of, text_bytes
 from llamaforge.data.templates import choose_template
-from llamaforge.errors import ExitCode, LlamaForgeError, NotFoundError
+from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
-from llamaforge.worker.limits import TooSlow, time_limit
+from llamaforge.worker.limits import (
+    MOST_RENDERED_BYTES,
+    TEMPLATE_MEMORY_BYTES,
+    TooSlow,
+    last_resort,
+    memory_limit,
+    time_limit,
+)
 
 _RENDERED_ROWS: Final = 20_000
 """Rows that are measured as the template renders them; the rest are counted by their texts."""
+_RENDERING_SECONDS: Final = 300.0
+"""The same, in seconds."""
+_MOST_GIVEN_UP: Final = 10
+"""Rows that the template may take too long for; no more are rendered then."""
+_PIECE: Final = 200_000
+"""Characters of a text that are cut into tokens at once, where only their number is asked for."""
 _EXAMPLES: Final = 5
-_LISTED: Final = 1_000
 
 
 def main() -> int:
@@ -64,7 +77,7 @@ def report(request: CheckRequest) -> dict[str, Any]:
 
     data = request.data
     measure, context = _measure(request)
-    intake = take_in_nothing(data.sources, choices=data.choices, fetch=fetch_dataset)
+    intake = take_in_nothing(data.sources, choices=data.choices, fetch=fetch_dataset, brief=True)
     watch = Watch(lambda what, rows: _say("progress", {"what": what, "rows": rows}))
     analysis = analyse(
         streamed(intake, choices=data.choices, seed=data.split_seed, watch=watch),
@@ -92,13 +105,13 @@ def report(request: CheckRequest) -> dict[str, Any]:
             "read": intake.read,
             "accepted": analysis.rows - intake.repaired,
             "repaired": intake.repaired,
-            "rejected": intake.read - analysis.rows,
+            "rejected": intake.bad,
             "left_out": intake.left_out,
+            "repeated": intake.repeated,
         },
         "repairs": dict(intake.repairs),
         "rejected": [
-            {"source": row.source, "line": row.row, "reason": row.reason}
-            for row in intake.rejected[:_LISTED]
+            {"source": row.source, "line": row.row, "reason": row.reason} for row in intake.rejected
         ],
         "model": measure.facts() if measure else None,
         "analysis": analysis.to_json(),
@@ -115,22 +128,43 @@ class _Rendered:
     renderer: ChatRenderer
     row_seconds: float
     context: int
-    done: int = 0
+    rendered: int = 0
+    seconds: float = 0.0
+    given_up: int = 0
+    """Rows that rendering takes too long or too much memory for."""
     refused: Counter[str] = field(default_factory=Counter)
     examples: list[Example] = field(default_factory=list)
     unterminated: int = 0
 
     def __post_init__(self) -> None:
         tokenizer = self.renderer.tokenizer
-        self._by_text = by_text(lambda text: len(tokenizer.encode_with_offsets(text)[0]))
+
+        def count(text: str) -> int:
+            """Return about how many tokens `text` has, in pieces that memory has room for."""
+            pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+            return sum(len(tokenizer.encode_with_offsets(piece)[0]) for piece in pieces)
+
+        self._by_text = by_text(count)
 
     def __call__(self, record: Record) -> RowLength:
         """Return the length of a row in tokens."""
-        self.done += 1
-        if self.done > _RENDERED_ROWS:
-            return self._by_text(record)
-        with suppress(RowError, TooSlow), time_limit(self.row_seconds):
-            return self._rendered(record)
+        if (
+            text_bytes(record.messages + record.chosen) <= MOST_RENDERED_BYTES
+            and self.rendered < _RENDERED_ROWS
+            and self.given_up < _MOST_GIVEN_UP
+            and self.seconds < _RENDERING_SECONDS
+        ):
+            self.rendered += 1
+            started = time.monotonic()
+            try:
+                with _limits(self.row_seconds):
+                    return self._rendered(record)
+            except (TooSlow, MemoryError):
+                self.given_up += 1
+            except RowError:
+                pass
+            finally:
+                self.seconds += time.monotonic() - started
         return self._by_text(record)
 
     def _rendered(self, record: Record) -> RowLength:
@@ -138,6 +172,8 @@ class _Rendered:
         try:
             row = self.renderer.encode(messages)
         except RowError as error:
+            if isinstance(error.__cause__, TooSlow | MemoryError):
+                raise TooSlow(str(error)) from error
             self.refused[safe_line(str(error), limit=120)] += 1
             if len(self.examples) < _EXAMPLES:
                 self.examples.append(Example(ref_of(record), safe_line(str(error), limit=120)))
@@ -150,7 +186,16 @@ class _Rendered:
 
     def problems(self) -> Iterator[dict[str, str]]:
         """Yield what stands in the way of training on rows as this model is shown them."""
-        measured = min(self.done, _RENDERED_ROWS)
+        measured = self.rendered
+        if self.given_up:
+            yield {
+                "level": "stop" if self.given_up == measured else "warn",
+                "code": "template_slow",
+                "message": f"Of {measured:,} rows that were rendered for {self.name}, "
+                f"{self.given_up:,} took more than {self.row_seconds:g} seconds or half a gigabyte "
+                "of memory each. Shorten them, or give another template with "
+                "--set chat_template=chatml.",
+            }
         if self.refused:
             total, first = sum(self.refused.values()), self.refused.most_common(1)[0][0]
             yield {
@@ -174,7 +219,8 @@ class _Rendered:
             "name": self.name,
             "template": self.renderer.template.source,
             "context": self.context,
-            "rendered_rows": min(self.done, _RENDERED_ROWS),
+            "rendered_rows": self.rendered,
+            "given_up": self.given_up,
             "refused": dict(self.refused.most_common(_EXAMPLES)),
             "refused_examples": [example.to_json() for example in self.examples],
             "unterminated": self.unterminated,
@@ -195,9 +241,26 @@ def _measure(request: CheckRequest) -> tuple[_Rendered | None, int | None]:
     template = choose_template(
         request.chat_template, tokenizer.chat_template, tokenizer.special_ids
     )
-    renderer = ChatRenderer(tokenizer, template, datetime.now(UTC))
+    try:
+        with _limits(request.row_seconds):
+            renderer = ChatRenderer(tokenizer, template, datetime.now(UTC))
+    except (TooSlow, MemoryError) as error:
+        raise InvalidFileError(
+            f"The chat template cannot be read: {error or 'it takes too much memory'}.",
+            "Give another one: --set chat_template=chatml",
+            code="chat_template",
+        ) from error
     context = model.context_length
     return _Rendered(safe_line(model.name), renderer, request.row_seconds, context), context or None
+
+
+def _limits(seconds: float) -> ExitStack:
+    """Return what bounds a program from outside while it is entered."""
+    with ExitStack() as stack:
+        stack.enter_context(last_resort(2 * seconds + 1))
+        stack.enter_context(memory_limit(TEMPLATE_MEMORY_BYTES))
+        stack.enter_context(time_limit(seconds))
+        return stack.pop_all()
 
 
 def _last_exchange(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -1,11 +1,19 @@
 """Limits for programs from outside, such as chat templates, that run in this process."""
 
 import contextlib
+import resource
 import signal
 from collections.abc import Iterator
 from types import FrameType
 from typing import Final, NoReturn
 
+import psutil
+
+TEMPLATE_MEMORY_BYTES: Final = 512 * 1024 * 1024
+"""What rendering may take beside what the process has when it begins."""
+MOST_RENDERED_BYTES: Final = 1_000_000
+"""UTF-8 of a row that is rendered: its tokens fit into that memory, one for each byte. Where they
+do not, the tokenizer's own code ends the process instead of raising an error."""
 _SIGNAL_AGAIN_SECONDS: Final = 0.2
 
 
@@ -33,3 +41,45 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def last_resort(seconds: float) -> Iterator[None]:
+    """End this process by SIGVTALRM where what runs inside computes for longer than `seconds`.
+
+    That reaches what stays in C, where no Python code could note that its time is over.
+    """
+    before = signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+@contextlib.contextmanager
+def memory_limit(more_bytes: int) -> Iterator[None]:
+    """Raise `MemoryError` in what runs inside once it takes `more_bytes` beyond what is taken now.
+
+    macOS does not enforce it; there the time limit remains.
+    """
+    before = limit_memory(more_bytes)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def limit_memory(more_bytes: int) -> tuple[int, int]:
+    """Let the process have a bounded amount of memory more than it has now, until it ends.
+
+    Only the soft limit is set. Returns the limits as they were, the soft one first.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    limit = min([psutil.Process().memory_info().vms + more_bytes, *limits])
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    return soft, hard

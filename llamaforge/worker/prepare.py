@@ -53,12 +53,15 @@ def prepare(job: Job) -> None:
     _warn_of_other_template(job, conversations)
     _compare_tokens(job, conversations)
     figures, counts = conversations.rows.figures(), manifest.counts
+    # A row that its source's weight repeats is refused as often.
+    refused = len({(row.source, row.row) for row in conversations.rows.rejected})
     figures |= {
         "rows": {
             "read": counts.read,
-            "accepted": counts.accepted + counts.repaired - len(conversations.rows.rejected),
-            "rejected": counts.rejected + len(conversations.rows.rejected),
+            "accepted": counts.accepted + counts.repaired - refused,
+            "rejected": counts.rejected + refused,
             "duplicates": counts.duplicates,
+            "repeated": counts.repeated,
         },
         "max_length": job.max_length,
         "template": conversations.renderer.template.source,

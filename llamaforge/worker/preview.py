@@ -6,16 +6,12 @@ standard output as JSON lines: `model`, a `row` each, `templates`, and last `end
 `runs.previews` is the other side.
 """
 
-import contextlib
 import json
-import resource
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-
-import psutil
 
 from llamaforge.catalog.inventory import Inventory
 from llamaforge.catalog.model import StoredModel
@@ -25,15 +21,20 @@ from llamaforge.data.mapping import Mapping
 from llamaforge.data.preview import Preview, preview, refused, to_body
 from llamaforge.data.preview_request import MOST_REQUEST_BYTES, PreviewRequest, read_request
 from llamaforge.data.records import Message, Record
+from llamaforge.data.row_refs import text_bytes
 from llamaforge.data.served_template import SAMPLE, TemplateComparison, compare_templates
 from llamaforge.data.templates import choose_template
 from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
-from llamaforge.worker.limits import TooSlow, time_limit
+from llamaforge.worker.limits import (
+    MOST_RENDERED_BYTES,
+    TEMPLATE_MEMORY_BYTES,
+    TooSlow,
+    limit_memory,
+    time_limit,
+)
 
-_TEMPLATE_MEMORY_BYTES: Final = 512 * 1024 * 1024
-"""What rendering may take beside what the process has when it begins."""
 _SHOWN_CHARACTERS: Final = 200_000
 """Of one prompt in a comparison."""
 
@@ -91,7 +92,7 @@ def answers(request: PreviewRequest) -> Iterator[tuple[str, dict[str, Any]]]:
         request.chat_template, tokenizer.chat_template, tokenizer.special_ids
     )
     today = datetime.fromisoformat(request.today) if request.today else datetime.now(UTC)
-    _limit_memory()
+    limit_memory(TEMPLATE_MEMORY_BYTES)
     with time_limit(request.row_seconds):
         try:
             renderer = ChatRenderer(tokenizer, template, today)
@@ -122,6 +123,9 @@ def _previewed(
     named: tuple[str, int, Sequence[Message]],
 ) -> Preview:
     source, row, messages = named
+    size = text_bytes(messages)
+    if size > MOST_RENDERED_BYTES:
+        return refused(f"it is too long to be shown: {size:,} bytes", source, row)
     reason = f"the chat template takes more than {request.row_seconds:g} seconds for it"
     try:
         with time_limit(request.row_seconds):
@@ -200,19 +204,6 @@ def _unreadable(reason: str) -> InvalidFileError:
         "Give another one: --set chat_template=chatml",
         code="chat_template",
     )
-
-
-def _limit_memory() -> None:
-    """Let the process have a bounded amount of memory more than it has now.
-
-    Only the soft limit is set. macOS does not enforce it; there the time limit remains.
-    """
-    limit = psutil.Process().memory_info().vms + _TEMPLATE_MEMORY_BYTES
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _say(kind: str, body: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ def test_good_rows_pass_and_are_measured_for_the_model(program: Program, tmp_pat
     found = program.json("data", "check", data, *MODEL)
     assert found["can_train"] is True
     assert found["rows"] == {
-        "read": 40, "accepted": 40, "repaired": 0, "rejected": 0, "left_out": 0
+        "read": 40, "accepted": 40, "repaired": 0, "rejected": 0, "left_out": 0, "repeated": 0,
     }  # fmt: skip
     lengths = found["analysis"]["lengths"]
     assert 0 < lengths["tokens"]["p50"] <= lengths["tokens"]["max"]
@@ -42,7 +42,7 @@ def test_everything_that_is_wrong_is_told_at_once(program: Program, tmp_path: Pa
     found = program.json("data", "check", data, code=3)
     assert found["can_train"] is False
     assert found["rows"] == {
-        "read": 6, "accepted": 3, "repaired": 1, "rejected": 2, "left_out": 0
+        "read": 6, "accepted": 3, "repaired": 1, "rejected": 2, "left_out": 0, "repeated": 0,
     }  # fmt: skip
     assert [row["line"] for row in found["rejected"]] == [4, 5]
     assert {item["code"] for item in found["problems"] if item["level"] == "stop"} == {

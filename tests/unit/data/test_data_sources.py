@@ -13,6 +13,7 @@ from llamaforge.data.sources import (
     HubDataset,
     Source,
     copies,
+    exists,
     expand,
     hub_dataset,
     parse_source,
@@ -274,3 +275,45 @@ def test_a_larger_weight_never_takes_a_row_less_often(
 def test_another_seed_takes_other_rows() -> None:
     chosen = [{row for row in IDS if copies(row, 0.5, seed)} for seed in (1, 2)]
     assert 800 < len(chosen[0] & chosen[1]) < 1200
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0, 0.1234567, 99.99999, 1e-7, 1 / 3])
+def test_a_weight_is_written_as_it_was_given(weight: float) -> None:
+    source = Source(path="rows.jsonl", weight=weight)
+    assert parse_source(source.text()) == source
+    assert parse_source(source.absolute().model_dump()).weight == weight
+
+
+def test_a_path_that_looks_weighted_stays_as_it_is_when_it_is_made_absolute() -> None:
+    source = parse_source("rows@2@1")
+    assert (source.path, source.weight) == ("rows@2", 1.0)
+    assert (source.absolute().place.name, source.absolute().weight) == ("rows@2", 1.0)
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_a_sentence() -> None:
+    with pytest.raises(UsageError, match="not UTF-8; rename"):
+        parse_source("rows\udcff.jsonl")
+
+
+def test_within_a_folder_a_file_may_have_any_name(tmp_path: Path) -> None:
+    name = "rows\udcff.jsonl"
+    (tmp_path / name).write_text('{"prompt": "a", "completion": "b"}\n')
+    assert [path.name for path in expand([Source(path=str(tmp_path))]).paths] == [name]
+
+
+def test_a_name_that_is_too_long_for_any_file_is_not_there() -> None:
+    assert not exists(Path("a" * 5000))
+    assert not exists(Path("a\0b"))
+
+
+def test_a_pattern_does_not_follow_links_without_end(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    for folder in (tmp_path, inner, tmp_path / ".hidden"):
+        (folder / f"{folder.name}.jsonl").write_text(LINE)
+    for number in range(4):
+        (inner / f"back{number}").symlink_to(tmp_path, target_is_directory=True)
+    for pattern in ("**/*.jsonl", "**/**/*.jsonl", "**"):
+        found = expand([parse_source(str(tmp_path / pattern))]).paths
+        assert found == tuple(sorted([tmp_path / f"{tmp_path.name}.jsonl", inner / "b.jsonl"]))

@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamaforge.data.check import Collected, Division, collect, first_problem
+from llamaforge.data.check import (
+    LISTED,
+    Collected,
+    Division,
+    collect,
+    first_problem,
+    take_in,
+)
 from llamaforge.data.snapshot import read_snapshot, write_snapshot
+from llamaforge.data.sources import Source
 from llamaforge.errors import (
     ExitCode,
     InvalidFileError,
@@ -243,6 +251,83 @@ def test_counts_add_up_and_check_and_collection_agree(
     assert found.counts.read == len(kept) + len(gone)
     assert found.counts.rejected == len(gone)
     assert found.splits["train"]
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0, 1.5, 3.0])
+def test_counts_add_up_whatever_the_weight(tmp_path: Path, weight: float) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [*good(40), *good(10), NO_ANSWER, "oops"])
+    source = Source(path=str(path), weight=weight)
+    found = collect([source], max_rejected_fraction=0.05, division=Division(0.1, seed=3))
+    counts = found.counts
+    assert counts.read == counts.accepted + counts.repaired + counts.rejected
+    assert counts.read + found.rules["left_out"] == 52
+    assert counts.rejected == 2
+    assert counts.duplicates <= 10  # a row that is repeated by its weight is no duplicate
+    manifest = write_snapshot(tmp_path / "run", found.splits, found.report)
+    sides = manifest.counts.train + manifest.counts.validation + manifest.counts.test
+    assert sides == counts.accepted + counts.repaired + counts.repeated
+    assert (counts.repeated > 0) == (weight > 1)
+    # Who only counts keeps nothing of each row, and comes to the same.
+    brief = take_in([source], seed=3, keep=False)
+    assert (brief.read, brief.bad) == (counts.read, counts.rejected)
+    assert brief.repeats == {}
+    assert brief.repeated >= counts.repeated  # held-out rows are not repeated
+
+
+def test_broken_rows_are_held_against_all_rows_whatever_the_weight(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [*good(97), "oops"])
+    source = Source(path=str(path), weight=0.05)
+    first_problem([source], 0.05)
+    collect([source], max_rejected_fraction=0.05, division=Division(0.1))
+
+
+def test_a_weight_that_leaves_no_row_says_so(tmp_path: Path) -> None:
+    source = Source(path=str(jsonl(tmp_path / "rows.jsonl", good(3))), weight=1e-9)
+    with pytest.raises(RefusedError, match="The weight leaves out every one of 3 rows"):
+        first_problem([source], 0.05)
+
+
+def test_the_check_before_a_run_takes_the_rows_that_the_run_takes(tmp_path: Path) -> None:
+    source = Source(path=str(jsonl(tmp_path / "rows.jsonl", good(3))), weight=0.4)
+    for seed in range(20):
+        outcomes = []
+        for judged in (
+            lambda seed=seed: first_problem([source], 0.05, seed=seed),
+            lambda seed=seed: collect(
+                [source], max_rejected_fraction=0.05, division=Division(0.1, seed=seed)
+            ),
+        ):
+            try:
+                judged()
+            except RefusedError as error:
+                outcomes.append(str(error))
+            else:
+                outcomes.append("")
+        assert outcomes[0] == outcomes[1]
+
+
+def test_a_format_that_a_source_names_is_the_one_that_its_rows_have(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [{"prompt": str(n), "completion": "b"} for n in range(9)])
+    first_problem([Source(path=str(path), format="prompt_completion")], 0.0)
+    with pytest.raises(UsageError, match="are prompt_completion, not alpaca") as caught:
+        first_problem([Source(path=str(path), format="alpaca")], 0.0)
+    assert caught.value.code == "other_format"
+
+
+def test_a_format_that_a_source_names_settles_a_doubt(tmp_path: Path) -> None:
+    row = {"prompt": "a", "completion": "b", "question": "c", "answer": "d"}
+    path = jsonl(tmp_path / "rows.jsonl", [row | {"prompt": str(number)} for number in range(9)])
+    with pytest.raises(UsageError) as caught:
+        first_problem([path], 0.0)
+    assert caught.value.code == "ambiguous_format"
+    found = take_in([Source(path=str(path), format="prompt_completion")])
+    assert [record.messages[0].content for record in found.records] == list("012345678")
+
+
+def test_of_endless_broken_rows_few_are_kept(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [*good(1), *["oops"] * 3_000])
+    found = take_in([path], keep=False)
+    assert (found.bad, len(found.rejected)) == (3_000, LISTED)
 
 
 def test_the_check_loads_no_heavy_library() -> None:

@@ -1,5 +1,7 @@
 """Snapshots are kept once by content, found by their digits, and compared row by row."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,33 @@ def test_a_damaged_snapshot_is_replaced_and_junk_passed_over(tmp_path: Path) -> 
     assert library.snapshots() == []
     assert library.keep(source) == place
     assert len(library.snapshots()) == 1
+
+
+def test_a_snapshot_whose_rows_were_edited_is_replaced(tmp_path: Path) -> None:
+    place = library.keep(written(tmp_path / "a", record("one")))
+    (place / "train.jsonl").write_bytes(b"edited\n")
+    assert library.keep(written(tmp_path / "b", record("one"))) == place
+    assert [turn.messages[0].content for turn in read_snapshot(place)[1]["train"]] == ["one"]
+    assert [entry.name for entry in library.folder().iterdir()] == [place.name]
+
+
+def test_two_that_keep_the_same_rows_at_once_both_succeed(tmp_path: Path) -> None:
+    folders = [written(tmp_path / str(number), record("one")) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        places = set(pool.map(library.keep, folders))
+    assert len(places) == 1
+    assert read_snapshot(places.pop())[0].counts.train == 1
+    assert len(list(library.folder().iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["../run.yaml", "/etc/passwd", "notes.txt"])
+def test_a_manifest_cannot_name_files_beside_the_snapshots(tmp_path: Path, name: str) -> None:
+    place = library.keep(written(tmp_path / "a", record("one")))
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["files"][name] = manifest["files"]["test.jsonl"]
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(NotFoundError):
+        library.find(place.name)
 
 
 def test_rows_added_removed_changed_and_moved_are_told_apart() -> None:

@@ -102,6 +102,7 @@ def test_the_manifest_says_where_the_rows_come_from_and_what_became_of_them(
         "validation": 1,
         "test": 0,
         "repaired": 0,
+        "repeated": 0,
     }
     assert body["rules"] == {"split_seed": 7}
     assert sorted(body["files"]) == sorted([*DATA_FILES, "rejected.jsonl"])
