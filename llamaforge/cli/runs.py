@@ -28,7 +28,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     add_json(parser)
     parser.set_defaults(run=run, action=_list)
-    inner = parser.add_subparsers(title="what to do", metavar="VERB")
+    inner = parser.add_subparsers(title="actions", metavar="ACTION")
 
     def add(name: str, action: Any, words: str) -> argparse.ArgumentParser:
         part = inner.add_parser(name, help=words, description=f"{words[:1].upper()}{words[1:]}.")
@@ -185,7 +185,7 @@ def _attach(arguments: argparse.Namespace) -> ExitCode:
         )
     if arguments.screen:
         return open_screens(run=run.id)
-    if arguments.json or state in _LIVE:
+    if arguments.json or arguments.from_start or state in _LIVE:
         newest = deque((event.seq for event in read_events(run)), maxlen=_NEWEST_EVENTS)
         first = 1 if arguments.from_start or not newest else newest[0]
         return watch(run, as_json=arguments.json, after_seq=first - 1)
