@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     else:
         _print(found)
         if arguments.model is None:
-            narrate("How long they are, a model's tokenizer tells: add --model NAME.")
+            narrate("To see how long they are for a model, add: --model NAME")
     return ExitCode.DONE if found["can_train"] else ExitCode.REFUSED
 
 
@@ -150,12 +150,11 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _print_section(section: dict[str, Any]) -> None:
-    sign = _SIGNS[section["severity"]]
     line = f"{section['title']}: {safe_line(section['message'])}"
     if section["severity"] == "info":
         print_folded(line, indent=2)
         return
-    print_folded(f"{sign} {line}")
+    print_folded(f"{_SIGNS[section['severity']]} {line}")
     for example in section["examples"][:_SHOWN_EXAMPLES]:
         place = f"{safe_line(Path(example['source']).name)} row {example['line']:,}"
         print_folded(f"{place}: {safe_line(example['text'], limit=100)}", indent=4)

@@ -46,7 +46,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         choices=("bfloat16", "float16", "float32"),
         help="the type of the weights in a directory for transformers; bfloat16 without it",
     )
-    parser.add_argument("--out", type=Path, metavar="PATH", help="where it goes")
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH", help="where it goes; into the run's folder without it"
+    )
     parser.add_argument("--force", action="store_true", help="replace what lies there")
     add_json(parser)
     parser.set_defaults(run=run)

@@ -183,7 +183,7 @@ def open_run(name: str) -> RunDirectory:
     for run in runs:
         if run.id == name:
             return run
-    if not runs:
+    if name == "latest":
         raise NotFoundError("There are no runs yet.", "Begin with: llamaforge demo", code="no_run")
     near = difflib.get_close_matches(name, [run.id for run in runs], n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "See: llamaforge runs list"

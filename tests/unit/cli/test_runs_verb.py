@@ -180,6 +180,22 @@ def test_all_events_of_a_run_that_is_over_are_shown_where_that_is_asked_for(
     assert "is finished" in shown.out
 
 
+def test_the_figures_of_a_run_are_shown_in_words(make_run: MakeRun, capsys: Capture) -> None:
+    figures = {
+        "loss": 2.25,
+        "learning_rate": 0.000178183148246803,
+        "memory_bytes": 792780800,
+        "eta_seconds": 15.0,
+        "of_a_later_version": 1.5,
+    }
+    make_run("one", STARTED, state=RunState.STOPPED, metrics=figures)
+    assert main(["runs", "show", "one"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"loss: 2.2500", "learning rate: 0.000178", "memory: 793 MB"} <= set(lines)
+    assert "of a later version: 1.5" in lines
+    assert not any("left" in line for line in lines), "it does not run"
+
+
 def test_without_runs_the_newest_is_not_there_and_how_to_begin_is_said(
     capsys: Capture, home: Path
 ) -> None:
