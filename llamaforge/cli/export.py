@@ -32,7 +32,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         dest="form",
         choices=("adapter", "gguf", "hf", "peft"),
         default="gguf",
-        help="adapter: the small file over the model's own; gguf: one file with both merged; "
+        help="adapter: the small file over the model's own; gguf, the default: one file with both "
+        "merged; "
         "hf: a directory with both merged, for transformers and vLLM; peft: the adapter for PEFT",
     )
     parser.add_argument(
