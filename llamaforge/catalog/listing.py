@@ -12,7 +12,7 @@ from llamaforge.catalog.model import ModelStatus, StoredModel
 
 NO_CACHE: Final = Cache("absent", 0, None, (), None, None)
 """Of a base that is not known."""
-_HUB_REASON: Final = "training from the Hugging Face base is not built yet"
+_HUB_REASON: Final = "training from the Hugging Face base is not available in this version"
 
 
 @dataclass(frozen=True)

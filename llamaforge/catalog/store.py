@@ -158,10 +158,14 @@ def trainable(model: StoredModel) -> StoredModel:
 
 def no_model(wanted: ModelName, names: list[ModelName], places: str) -> NotFoundError:
     """Return the error that says so where none of `names` is the one wanted; near ones help."""
-    near = [name.short for name in names if name.model.lower() == wanted.model.lower()]
-    by_key = {name.short.lower(): name.short for name in names}
-    close = difflib.get_close_matches(wanted.short.lower(), list(by_key), n=3)
-    near = list(dict.fromkeys([*near, *(by_key[key] for key in close)]))[:3]
+    model = wanted.model.lower()
+    near = [name.short for name in names if name.model.lower() == model]
+    near += [name.short for name in names if name.model.lower().startswith(model)]
+    # Of the models' own names: a tag such as `latest` would make any two alike.
+    models = {name.model.lower() for name in names}
+    for close in difflib.get_close_matches(model, models, n=3):
+        near += [name.short for name in names if name.model.lower() == close]
+    near = list(dict.fromkeys(near))[:3]
     if near:
         hint = f"Did you mean {' or '.join(near)}? All models: llamaforge models"
     elif names:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Final
 from llamaforge.catalog.base_choices import forget_base, remember_base
 from llamaforge.cli.models import make_lister, model_json, open_inventory
 from llamaforge.cli.options import add_json, add_stores
-from llamaforge.cli.output import confirm, has_dialogue, narrate, print_json, print_text
+from llamaforge.cli.output import (
+    confirm,
+    has_dialogue,
+    narrate,
+    print_folded,
+    print_json,
+    print_text,
+)
 from llamaforge.errors import ExitCode, NotFoundError, RefusedError
 from llamaforge.safe_text import safe_line
 from llamaforge.words import size_words
@@ -60,7 +67,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         narrate(f"Nothing was said of the base of {safe_line(model.name)}.")
     listed = make_lister(inventory).join(model)
     if arguments.download:
-        _download(listed, agreed=arguments.yes, as_json=arguments.json)
+        if not _download(listed, agreed=arguments.yes, as_json=arguments.json):
+            return ExitCode.INTERRUPTED
         listed = make_lister(inventory).join(model)
     if arguments.json:
         whole = model_json(listed)
@@ -78,7 +86,7 @@ def _print(listed: "ListedModel") -> None:
     else:
         print_text(f"{name}: {safe_line(base.repo)} ({base.confidence})")
     for piece in base.evidence:
-        print_text(f"  {safe_line(piece, limit=300)}")
+        print_folded(safe_line(piece, limit=300), indent=2)
     if base.repo is None:
         narrate(f"Say it with: llamaforge base {name} --set OWNER/NAME")
         return
@@ -86,10 +94,12 @@ def _print(listed: "ListedModel") -> None:
     size = f", {size_words(cache.bytes)}" if cache.bytes else ""
     print_text(f"In the Hub's cache it is {words[cache.state]}{size}.")
     if cache.state != "complete":
+        narrate("Training on the model's own GGUF file does not need it.")
         narrate(f"Fetch it with: llamaforge base {name} --download")
 
 
-def _download(listed: "ListedModel", *, agreed: bool, as_json: bool) -> None:
+def _download(listed: "ListedModel", *, agreed: bool, as_json: bool) -> bool:
+    """Fetch the base; return whether the person at the terminal agreed to it."""
     from llamaforge.catalog.hub_download import download
     from llamaforge.catalog.hub_plan import plan_download
 
@@ -102,7 +112,7 @@ def _download(listed: "ListedModel", *, agreed: bool, as_json: bool) -> None:
         )
     if os.path.isabs(repo):  # noqa: PTH117 - a folder that a person named, as text
         narrate(f"{safe_line(repo)} is a folder of yours; there is nothing to fetch.")
-        return
+        return True
     plan = plan_download(repo)
     _tell(plan)
     if not agreed and (as_json or not has_dialogue()):
@@ -112,9 +122,11 @@ def _download(listed: "ListedModel", *, agreed: bool, as_json: bool) -> None:
             code="not_agreed",
         )
     if not agreed and not confirm("Download it?", default=False):
-        raise RefusedError("Nothing was fetched.", code="not_agreed")
+        narrate("Nothing was fetched.")
+        return False
     download(plan, _Narrator().tell, lambda: False)
     narrate("All files are there, and their checksums are right.")
+    return True
 
 
 def _tell(plan: "DownloadPlan") -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamaforge.cli.options import add_json, add_reading, add_store
-from llamaforge.cli.output import narrate, print_json, print_text
+from llamaforge.cli.output import narrate, print_folded, print_json, print_text
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
 from llamaforge.words import percent_words, whole_words
 
 _SAID_SECONDS: Final = 1.0
-_SIGNS: Final = {"info": " ", "warn": "!", "stop": "✗"}
+_SIGNS: Final = {"warn": "!", "stop": "✗"}
 _WORK: Final = {"read": "rows read"}
 _SHOWN_REJECTED: Final = 5
 _SHOWN_EXAMPLES: Final = 3
@@ -92,6 +92,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         print_json(found)
     else:
         _print(found)
+        if arguments.model is None:
+            narrate("To see how long they are for a model, add: --model NAME")
     return ExitCode.DONE if found["can_train"] else ExitCode.REFUSED
 
 
@@ -113,7 +115,7 @@ def _print(found: dict[str, Any]) -> None:
     from llamaforge.data.check import LISTED
 
     for source in found["sources"]:
-        print_text(
+        print_folded(
             f"{safe_line(source['path'])}: {source['container']}, {source['format']} "
             f"({percent_words(source['confidence'])} sure; {safe_line(source['reason'])})"
         )
@@ -122,7 +124,7 @@ def _print(found: dict[str, Any]) -> None:
     if rows["repeated"]:
         left_out += f"; {rows['repeated']:,} taken once more by weight"
     noun = "row" if rows["read"] == 1 else "rows"
-    print_text(
+    print_folded(
         f"{rows['read']:,} {noun}: {rows['accepted']:,} used as they are, {rows['repaired']:,} "
         f"repaired, {rows['rejected']:,} cannot be used{left_out}"
     )
@@ -130,7 +132,7 @@ def _print(found: dict[str, Any]) -> None:
         print_text(f"    {count:,} × {rule.replace('_', ' ')}")
     for row in found["rejected"][:_SHOWN_REJECTED]:
         place = f"{safe_line(Path(row['source']).name)} row {row['line']:,}"
-        print_text(f"    {place}: {safe_line(row['reason'])}")
+        print_folded(f"{place}: {safe_line(row['reason'])}", indent=4)
     if len(found["rejected"]) > _SHOWN_REJECTED:
         most = f"the first {LISTED:,}" if rows["rejected"] > LISTED else "all"
         print_text(f"    … {most} of them with --json")
@@ -139,7 +141,7 @@ def _print(found: dict[str, Any]) -> None:
         template = {"file": "its own", "given": "the given"}.get(
             model["template"], f"the known {model['template']}"
         )
-        print_text(f"For {safe_line(model['name'])}, rendered with {template} chat template")
+        print_folded(f"For {safe_line(model['name'])}, rendered with {template} chat template")
     for section in found["analysis"]["sections"]:
         _print_section(section)
     _print_lengths(found["analysis"]["lengths"])
@@ -147,22 +149,25 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _print_section(section: dict[str, Any]) -> None:
-    print_text(f"{_SIGNS[section['severity']]} {section['title']}: {safe_line(section['message'])}")
+    line = f"{section['title']}: {safe_line(section['message'])}"
     if section["severity"] == "info":
+        print_folded(line, indent=2)
         return
+    print_folded(f"{_SIGNS[section['severity']]} {line}")
     for example in section["examples"][:_SHOWN_EXAMPLES]:
         place = f"{safe_line(Path(example['source']).name)} row {example['line']:,}"
-        print_text(f"    {place}: {safe_line(example['text'], limit=100)}")
+        print_folded(f"{place}: {safe_line(example['text'], limit=100)}", indent=4)
 
 
 def _print_lengths(lengths: dict[str, Any] | None) -> None:
     if lengths is None:
         return
     tokens = lengths["tokens"]
-    print_text(
-        f"  Tokens a row: half have up to {whole_words(tokens['p50'])}, 95 % up to "
+    print_folded(
+        f"Tokens a row: half have up to {whole_words(tokens['p50'])}, 95 % up to "
         f"{whole_words(tokens['p95'])}, 99 % up to {whole_words(tokens['p99'])}, the longest "
-        f"{whole_words(tokens['max'])}"
+        f"{whole_words(tokens['max'])}",
+        indent=2,
     )
     most = max((item["rows"] for item in lengths["histogram"]), default=0)
     for item in lengths["histogram"]:
@@ -178,10 +183,10 @@ def _print_verdict(problems: list[dict[str, str]]) -> None:
     others = {"sources", "template_refuses", "template_slow", "rejected_rows", "empty_dataset"}
     for item in problems:
         if item["level"] == "warn" and item["code"] in others:
-            print_text(f"! {safe_line(item['message'])}")
+            print_folded(f"! {safe_line(item['message'])}")
     if not stops:
         print_text("A run could be trained on these rows.")
         return
     print_text("No run could be trained on these rows:")
     for item in stops:
-        print_text(f"✗ {safe_line(item['message'])}")
+        print_folded(f"✗ {safe_line(item['message'])}")

@@ -75,8 +75,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         }
         print_json(body)
         return ExitCode.DONE
-    if done.rejected > _SHOWN:
-        narrate(f"… and {done.rejected - _SHOWN:,} more.")
+    listed.say_rest()
     changed = f", {done.folded:,} of them changed by a rule" if done.folded else ""
     print_text(
         f"{done.read:,} rows read: {done.written:,} written{changed}, {done.rejected:,} left out."
@@ -86,16 +85,26 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
 
 class _Listed:
-    """The rows that were left out: the first of them said at once, more of them kept for JSON."""
+    """The rows that were left out: the first for each reason said at once, more kept for JSON."""
 
     def __init__(self, *, is_shown: bool) -> None:
         self._is_shown = is_shown
         self.rows: list[dict[str, Any]] = []
+        self._reasons: set[str] = set()
+        self._unsaid = 0
 
     def take(self, row: "Rejection") -> None:
         """Take one row that is not written."""
+        if self._is_shown and row.reason not in self._reasons and len(self._reasons) < _SHOWN:
+            self._reasons.add(row.reason)
+            narrate(f"left out: {safe_line(row.source)} row {row.row:,}: {row.reason}")
+        else:
+            self._unsaid += 1
         if len(self.rows) >= _LISTED:
             return
         self.rows.append({"source": row.source, "line": row.row, "reason": row.reason})
-        if self._is_shown and len(self.rows) <= _SHOWN:
-            narrate(f"left out: {safe_line(row.source)} row {row.row:,}: {row.reason}")
+
+    def say_rest(self) -> None:
+        """Say how many more rows were left out than those that were named."""
+        if self._unsaid:
+            narrate(f"left out: {self._unsaid:,} more; --json names them")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.cli.options import add_json
-from llamaforge.cli.output import print_json, print_text
+from llamaforge.cli.output import narrate, print_json, print_text
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
 
@@ -61,7 +61,14 @@ def _rows(text: str) -> "Sides":
 
     path = Path(text).expanduser()
     if path.is_file():
-        found = [item for item in read_records(path) if isinstance(item, Record)]
+        items = list(read_records(path))
+        found = [item for item in items if isinstance(item, Record)]
+        if len(found) < len(items):
+            narrate(
+                f"{len(items) - len(found):,} of {len(items):,} rows of {safe_line(path.name)} "
+                f"cannot be used and are not compared. See: llamaforge data check "
+                f"{safe_line(text)}"
+            )
         return {UNDIVIDED: found}
     try:
         return read_snapshot(open_run(text).data)[1]

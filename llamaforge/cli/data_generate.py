@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     from llamaforge.collecting.teachers import open_teacher
 
     request = _request(arguments)
-    what = "pieces to ask about" if request.documents else "answers to ask for"
+    what = "piece(s) to ask about" if request.documents else "answer(s) to ask for"
     with (
         open_teacher(teacher_choice(arguments)) as teacher,
         Narrator(what, request.out, as_json=arguments.json) as narrator,

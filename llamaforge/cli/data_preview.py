@@ -131,8 +131,8 @@ def print_answer(answer: PreviewAnswer, *, as_json: bool, whitespace: bool = Fal
         out.file.write(preview_text(shown, colour, out.width, whitespace=whitespace) + "\n")
     if any(shown.tokens for shown in answer.previews):
         out.file.write(LEGEND + "\n")
-    for item in answer.comparisons:
-        out.file.write(comparison_text(item) + "\n")
+    for text in dict.fromkeys(map(comparison_text, answer.comparisons)):
+        out.file.write(text + "\n")
 
 
 @dataclass(frozen=True, slots=True)

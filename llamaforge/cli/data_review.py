@@ -273,7 +273,7 @@ class MenuAsker(PlainAsker):
             return edit_outside(texts)
         before = last_answer(texts)
         question = questionary.text(
-            "The answer (Esc, then Enter, to end):",
+            "The answer:",
             default=before,
             multiline=True,
             output=_stderr(),

@@ -31,7 +31,9 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     add_store(parser)
     parser.add_argument(
-        "--map", metavar="MAP", help="what the columns are: prompt=question,completion=answer"
+        "--map",
+        metavar="PART=COLUMN,…",
+        help="what the columns are, such as prompt=question,completion=answer",
     )
     parser.add_argument(
         "--max-length",

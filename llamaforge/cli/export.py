@@ -1,14 +1,13 @@
 """`llamaforge export RUN --as adapter|gguf|hf|peft`: what a run made, to take along."""
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.cli.options import add_json, add_run
 from llamaforge.cli.output import narrate, print_json, print_text
-from llamaforge.errors import ExitCode, InvalidFileError, UsageError
+from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, UsageError
 from llamaforge.safe_text import safe_line
 from llamaforge.words import duration_words, size_words
 
@@ -33,7 +32,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         dest="form",
         choices=("adapter", "gguf", "hf", "peft"),
         default="gguf",
-        help="adapter: the small file over the model's own; gguf: one file with both merged; "
+        help="adapter: the small file over the model's own; gguf, the default: one file with both "
+        "merged; "
         "hf: a directory with both merged, for transformers and vLLM; peft: the adapter for PEFT",
     )
     parser.add_argument(
@@ -47,7 +47,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         choices=("bfloat16", "float16", "float32"),
         help="the type of the weights in a directory for transformers; bfloat16 without it",
     )
-    parser.add_argument("--out", type=Path, metavar="PATH", help="where it goes")
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH", help="where it goes; into the run's folder without it"
+    )
     parser.add_argument("--force", action="store_true", help="replace what lies there")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -68,11 +70,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
     directory = open_run(arguments.run_name)
     adapter = adapter_of(directory)
+    result: dict[str, Any]
     if arguments.form == "adapter":
-        target = _target(arguments, directory.artifacts / "adapter.gguf")
-        if target != adapter:
-            shutil.copyfile(adapter, target)
-        result: dict[str, Any] = {"kind": "adapter", "path": str(target)}
+        result = _copy(adapter, _target(arguments, adapter))
     elif arguments.form in _FOLDERS:
         result = _folder(arguments, directory, adapter)
     else:
@@ -110,6 +110,30 @@ def _target(arguments: argparse.Namespace, default: Path) -> Path:
     return path
 
 
+def _copy(adapter: Path, target: Path) -> dict[str, Any]:
+    from llamaforge.files import sha256_of, write_atomic
+
+    if target != adapter:
+        try:
+            write_atomic(target, adapter.read_bytes(), mode=0o644)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+    return {
+        "kind": "adapter",
+        "path": str(target),
+        "sha256": sha256_of(target),
+        "size_bytes": target.stat().st_size,
+    }
+
+
+def _unwritable(target: Path, error: OSError) -> LlamaForgeError:
+    return LlamaForgeError(
+        f"{safe_line(str(target))} cannot be written: {error.strerror or type(error).__name__}.",
+        "Name another place with --out.",
+        code="not_written",
+    )
+
+
 def _folder(
     arguments: argparse.Namespace, directory: "RunDirectory", adapter: Path
 ) -> dict[str, Any]:
@@ -127,6 +151,8 @@ def _folder(
             made, more = write_adapter(target, spec, trained, arguments)
         else:
             made, more = write_model(target, spec, trained, arguments, MergeNarrator().tell)
+    except OSError as error:
+        raise _unwritable(target, error) from error
     except BaseException:
         narrate("Nothing was written.")
         raise
@@ -157,6 +183,8 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
             on_progress=narrator.tell,
             on_check=narrator.tell_check,
         )
+    except OSError as error:
+        raise _unwritable(target, error) from error
     except BaseException:
         narrate("Nothing was written.")
         raise

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _WIDE: Final = 120
 """From this many columns on there is room for the base."""
 _LEAST_NAME: Final = 16
+_NAMED: Final = 8
+"""Models that are named where one reason concerns many."""
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -177,11 +179,22 @@ def _print_table(inventory: Inventory) -> None:
         printer.row(cells)
         seen.append(model)
     sys.stdout.flush()
-    for model in seen:
-        if model.problem is not None:
-            print_text("")
-            console().print(safe_line(f"{model.name}: {model.reason}. {model.problem.hint}"))
+    _print_problems(seen)
     _say_total(inventory, seen)
+
+
+def _print_problems(models: list[StoredModel]) -> None:
+    """Print why some models cannot be trained, each reason once."""
+    names: dict[str, list[str]] = {}
+    for model in models:
+        if model.problem is not None:
+            names.setdefault(f"{model.reason}. {model.problem.hint}", []).append(model.name)
+    for words, concerned in names.items():
+        title = ", ".join(safe_line(name) for name in concerned[:_NAMED])
+        more = len(concerned) - _NAMED
+        title += f" and {more:,} more" if more > 0 else ""
+        print_text("")
+        console().print(f"{title}: {safe_line(words)}")
 
 
 def _say_total(inventory: Inventory, models: list[StoredModel]) -> None:

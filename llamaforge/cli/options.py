@@ -53,20 +53,21 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     """Add what a person may choose about the rows of data files."""
     parser.add_argument(
         "--map",
-        metavar="MAP",
-        help="what the columns are: prompt=question,completion=answer",
+        metavar="PART=COLUMN,…",
+        help="what the columns are, such as prompt=question,completion=answer",
     )
     parser.add_argument(
         "--preference",
         choices=("refuse", "chosen"),
         default="refuse",
-        help="train on the better answers of preference pairs, or refuse such rows",
+        help="preference pairs are refused (the default), or their better answers trained on",
     )
     parser.add_argument(
         "--images",
         choices=("refuse", "drop", "link"),
         default="refuse",
-        help="rows with images are refused, or used without them, or with their links as text",
+        help="rows with images are refused (the default), or used without them, or with their "
+        "links as text",
     )
     parser.add_argument(
         "--allow-secrets",

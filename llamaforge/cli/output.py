@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 from llamaforge.errors import LlamaForgeError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _PLAIN_COLUMNS: Final = 80
 """Width of a table where there is no terminal to measure."""
+_LEAST_COLUMNS: Final = 20
 _NOT_PRINTABLE_ASCII: Final = re.compile(r"[^\x20-\x7e\n]")
 
 
@@ -35,6 +37,29 @@ def print_json_line(text: str) -> None:
 def print_text(text: str) -> None:
     """Print plain text as it is, made safe, without folding it."""
     _print_out(safe_text(text) + "\n")
+
+
+def print_folded(text: str, *, indent: int = 0) -> None:
+    """Print one line of plain text; a terminal gets it folded at words, below its beginning.
+
+    Args:
+        text: the line, made safe here.
+        indent: cells before it; those below it stand two further in.
+    """
+    out = console()
+    line = safe_text(text)
+    if sys.stdout.isatty():
+        lines = textwrap.wrap(
+            line,
+            max(out.width, _LEAST_COLUMNS),
+            initial_indent=" " * indent,
+            subsequent_indent=" " * (indent + 2),
+            break_on_hyphens=False,
+        )
+        line = "\n".join(lines)
+    else:
+        line = " " * indent + line
+    _print_out(line + "\n")
 
 
 def console() -> "Console":

@@ -75,14 +75,17 @@ class Picture:
             waited >= _LINE_SECONDS
             or (self.done - count >= _LINE_STEPS and waited >= _LEAST_LINE_SECONDS)
         )
-        if not is_due and stage == self.stage and self.done < self.total:
+        is_last = 0 < self.total <= self.done
+        if not self.done or (not is_due and stage == self.stage and not is_last):
             return None
         self._said = (self.stage, self.done, event.t)
         figures = self.figures() if isinstance(event, events.Step) else ""
         return f"{self.stage} {self.count_words()}{figures and ': '}{figures}"
 
     def count_words(self) -> str:
-        """Return how far the stage is."""
+        """Return how far the stage is; where it goes is not always known."""
+        if not self.total:
+            return f"{self.done:,} {self.unit}"
         return f"{self.done:,}/{self.total:,} {self.unit}"
 
     def figures(self) -> str:
@@ -132,6 +135,8 @@ def _line(event: events.Event) -> str | None:
     match event:
         case events.Started(resumed=True):
             line = "resumed"
+        case events.Stage(name="publish", state="skipped"):
+            pass  # nobody asked for it
         case events.Stage(state="skipped"):
             line = f"{event.name}: nothing to do"
         case events.Stage(state="finished"):

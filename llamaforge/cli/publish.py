@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 
 _STEPS: Final = {
+    "adapters_unsupported": "This server takes no adapters: one file with the adapter merged in is "
+    "published instead.",
     "merge": "Writing one file with the adapter merged in …",
     "check": "Loading it in llama.cpp …",
-    "upload": "sending it",
-    "load": "trying the model",
+    "upload": "Sending it …",
+    "load": "Trying the model …",
 }
 """What a publication is doing; other words are the server's own."""
+_UNSAID: Final = frozenset({"success"})
+"""A server says so of the trial model too; what came of all is said at the end."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class ByHand:
     modelfile: Path
     commands: list[str]
     """Shell commands, in their order."""
+    has_adapter: bool
+    """Whether the Modelfile names an adapter, which not every server takes."""
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -182,7 +188,7 @@ def write_by_hand(run: "RunDirectory", request: "PublishRequest") -> ByHand:
         )
     path = run.artifacts / "Modelfile"
     write_atomic(path, text)
-    return ByHand(path, two_commands(request.name, path))
+    return ByHand(path, two_commands(request.name, path), request.form == "adapter")
 
 
 def _confirmed(
@@ -194,6 +200,8 @@ def _confirmed(
     replaced = ", replacing what has that name" if request.overwrite else ""
     base, size = safe_line(request.base), size_words(request.file.stat().st_size)
     what = f"The adapter ({size}) over {base}"
+    if way == "auto":
+        what += ", or one file with both merged where the server takes no adapters,"
     if way == "gguf":
         what = f"{base} with the adapter merged in, as a file of its own,"
     narrate(
@@ -213,7 +221,8 @@ class _Narrator:
         """Take the progress of a publication."""
         if what != self._said:
             self._said = what
-            narrate(_STEPS.get(what, what))
+            if what not in _UNSAID:
+                narrate(_STEPS.get(what, what))
         if what == "merge":
             self._merging.tell(done, total)
 
@@ -250,6 +259,8 @@ def _print_by_hand(arguments: argparse.Namespace, error: RefusedError, by_hand: 
     narrate("Or do it by hand once a server runs:")
     for command in by_hand.commands:
         _print(command)
+    if by_hand.has_adapter:
+        narrate("Ollama takes adapters in versions 0.30.0 to 0.34.0; for others, add: --as gguf")
 
 
 def _print(line: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -13,6 +14,7 @@ from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs import control, events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, list_runs, open_run
 from llamaforge.safe_text import safe_line
+from llamaforge.words import duration_words, loss_words, size_words
 
 _NEWEST_EVENTS: Final = 20
 _LIVE: Final = frozenset({RunState.RUNNING, RunState.PAUSED})
@@ -28,7 +30,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     add_json(parser)
     parser.set_defaults(run=run, action=_list)
-    inner = parser.add_subparsers(title="what to do", metavar="VERB")
+    inner = parser.add_subparsers(title="actions", metavar="ACTION")
 
     def add(name: str, action: Any, words: str) -> argparse.ArgumentParser:
         part = inner.add_parser(name, help=words, description=f"{words[:1].upper()}{words[1:]}.")
@@ -159,7 +161,7 @@ def _show(arguments: argparse.Namespace) -> ExitCode:
         "model": seen.model or "",
         "folder": str(seen.run.path),
     }
-    facts |= {name: str(value) for name, value in status.metrics.items() if value is not None}
+    facts |= _metric_words(status)
     for name, value in facts.items():
         if value:
             print_text(safe_line(f"{name}: {value}", limit=400))
@@ -168,6 +170,25 @@ def _show(arguments: argparse.Namespace) -> ExitCode:
     else:
         print_text(f"Go on with it: llamaforge runs resume {seen.run.id}")
     return ExitCode.DONE
+
+
+def _metric_words(status: Status) -> dict[str, str]:
+    """Return a run's figures as people read them; those of later versions as they stand."""
+    words: dict[str, tuple[str, Callable[[float], str]]] = {
+        "learning_rate": ("learning rate", lambda value: f"{value:.3g}"),
+        "tokens_per_second": ("tokens a second", lambda value: f"{value:,.0f}"),
+        "memory_bytes": ("memory", size_words),
+        "eta_seconds": ("time left", duration_words),
+        "eval_loss": ("loss on the validation rows", loss_words),
+        "loss": ("loss", loss_words),
+    }
+    facts = {}
+    for key, value in status.metrics.items():
+        if value is None or (key == "eta_seconds" and status.state not in _LIVE):
+            continue
+        title, said = words.get(key, (key.replace("_", " "), str))
+        facts[title] = said(value) if isinstance(value, int | float) else str(value)
+    return facts
 
 
 def _attach(arguments: argparse.Namespace) -> ExitCode:
@@ -185,7 +206,7 @@ def _attach(arguments: argparse.Namespace) -> ExitCode:
         )
     if arguments.screen:
         return open_screens(run=run.id)
-    if arguments.json or state in _LIVE:
+    if arguments.json or arguments.from_start or state in _LIVE:
         newest = deque((event.seq for event in read_events(run)), maxlen=_NEWEST_EVENTS)
         first = 1 if arguments.from_start or not newest else newest[0]
         return watch(run, as_json=arguments.json, after_seq=first - 1)

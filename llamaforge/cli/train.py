@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _SNAPSHOT: Final = "snapshot:"
 _AVAILABLE: Final = {"base": "gguf", "method": "sft"}
+_FLAGS: Final = {"base": "--from", "method": "--method"}
 _LATER: Final = {
     "hub": "Training from the Hugging Face base is not available in this version.",
     "dpo": "Training on preferences (DPO) is not available in this version.",
@@ -45,9 +46,13 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--from",
         dest="base",
         choices=("gguf", "hub"),
-        help="train on the GGUF file (gguf), or on the model it was made from (hub)",
+        help="train on the GGUF file (gguf); its Hugging Face base (hub) is not available yet",
     )
-    parser.add_argument("--method", choices=("sft", "dpo"), help="how to train; sft by default")
+    parser.add_argument(
+        "--method",
+        choices=("sft", "dpo"),
+        help="how to train: on answers (sft); on preferences (dpo) is not available yet",
+    )
     parser.add_argument(
         "--set",
         dest="settings",
@@ -128,7 +133,7 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
         if training.get(key) in _LATER:
             raise RefusedError(
                 _LATER[training[key]],
-                f"Leave it out: {key} {available} is.",
+                f"Leave {_FLAGS[key]} out, or say {_FLAGS[key]} {available}.",
                 code="not_available",
             )
     _require(body, arguments.settings)

@@ -291,7 +291,7 @@ class _Generation:
                 code="nothing_made",
             )
         return RefusedError(
-            f"No usable answer came; {failed:,} prompts got none.",
+            f"No usable answer came; {failed:,} of the prompts got none.",
             "See the reasons above; the same command asks again.",
             code="nothing_made",
         )

@@ -46,7 +46,7 @@ def require_file(path: Path) -> None:
         if path.is_dir():
             raise RefusedError(
                 f"{shown} is a folder, not a data file.",
-                "Name the files in it, one --data each.",
+                "Name the files in it.",
                 code="source_is_folder",
             )
         if not path.exists():

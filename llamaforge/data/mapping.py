@@ -142,7 +142,9 @@ class Mapping:
             elif name.startswith("roles.") and _role_name(name):
                 roles[_role_name(name)] = _role(name, _plain(name, value))
             else:
-                raise _bad(f"there is no {safe_line(name)}{_near(name, [*TARGETS, *SETTINGS])}")
+                parts = f"; a row has {', '.join(TARGETS)}"
+                near = _near(name, [*TARGETS, *SETTINGS]) or parts
+                raise _bad(f"there is no {safe_line(name)}{near}")
         _require_whole(columns, settings, roles)
         return cls(columns, roles, settings.get(SETTINGS[0]), settings.get(SETTINGS[1]))
 

@@ -183,6 +183,8 @@ def open_run(name: str) -> RunDirectory:
     for run in runs:
         if run.id == name:
             return run
+    if name == "latest":
+        raise NotFoundError("There are no runs yet.", "Begin with: llamaforge demo", code="no_run")
     near = difflib.get_close_matches(name, [run.id for run in runs], n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "See: llamaforge runs list"
     raise NotFoundError(f"There is no run named {safe_line(name, limit=60)}.", hint, code="no_run")

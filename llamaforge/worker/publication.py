@@ -37,8 +37,9 @@ def publish_as(
         run: a finished run.
         name: the new Ollama name.
         way: what is published.
-        on_progress: takes what is done (`merge`, `check`, `upload`, `load` or the server's words),
-            how much of it, and the whole.
+        on_progress: takes what is done (`merge`, `check`, `upload`, `load`, `adapters_unsupported`
+            where a merged file is begun for that, or the server's words), how much of it, and the
+            whole.
         quantization: of the merged file; None keeps the type of every tensor.
         overwrite: replace a model that has the name.
         allow_remote: send it to a server on another machine.
@@ -62,6 +63,7 @@ def publish_as(
         except RefusedError as error:
             if way == "adapter" or error.code != "adapters_unsupported":
                 raise
+            on_progress(error.code, 0, 0)
     return publish_run(
         run,
         name,

@@ -284,3 +284,27 @@ def test_the_time_that_is_left_counts_from_the_first_bytes(
     assert "left" not in first
     assert second.endswith("20 s left")
     assert "left" not in last
+
+
+def test_the_adapter_goes_where_it_is_asked_for_with_its_digest(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "new" / "a.gguf"
+    found = exported(capsys, "night", "--as", "adapter", "--out", str(target))
+    adapter = (run.artifacts / "adapter.gguf").read_bytes()
+    assert target.read_bytes() == adapter
+    assert found["sha256"] == hashlib.sha256(adapter).hexdigest()
+    assert found["size_bytes"] == len(adapter)
+
+
+@pytest.mark.parametrize("form", ["adapter", "gguf", "hf", "peft"])
+def test_a_place_that_cannot_be_written_is_named(
+    form: str, run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    target = tmp_path / "file" / "out"
+    code, out, err = call(capsys, run.id, "--as", form, "--out", str(target))
+    assert code == ExitCode.FAILED
+    assert not out
+    assert f"{target} cannot be written: " in err
+    assert "unexpected" not in err

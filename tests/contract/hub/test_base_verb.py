@@ -93,7 +93,7 @@ def test_a_person_who_says_no_is_not_overruled(
     call(store, "mine:1", "--set", NAME)
     monkeypatch.setattr(base_verb, "has_dialogue", lambda: True)
     monkeypatch.setattr(base_verb, "confirm", lambda question, default: False)
-    assert call(store, "mine:1", "--download") == ExitCode.REFUSED
+    assert call(store, "mine:1", "--download") == ExitCode.INTERRUPTED
     assert hub.asked("resolve") == []
 
 

@@ -1,6 +1,7 @@
 """Publishing a run: what it must have, and what is done where no server answers."""
 
 import argparse
+import io
 import json
 import socket
 from pathlib import Path
@@ -121,6 +122,45 @@ def test_a_run_without_an_adapter_has_nothing_to_publish(finished_run: RunDirect
         run_request(finished_run, "mine")
     assert caught.value.code == "no_adapter"
     assert caught.value.exit_code == ExitCode.NOT_FOUND
+
+
+def test_by_hand_it_is_said_that_not_every_server_takes_adapters(
+    finished_run: RunDirectory, no_server: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(finished_run.id, "--name", "mine") is ExitCode.FAILED
+    assert "0.30.0 to 0.34.0" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_why_a_merged_file_is_published_instead_is_said(
+    finished_run: RunDirectory,
+    server: FakeOllama,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object) -> None:
+        raise RefusedError("Not now.", code="enough")
+
+    server.version, server.takes_adapters = "0.40.0", False
+    monkeypatch.setattr("llamaforge.worker.publication.merged_for_ollama", stop)
+    with pytest.raises(RefusedError, match="Not now"):
+        command(finished_run.id, "--name", "mine")
+    assert "This server takes no adapters" in capsys.readouterr().err
+
+
+def test_before_publishing_both_ways_are_named(
+    finished_run: RunDirectory,
+    server: FakeOllama,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    terminal = io.StringIO("n\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert command(finished_run.id, "--name", "mine") is ExitCode.INTERRUPTED
+    shown = capsys.readouterr().err
+    assert "or one file with both merged where the server takes no adapters" in shown
+    assert "Nothing was published." in shown
 
 
 def test_by_hand_it_takes_a_modelfile_and_two_commands(finished_run: RunDirectory) -> None:

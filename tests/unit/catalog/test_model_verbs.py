@@ -88,6 +88,18 @@ def test_the_table_fits_80_columns_with_reasons_below(
     assert "Choose a model of one of: llama, qwen2" in " ".join(reasons.split())
 
 
+def test_a_reason_that_concerns_many_models_is_said_once(
+    builder: StoreBuilder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        builder.write_manifest(f"torn{number}:x", b"{")
+    call(builder, "models")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("not sound JSON") == 1
+    assert "torn0:x, torn10:x, " in shown
+    assert " and 4 more: " in shown
+
+
 def test_an_empty_store_says_what_to_type(
     builder: StoreBuilder, capsys: pytest.CaptureFixture[str]
 ) -> None:

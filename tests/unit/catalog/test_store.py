@@ -232,6 +232,17 @@ def test_an_unknown_name_gets_near_ones_offered(builder: StoreBuilder) -> None:
         assert "Did you mean qwen2.5:3b" in caught.value.hint
 
 
+def test_near_names_are_like_the_model_and_not_like_the_tag(builder: StoreBuilder) -> None:
+    builder.add("qwen2.5:3b", Gguf().bytes())
+    builder.add("mario:latest", Gguf().bytes())
+    store = Store.open(builder.root)
+    for typed, hint in (("qwen", "Did you mean qwen2.5:3b?"), ("nope", "ollama pull nope:latest")):
+        with pytest.raises(NotFoundError) as caught:
+            store.find(typed)
+        assert hint in caught.value.hint
+        assert "mario" not in caught.value.hint
+
+
 def test_a_name_like_no_other_gets_the_way_to_have_it(builder: StoreBuilder) -> None:
     with pytest.raises(NotFoundError, match="mistral:7b") as caught:
         Store.open(builder.root).find("mistral:7b")

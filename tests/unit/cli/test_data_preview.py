@@ -137,6 +137,12 @@ def test_the_comparison_is_told_in_words() -> None:
     assert unknown == "Not compared with Ollama's template: it has {{ define }}."
 
 
+def test_two_comparisons_with_one_result_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    same = TemplateComparison("same", "", "a", "a")
+    print_answer(PreviewAnswer("m", "file", 64, (row(*SHORT),), (same, same)), as_json=False)
+    assert capsys.readouterr().out.count("writes the same prompt") == 1
+
+
 def test_one_row_is_an_object_and_several_are_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     one = PreviewAnswer("demo", "file", 100, (row(*SHORT),))
     print_answer(one, as_json=True)

@@ -34,6 +34,17 @@ def test_a_number_that_json_does_not_have_is_not_printed() -> None:
         output.print_json(float("nan"))
 
 
+def test_a_terminal_gets_lines_folded_at_words_and_a_pipe_gets_them_whole(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output.print_folded("one two three four five", indent=2)
+    assert capsys.readouterr().out == "  one two three four five\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "20")
+    output.print_folded("\x1b one two three four five", indent=2)
+    assert capsys.readouterr().out == "  \\x1b one two three\n    four five\n"
+
+
 def test_narration_goes_to_standard_error_with_escapes_made_visible(capsys: Capture) -> None:
     output.narrate("[bold]\x1b[31mred")
     assert capsys.readouterr() == ("", "[bold]\\x1b[31mred\n")

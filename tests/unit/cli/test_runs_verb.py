@@ -166,6 +166,45 @@ def test_attaching_shows_the_newest_events_or_all(
     assert numbers == list(range(first, 33))
 
 
+def test_all_events_of_a_run_that_is_over_are_shown_where_that_is_asked_for(
+    make_run: MakeRun, capsys: Capture
+) -> None:
+    warned = events.Warn(code="w", message="Mind the gap.")
+    done = events.Finished(run="one", state="finished")
+    make_run("one", STARTED, warned, done, state=RunState.FINISHED)
+    assert main(["runs", "attach", "one"]) == 0
+    assert "Mind the gap." not in capsys.readouterr().err
+    assert main(["runs", "attach", "one", "--from-start"]) == 0
+    shown = capsys.readouterr()
+    assert "warning: Mind the gap." in shown.err
+    assert "is finished" in shown.out
+
+
+def test_the_figures_of_a_run_are_shown_in_words(make_run: MakeRun, capsys: Capture) -> None:
+    figures = {
+        "loss": 2.25,
+        "learning_rate": 0.000178183148246803,
+        "memory_bytes": 792780800,
+        "eta_seconds": 15.0,
+        "of_a_later_version": 1.5,
+    }
+    make_run("one", STARTED, state=RunState.STOPPED, metrics=figures)
+    assert main(["runs", "show", "one"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"loss: 2.2500", "learning rate: 0.000178", "memory: 793 MB"} <= set(lines)
+    assert "of a later version: 1.5" in lines
+    assert not any("left" in line for line in lines), "it does not run"
+
+
+def test_without_runs_the_newest_is_not_there_and_how_to_begin_is_said(
+    capsys: Capture, home: Path
+) -> None:
+    error = as_json(["runs", "show", "latest"], capsys, 4)["error"]
+    assert error["code"] == "no_run"
+    assert error["message"] == "There are no runs yet."
+    assert "llamaforge demo" in error["hint"]
+
+
 def test_stop_waits_until_the_worker_has_saved(
     make_run: MakeRun, alive: dict[str, Any], capsys: Capture
 ) -> None:

@@ -208,6 +208,21 @@ def test_plain_lines_say_what_happened_and_cannot_command_the_terminal(
     assert printed.out.startswith("The run one on qwen2.5:3b is finished.")
 
 
+def test_progress_without_a_known_end_has_no_end_in_its_line() -> None:
+    picture = Picture()
+    picture.take(events.Stage(name="prepare", state="started"))
+    shown = []
+    for done in (0, 1200):
+        event = events.Progress(stage="prepare", done=done, total=0, unit="rows read")
+        picture.take(event)
+        shown.append(picture.progress_line(event))
+    assert shown == [None, "prepare 1,200 rows read"]
+
+
+def test_nothing_is_said_of_a_publication_that_nobody_asked_for() -> None:
+    assert Picture().take(events.Stage(name="publish", state="skipped")) is None
+
+
 def lines_of(times: list[float]) -> list[int]:
     """Return which of the steps at `times` got a line."""
     picture = Picture()

@@ -66,7 +66,7 @@ def test_values_are_columns_paths_or_texts_with_columns(text: str, value: object
         ("prompt=a,completion=b,prompt=c", "prompt is named twice"),
         ("roles.AI=user,messages=m,roles.ai=user", "roles.ai is named twice"),
         ("promt=a,completion=b", "there is no promt (did you mean prompt?)"),
-        ("\x1b[2J=a", "there is no \\x1b[2J"),
+        ("\x1b[2J=a", "there is no \\x1b[2J; a row has prompt, completion"),
         ("prompt=a", "it names prompt; name prompt and completion, or messages"),
         ("system=a", "it names no column to ask or to answer"),
         ("prompt=a,messages=b", "it names messages, prompt;"),

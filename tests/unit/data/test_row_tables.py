@@ -248,11 +248,17 @@ def test_json_in_the_columns_of_conversations_is_read(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": 'Say "hi",\nplease'}]
     table = [
         ["messages", "chosen", "prompt", "note"],
-        [json.dumps(turns), json.dumps({"a": [1]}), "[not json", json.dumps(turns)],
+        [json.dumps(turns), json.dumps(turns[0]), "[not json", json.dumps(turns)],
     ]
     assert cells(written(tmp_path, "rows.csv", as_csv(table))) == [
-        [turns, {"a": [1]}, "[not json", json.dumps(turns)]
+        [turns, turns[0], "[not json", json.dumps(turns)]
     ]
+
+
+@pytest.mark.parametrize("answer", ['{"name": "Ada"}', '["a", "b"]', '[{"name": "Ada"}]', "[]"])
+def test_an_answer_that_is_json_stays_the_text_it_is(tmp_path: Path, answer: str) -> None:
+    table = [["prompt", "completion"], ["Who?", answer]]
+    assert cells(written(tmp_path, "rows.csv", as_csv(table))) == [["Who?", answer]]
 
 
 @pytest.mark.parametrize(
