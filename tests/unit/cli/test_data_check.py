@@ -26,7 +26,14 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     report: dict[str, Any] = {
         "can_train": False,
         "sources": [],
-        "rows": {"read": 1, "accepted": 1, "repaired": 0, "rejected": 0, "left_out": 0},
+        "rows": {
+            "read": 1,
+            "accepted": 1,
+            "repaired": 0,
+            "rejected": 0,
+            "left_out": 0,
+            "repeated": 0,
+        },
         "repairs": {},
         "rejected": [],
         "model": None,
