@@ -249,7 +249,9 @@ def test_what_cannot_be_laid_out_is_refused_with_its_reason(
     header = read_header(blob)
     layers = make_trained(header).layers()
     digest = spec.model.digest
-    write_adapter(run.artifacts / "adapter.gguf", header, layers, name="x", base_digest=digest)
+    adapter = run.artifacts / "adapter.gguf"
+    write_adapter(adapter, header, layers, name="x", base_digest=digest)
+    run.list_artifact("adapter", adapter, hashlib.sha256(adapter.read_bytes()).hexdigest())
     code, out, _ = call(capsys, "night", "--as", "hf", "--json")
     error = json.loads(out)["error"]
     assert code == ExitCode.REFUSED
