@@ -33,7 +33,7 @@ def test_the_loss_falls_and_every_matrix_has_a_gradient(name: str, tmp_path: Pat
             model, packed.head, batch["input_ids"], batch["labels"], torch.float32
         )
         loss = total / count
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         losses.append(float(loss.detach()))
         optimizer.step()
     assert losses == sorted(losses, reverse=True), losses

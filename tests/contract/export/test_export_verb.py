@@ -26,6 +26,7 @@ from llamaforge.recipe.spec import (
     RunSpec,
 )
 from llamaforge.runs.directory import RunDirectory, create_run
+from llamaforge.runs.lock import RunLock
 from tests.contract.engine.engine_bench import SETTINGS, make_trained
 
 MODEL = "llamaforge-demo"
@@ -286,3 +287,26 @@ def test_the_time_that_is_left_counts_from_the_first_bytes(
     assert "left" not in first
     assert second.endswith("20 s left")
     assert "left" not in last
+
+
+@pytest.mark.parametrize("form", ["gguf", "adapter"])
+def test_the_model_itself_is_never_replaced(
+    form: str, run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blob = RunSpec.load(run.spec_file).model.blob
+    before = blob.read_bytes()
+    code, out, _ = call(capsys, "night", "--as", form, "--out", str(blob), "--force", "--json")
+    assert code != ExitCode.DONE
+    assert json.loads(out)["error"]["code"] == "is_the_model"
+    assert blob.read_bytes() == before
+
+
+@pytest.mark.parametrize("form", ["gguf", "hf", "peft"])
+def test_a_run_that_somebody_holds_is_left_alone(
+    form: str, run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunLock(run.lock_file):
+        code, out, _ = call(capsys, "night", "--as", form, "--json")
+    assert code == ExitCode.REFUSED
+    assert json.loads(out)["error"]["code"] == "run_locked"
+    assert not list(run.artifacts.glob("merged*"))

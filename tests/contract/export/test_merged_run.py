@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from llamaforge.errors import InvalidFileError, LlamaForgeError
-from llamaforge.export import merged_run
 from llamaforge.export.adapter import write_adapter
 from llamaforge.export.merged_run import MergedRun, merge_run
 from llamaforge.gguf.header import read_header
@@ -28,7 +27,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 0, '{"loads": true}\n', "")
 
-    monkeypatch.setattr(merged_run.subprocess, "run", answer)
+    monkeypatch.setattr(subprocess, "run", answer)
 
 
 def list_adapter(run: RunDirectory, strength: float) -> None:
@@ -88,7 +87,7 @@ def test_a_file_that_takes_too_long_to_load_is_removed_and_said(
     def late(command: list[str], **more: Any) -> None:
         raise subprocess.TimeoutExpired(command, more["timeout"])
 
-    monkeypatch.setattr(merged_run.subprocess, "run", late)
+    monkeypatch.setattr(subprocess, "run", late)
     with pytest.raises(LlamaForgeError, match="3,600 seconds") as caught:
         merge_run(run)
     assert caught.value.code == "not_loadable"
@@ -100,7 +99,7 @@ def test_answers_that_are_no_numbers_are_a_loss(
 ) -> None:
     found = {"loads": True, "kl_mean": float("nan"), "kl_base_mean": 0.1}
     monkeypatch.setattr(
-        merged_run.subprocess,
+        subprocess,
         "run",
         lambda command, **_: subprocess.CompletedProcess(command, 0, json.dumps(found), ""),
     )
