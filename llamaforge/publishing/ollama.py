@@ -149,6 +149,7 @@ class _Publication:
             base_checked=base_checked,
             answer=answer,
             leftover=self._leftover,
+            left_out=self._plan.request.left_out,
         )
 
     def _require_base(self) -> bool:

@@ -138,6 +138,7 @@ def _with_merged(request: PublishRequest, merged: MergedFile, spec: RunSpec) -> 
         licenses=stored.licenses,
         renderer=_word(stored.config.get("renderer")),
         parser=_word(stored.config.get("parser")),
+        left_out=("projector",) * bool(stored.projectors) + ("draft model",) * bool(stored.drafts),
     )
 
 

@@ -22,7 +22,7 @@ def publish(job: Job) -> None:
 
     def on_progress(what: str, done: int, total: int) -> None:
         job.progress("publish", done, total, what)
-        if what in {"merge", "check"}:
+        if what in {"merge", "check", "upload"}:
             job.check_stop()
 
     try:
@@ -36,6 +36,12 @@ def publish(job: Job) -> None:
             f"{job.run.id} --name {name}",
         )
     else:
+        if result.left_out:
+            job.warn(
+                "left_out",
+                f"The {' and the '.join(result.left_out)} of {result.base} did not go along: a "
+                "merged file holds the language model only.",
+            )
         job.note(published=result.name)
         job.emit(
             events.Report(

@@ -18,6 +18,7 @@ from llamaforge.export.mix import FILE_TYPES, tensor_types
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.types import TensorType
 from tests.contract.engine.engine_bench import SMALL, VOCABULARY, make_model, make_trained
+from tools import architecture_models
 from tools.architecture_models import RECIPES, write_architecture_model
 from tools.random_models import Shape, quantize, write_random_model
 
@@ -85,6 +86,28 @@ def test_every_architecture_gets_llama_cpps_types(
     peer = quantized_by_llama_cpp(plain, tmp_path, quantization)
     found = tensor_types(read_header(plain), quantization)
     assert found == {name: info.type for name, info in peer.tensors.items()}
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3moe", "gemma4-experts", "gemma4-e", "falcon"])
+def test_many_layers_and_eight_experts_get_llama_cpps_types(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPES[name]
+    # What is said of each of six layers is said of eighteen.
+    keys = {
+        key: value * 3 if isinstance(value, list) else value for key, value in recipe.keys.items()
+    }
+    if "expert_count" in keys:
+        keys["expert_count"] = 8
+    monkeypatch.setitem(RECIPES, name, replace(recipe, keys=keys, layers=18))
+    monkeypatch.setitem(architecture_models._SIZES, "e", 8)
+    plain = write_architecture_model(tmp_path / "m.gguf", name, VOCABULARY, "F32", seed=1)
+    base = read_header(plain)
+    for quantization in CHOSEN:
+        peer = quantized_by_llama_cpp(plain, tmp_path, quantization)
+        expected = {name: info.type for name, info in peer.tensors.items()}
+        assert tensor_types(base, quantization) == expected, quantization
+        peer.path.unlink()
 
 
 @pytest.mark.parametrize("name", RECIPES)

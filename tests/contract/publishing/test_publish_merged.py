@@ -7,8 +7,9 @@ import pytest
 
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.publishing.journal import read_journal
+from llamaforge.publishing.ollama import publish
 from tests.contract.publishing.fake_ollama import Fault
-from tests.contract.publishing.publishing_desk import BASE, Desk, write_adapter
+from tests.contract.publishing.publishing_desk import BASE, PATIENT, Desk, write_adapter
 from tests.contract.publishing.test_publish_to_ollama import Killed, Mortal, trials
 
 STEPS = 31
@@ -116,6 +117,17 @@ def test_an_adapter_is_no_merged_file(merged: Desk, tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError) as caught:
         merged.publish(file=tmp_path / "a.gguf", file_sha256=digest)
     assert caught.value.code == "not_a_model"
+
+
+def test_stopping_while_it_is_sent_leaves_nothing_on_the_server(merged: Desk) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        publish(merged.request, journal=merged.journal, on_progress=stop, limits=PATIENT)
+    assert merged.server.get("mine") is None
+    assert trials(merged) == []
+    assert merged.publish().digest
 
 
 def test_a_file_that_changed_is_refused(merged: Desk) -> None:

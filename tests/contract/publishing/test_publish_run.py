@@ -13,6 +13,7 @@ from llamaforge.catalog.store import Store
 from llamaforge.cli import publish as verb
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.publishing.journal import read_journal
+from llamaforge.publishing.request import MergedFile
 from llamaforge.publishing.run import publish_run, run_request
 from llamaforge.recipe.spec import (
     DataChoice,
@@ -27,6 +28,7 @@ from llamaforge.runs.lock import RunLock
 from llamaforge.worker import publication
 from tests.contract.publishing.fake_ollama import FakeOllama
 from tests.contract.publishing.publishing_desk import BASE, PATIENT, write_adapter
+from tests.unit.catalog.store_builder import StoreBuilder
 
 
 @pytest.fixture
@@ -280,6 +282,31 @@ def test_the_template_of_another_model_under_the_same_name_is_not_taken(
     spec.model_copy(update={"model": model}).save(stored_run.spec_file)
     assert publish_merged(stored_run) == "other_base"
     assert publish_merged(stored_run, "llamaforge-demo", overwrite=True) == "merged"
+
+
+def test_what_a_merged_file_lacks_is_told(
+    finished_run: RunDirectory,
+    tmp_path: Path,
+    server: FakeOllama,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blob = Store.open(paths.embedded_store()).find("llamaforge-demo").blob
+    assert blob is not None
+    builder = StoreBuilder(tmp_path / "store")
+    builder.add("qwen2.5:3b", blob.read_bytes(), layers=[("projector", b"GGUF")])
+    stored = Store.open(builder.root).find("qwen2.5:3b")
+    spec = RunSpec.load(finished_run.spec_file)
+    changes = {"store": builder.root, "digest": f"sha256:{stored.blob_digest}"}
+    model = spec.model.model_copy(update=changes)
+    spec.model_copy(update={"model": model}).save(finished_run.spec_file)
+    file = tmp_path / "merged.gguf"
+    merged = MergedFile(file, write_adapter(file, kind="model"))
+    monkeypatch.setattr(publication, "merged_for_ollama", lambda *_: merged)
+    assert command("tuned", "--name", "mine", "--as", "gguf", "--json") is ExitCode.DONE
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["left_out"] == ["projector"]
+    assert "The projector of qwen2.5:3b did not go along" in printed.err
 
 
 def test_a_type_that_ollama_refuses_is_refused_before_anything_is_merged(
