@@ -62,21 +62,28 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         UsageError: there is no such quantisation, or an option belongs to another form.
         NotFoundError: there is no such run, or it has no adapter yet.
         InvalidFileError: the model's file is not the one that was trained on.
+        RefusedError: a worker or another export holds the run (`run_locked`).
         LlamaForgeError: it could not be written, or llama.cpp does not take it.
     """
     _check_options(arguments)
     from llamaforge.export.merged_run import adapter_of
+    from llamaforge.recipe.spec import RunSpec
     from llamaforge.runs.directory import open_run
+    from llamaforge.runs.lock import RunLock
 
     directory = open_run(arguments.run_name)
     adapter = adapter_of(directory)
     result: dict[str, Any]
     if arguments.form == "adapter":
-        result = _copy(adapter, _target(arguments, adapter))
-    elif arguments.form in _FOLDERS:
-        result = _folder(arguments, directory, adapter)
+        model = RunSpec.load(directory.spec_file).model.blob
+        result = _copy(adapter, _target(arguments, adapter, model))
     else:
-        result = _merge(arguments, directory)
+        # Nobody may change or remove the run while it is read and its list is written.
+        with RunLock(directory.lock_file):
+            if arguments.form in _FOLDERS:
+                result = _folder(arguments, directory, adapter)
+            else:
+                result = _merge(arguments, directory)
     if arguments.json:
         print_json(result)
     else:
@@ -94,7 +101,12 @@ def _check_options(arguments: argparse.Namespace) -> None:
             )
 
 
-def _target(arguments: argparse.Namespace, default: Path) -> Path:
+def _target(arguments: argparse.Namespace, default: Path, model: Path) -> Path:
+    """Return where a file goes; `model` is the file that was trained on, which stays.
+
+    Raises:
+        InvalidFileError: something lies there that must not, or shall not, be replaced.
+    """
     chosen: Path | None = arguments.out
     if chosen is None:
         return default
@@ -106,6 +118,12 @@ def _target(arguments: argparse.Namespace, default: Path) -> Path:
             f"{safe_line(str(path))} is there already.",
             "Name another file, or say --force to replace it.",
             code="exists",
+        )
+    if path.resolve() == model.resolve():
+        raise InvalidFileError(
+            f"{safe_line(str(path))} is the model that was trained; it is never replaced.",
+            "Name another file.",
+            code="is_the_model",
         )
     return path
 
@@ -173,7 +191,8 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
     from llamaforge.recipe.spec import RunSpec
 
     quantization = check_quantization(arguments.quant) if arguments.quant else None
-    target = _target(arguments, default_target(directory, quantization))
+    spec = RunSpec.load(directory.spec_file)
+    target = _target(arguments, default_target(directory, quantization), spec.model.blob)
     narrator = MergeNarrator()
     try:
         made = merge_run(
@@ -195,7 +214,7 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
         "path": str(merged.path),
         "sha256": merged.sha256,
         "size_bytes": merged.size_bytes,
-        "quantization": merged.quantization or RunSpec.load(directory.spec_file).model.quantization,
+        "quantization": merged.quantization or spec.model.quantization,
         "check": made.check,
     }
 

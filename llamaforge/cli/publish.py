@@ -234,6 +234,11 @@ def _print_result(
         narrate(f"The server does not tell which file {result.base} is: that was not compared.")
     if result.leftover:
         narrate(f"A trial model is left over; delete it with: ollama rm {result.leftover}")
+    if result.left_out:
+        narrate(
+            f"The {' and the '.join(result.left_out)} of {safe_line(result.base)} did not go "
+            "along: a merged file holds the language model only."
+        )
     if arguments.json:
         print_json(asdict(result) | {"run": run.id, "published": True})
         return

@@ -16,15 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from llamaforge import hardware
+from llamaforge.catalog.blob import quantization_of
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.export.adapter import BASE_DIGEST_KEY
 from llamaforge.export.mix import FILE_TYPES, tensor_types
-from llamaforge.export.place import HashingFile, check_room
+from llamaforge.export.place import HashingFile, check_room, remove_leftovers
 from llamaforge.export.weights import Adapter, Array, check_stop, unpacked
 from llamaforge.files import commit
+from llamaforge.gguf.finite import is_finite
 from llamaforge.gguf.ggml import can_pack, pack_rows
 from llamaforge.gguf.header import Header, TensorInfo
-from llamaforge.gguf.types import TensorType
+from llamaforge.gguf.types import FILE_TYPE_NAMES, TensorType
 from llamaforge.gguf.writer import GgufStream, PlannedTensor
 
 _ROWS_WEIGHTS: Final = 128 * 1024
@@ -37,6 +39,10 @@ _COPIED_WEIGHTS: Final = 4 * 1024 * 1024
 _AHEAD: Final = 4
 """Pieces for each core that may be waiting to be written."""
 _QUANTIZATION_VERSION: Final = 2
+_UNKNOWN_FILE_TYPE: Final = 1024
+"""From here on llama.cpp marks what it only guessed."""
+ADAPTER_DIGEST_KEY: Final = "llamaforge.adapter.digest"
+"""`sha256:<hex>` of the adapter file that was merged in."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Provenance:
     """`sha256:<hex>` of the file that was trained on."""
     program: str
     """The program with its version."""
+    adapter_digest: str | None = None
+    """`sha256:<hex>` of the adapter's file, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,8 @@ def write_merged(
     Raises:
         InvalidFileError: the adapter is damaged, or made for another file.
         RefusedError: a type cannot be packed (`cannot_pack`), or the disk has no room.
-        LlamaForgeError: a merged weight is not finite (`not_finite`), or it was `stopped`.
+        LlamaForgeError: a merged weight is not finite (`not_finite`) or too large for its type
+            (`overflow`), or it was `stopped`.
     """
     pairs = None if adapter is None else Adapter(adapter, base, provenance.base_digest)
     types = {name: info.type for name, info in base.tensors.items()}
@@ -99,6 +108,7 @@ def write_merged(
     _check_packable(base, types, touched)
     planned = [PlannedTensor(name, info.shape, types[name]) for name, info in base.tensors.items()]
     total = sum(tensor.n_bytes for tensor in planned)
+    remove_leftovers(path)
     check_room(path, total, "choose a smaller quantisation")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +179,14 @@ class _Piece:
                 "The model's file or the adapter is damaged; verify the run again.",
                 code="not_finite",
             )
-        return _packed(values, self.type).data
+        packed = _packed(values, self.type)
+        if not is_finite(packed, self.type):
+            raise LlamaForgeError(
+                f"The merged weights of {info.name} are too large for {self.type.name}.",
+                "Choose another type with --quant, such as BF16.",
+                code="overflow",
+            )
+        return packed.data
 
 
 def _pieces(
@@ -218,7 +235,8 @@ def _add_product(values: Array, a: Array, b: Array, first: int) -> None:
 
 
 def _packed(values: Array, kind: TensorType) -> npt.NDArray[np.uint8]:
-    return pack_rows(kind, values).reshape(-1)
+    with np.errstate(over="ignore"):  # what overflows is found right after
+        return pack_rows(kind, values).reshape(-1)
 
 
 def _check_packable(base: Header, types: dict[str, TensorType], touched: set[str]) -> None:
@@ -244,11 +262,34 @@ def _changes(
         "llamaforge.run": provenance.run,
         BASE_DIGEST_KEY: provenance.base_digest,
         "general.quantization_version": _QUANTIZATION_VERSION,
+        "general.file_type": file_type(base, quantization),
+        ADAPTER_DIGEST_KEY: provenance.adapter_digest,
     }
     # What these say of the base's makers would be said of this file now.
     stale = ("basename", "finetune", "base_model.0.repo_url", "base_model.0.organization",
              "source.url", "source.huggingface.repository", "source.repo_url")  # fmt: skip
     changes |= {f"general.{key}": None for key in stale if f"general.{key}" in base.metadata}
-    if quantization is not None:
-        changes["general.file_type"] = FILE_TYPES[quantization]
     return changes
+
+
+def file_type(base: Header, quantization: str | None) -> int:
+    """Return what `general.file_type` of a merged file says; zero only of one in F32.
+
+    A base need not say it, or may say it wrongly; Ollama takes no file that does not.
+    """
+    if quantization is not None:
+        return FILE_TYPES[quantization]
+    said = base.get("general.file_type")
+    if isinstance(said, int) and not isinstance(said, bool) and 0 < said < _UNKNOWN_FILE_TYPE:
+        return said
+    main = quantization_of(base)
+    # Of the mixtures that are mostly of one type the medium one is the usual.
+    return next(
+        (
+            number
+            for ending in ("", "_M", "_MOE")
+            for number, name in FILE_TYPE_NAMES.items()
+            if name == f"{main}{ending}"
+        ),
+        FILE_TYPES["F16"],
+    )

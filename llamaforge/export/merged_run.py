@@ -11,7 +11,13 @@ from typing import Any, Final
 from llamaforge import __version__
 from llamaforge.errors import InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.export.adapter import BASE_DIGEST_KEY
-from llamaforge.export.merged import Merged, Provenance, write_merged
+from llamaforge.export.merged import (
+    ADAPTER_DIGEST_KEY,
+    Merged,
+    Provenance,
+    file_type,
+    write_merged,
+)
 from llamaforge.export.mix import check_quantization
 from llamaforge.files import sha256_of
 from llamaforge.gguf.header import Header, read_header
@@ -36,7 +42,9 @@ class MergedRun:
     @property
     def loses_what_was_learned(self) -> bool:
         """Whether packing the weights anew changed answers more than training had."""
-        return bool(self.check.get("kl_mean", 0.0) >= self.check.get("kl_base_mean", float("inf")))
+        # What is no number is no proof that anything was kept.
+        kept = self.check.get("kl_mean", 0.0) < self.check.get("kl_base_mean", float("inf"))
+        return not kept
 
 
 def default_target(run: RunDirectory, quantization: str | None) -> Path:
@@ -49,10 +57,18 @@ def adapter_of(run: RunDirectory) -> Path:
 
     Raises:
         NotFoundError: there is none yet.
+        InvalidFileError: it is not what the run made.
     """
     for item in run.artifact_list():
         if item["kind"] == "adapter":
-            return Path(item["path"])
+            path = Path(item["path"])
+            if sha256_of(path) != item["sha256"]:
+                raise InvalidFileError(
+                    f"{safe_line(path.name)} changed after it was made.",
+                    "Train again; what is in it now was never verified.",
+                    code="adapter_changed",
+                )
+            return path
     raise NotFoundError(
         f"The run {run.id} has no adapter yet.",
         f"Let it go on to its end: llamaforge runs resume {run.id}",
@@ -84,7 +100,7 @@ def merge_run(
     Raises:
         UsageError: there is no such quantisation.
         NotFoundError: the run has no adapter, or the model's file is gone.
-        InvalidFileError: the adapter is damaged or was trained on another file.
+        InvalidFileError: the adapter is damaged, changed or was trained on another file.
         LlamaForgeError: it could not be written, or llama.cpp does not take it; it is removed.
     """
     quantization = check_quantization(quantization) if quantization else None
@@ -92,30 +108,41 @@ def merge_run(
     adapter = adapter_of(run)
     path = default_target(run, quantization) if target is None else target
     trained = trained_adapter(adapter, spec.model)
-    made = _listed(run, path, quantization) if reuse else None
+    base, about = read_header(spec.model.blob), _provenance(run, spec.model, adapter)
+    made = _listed(run, path, base, about, quantization) if reuse else None
     if made is None:
         made = write_merged(
             path,
-            read_header(spec.model.blob),
+            base,
             trained,
-            _provenance(run, spec.model),
+            about,
             quantization=quantization,
             on_progress=on_progress,
             stopped=stopped,
         )
     on_check()
     check = _checked(made, spec.model.blob, adapter)
-    run.list_artifact(_KIND, made.path, made.sha256)
+    run.list_artifact(_KIND, made.path, made.sha256, beside=True)
     return MergedRun(made, check)
 
 
-def _listed(run: RunDirectory, path: Path, quantization: str | None) -> Merged | None:
+def _listed(
+    run: RunDirectory, path: Path, base: Header, about: Provenance, quantization: str | None
+) -> Merged | None:
+    """Return the listed file at `path`, if it is unchanged and made of this adapter in this way."""
     for item in run.artifact_list():
         if item["kind"] == _KIND and Path(item["path"]) == path and path.is_file():
             size, sha256 = path.stat().st_size, sha256_of(path)
-            if sha256 == item["sha256"]:
+            if sha256 == item["sha256"] and _is_made_so(path, base, about, quantization):
                 return Merged(path, sha256, size, quantization or "")
     return None
+
+
+def _is_made_so(path: Path, base: Header, about: Provenance, quantization: str | None) -> bool:
+    header = read_header(path)
+    said = (BASE_DIGEST_KEY, ADAPTER_DIGEST_KEY, "general.file_type")
+    wanted = (about.base_digest, about.adapter_digest, file_type(base, quantization))
+    return tuple(header.get(key) for key in said) == wanted
 
 
 def trained_adapter(adapter: Path, model: ResolvedModel) -> Header:
@@ -142,13 +169,14 @@ def trained_adapter(adapter: Path, model: ResolvedModel) -> Header:
     return header
 
 
-def _provenance(run: RunDirectory, model: ResolvedModel) -> Provenance:
+def _provenance(run: RunDirectory, model: ResolvedModel, adapter: Path) -> Provenance:
     return Provenance(
         name=run.id,
         run=run.id,
         base=model.name,
         base_digest=model.digest,
         program=f"LlamaForge {__version__}",
+        adapter_digest=f"sha256:{sha256_of(adapter)}",
     )
 
 
@@ -160,18 +188,20 @@ def _checked(made: Merged, blob: Path, adapter: Path) -> dict[str, Any]:
     """
     command = [sys.executable, "-m", "llamaforge.evaluation.check_file", str(made.path)]
     command += ["--like", str(blob), "--adapter", str(adapter)]
-    answer = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=worker_environment(),
-        timeout=_CHECK_SECONDS,
-        check=False,
-    )
     try:
+        answer = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=worker_environment(),
+            timeout=_CHECK_SECONDS,
+            check=False,
+        )
         found = json.loads(answer.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        found = {"loads": False, "message": f"it took more than {_CHECK_SECONDS:,.0f} seconds."}
     except (ValueError, IndexError):
         found = {"loads": False, "message": f"it ended with {answer.returncode}."}
     if not found.get("loads"):

@@ -105,7 +105,7 @@ def new_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     path = path.resolve()
     check_folder(path, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
+    remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
     temporary.mkdir()
@@ -130,9 +130,16 @@ def new_folder(path: Path, *, replace: bool) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
+    """Remove what exports to `path` left beside it when they were killed."""
+    if not path.parent.is_dir():
+        return
     name = re.compile(rf"\.{re.escape(path.name)}\.([0-9]+)\.tmp")
     for item in path.parent.iterdir():
         found = name.fullmatch(item.name)
-        if found and not psutil.pid_exists(int(found.group(1))):
+        if not found or psutil.pid_exists(int(found.group(1))):
+            continue
+        if item.is_dir():
             shutil.rmtree(item, ignore_errors=True)
+        else:
+            item.unlink(missing_ok=True)

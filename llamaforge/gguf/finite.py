@@ -58,7 +58,7 @@ def not_finite(header: Header, on_bytes: Callable[[int], None] | None = None) ->
     done = 0
     for name, info in header.tensors.items():
         for stretch in _stretches(header.path, info.offset, info.n_bytes, info.type):
-            if not _is_finite(stretch, info.type):
+            if not is_finite(stretch, info.type):
                 return name
             done += stretch.nbytes
             if on_bytes is not None:
@@ -78,7 +78,8 @@ def _stretches(
             yield np.frombuffer(file.read(min(step, size - start)), dtype=np.uint8)
 
 
-def _is_finite(data: npt.NDArray[np.uint8], kind: TensorType) -> bool:
+def is_finite(data: npt.NDArray[np.uint8], kind: TensorType) -> bool:
+    """Return whether whole blocks of `kind` hold neither infinite values nor what is no number."""
     if kind is TensorType.F32:
         return not bool((~data.view("<u4") & _FLOAT32_EXPONENT == 0).any())
     if kind is TensorType.BF16:

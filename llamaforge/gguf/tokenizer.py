@@ -106,7 +106,7 @@ class GgufTokenizer:
             adds_bos = True
         elif kind == "gemma4":
             self._tokenizer = _spaced(header, tokens)
-            adds_bos = False
+            adds_bos = True
         else:
             raise RefusedError(
                 f"The vocabulary kind {str(kind)[:40]!r} of {header.path.name} is not known yet.",
@@ -114,9 +114,10 @@ class GgufTokenizer:
                 code="unsupported_tokenizer",
             )
         wanted = header.get("tokenizer.ggml.add_bos_token")
-        self.add_bos = (wanted if isinstance(wanted, bool) else adds_bos) and (
-            self.bos_id is not None
-        )
+        # Of Gemma 4 there are files that deny it wrongly: llama.cpp does not listen to them.
+        if isinstance(wanted, bool) and kind != "gemma4":
+            adds_bos = wanted
+        self.add_bos = adds_bos and self.bos_id is not None
         self._tokenizer.add_special_tokens(
             [AddedToken(text, normalized=False, special=True) for text in self.special_ids]
         )

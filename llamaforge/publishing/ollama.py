@@ -50,6 +50,41 @@ def publish(
         return _Publication(plan, server, journal, on_progress).run()
 
 
+def require_free_name(request: PublishRequest, *, journal: Path, limits: Limits = _LIMITS) -> None:
+    """Return if nothing is known by now that would refuse the publication at its end.
+
+    It is for requests whose file still has to be written: `request` names the adapter.
+
+    Raises:
+        UsageError, RefusedError, NotFoundError, LlamaForgeError: as `publish`.
+    """
+    plan = checked_plan(request)
+    with PublishingServer(plan.host, limits) as server:
+        server.version()
+        # The file that an earlier attempt published can only be told when it is there again.
+        begun = any(_is_intent(entry, plan) for entry in read_journal(journal))
+        if not request.overwrite and not begun and server.digest_of(plan.name) is not None:
+            raise _taken(plan.name)
+
+
+def _is_intent(entry: dict[str, Any], plan: Plan) -> bool:
+    """Return whether a line of the journal says that something was to get the plan's name."""
+    return (
+        entry.get("change") == "publish"
+        and entry["phase"] == "intent"
+        and entry.get("server") == plan.host.url
+        and entry.get("model") == plan.name.full
+    )
+
+
+def _taken(name: ModelName) -> RefusedError:
+    return RefusedError(
+        f"There is already a model {name} on the server.",
+        "Choose another name, or add --overwrite to replace it.",
+        code="name_taken",
+    )
+
+
 class _Publication:
     """The steps of one publication."""
 
@@ -76,16 +111,19 @@ class _Publication:
         if now is not None and begun and self._was_made(plan.name, now):
             answer = self._smoke_test(plan.name)
             return self._result(version, now, begun["previous"], base_checked, answer)
-        if now is not None and not plan.request.overwrite:
-            raise RefusedError(
-                f"There is already a model {plan.name} on the server.",
-                "Choose another name, or add --overwrite to replace it.",
-                code="name_taken",
-            )
+        if now is not None and not begun and not plan.request.overwrite:
+            raise _taken(plan.name)
         self._upload()
         try:
-            self._create("trial", plan.trial, self._server.digest_of(plan.trial))
+            trial = self._create("trial", plan.trial, self._server.digest_of(plan.trial))
             answer = self._smoke_test(plan.trial)
+            if begun and trial == now:
+                # The server wrote the weights anew, and the attempt died before it noted them.
+                return self._result(version, trial, begun["previous"], base_checked, answer)
+            # Sending and trying it took a while, in which somebody else may have had the name.
+            now = self._server.digest_of(plan.name)
+            if now is not None and not plan.request.overwrite:
+                raise _taken(plan.name)
             digest = self._create("publish", plan.name, now)
         finally:
             self._delete_trial(plan.trial)
@@ -111,6 +149,7 @@ class _Publication:
             base_checked=base_checked,
             answer=answer,
             leftover=self._leftover,
+            left_out=self._plan.request.left_out,
         )
 
     def _require_base(self) -> bool:
@@ -123,7 +162,8 @@ class _Publication:
                 f"Pull it there (ollama pull {base}), or name its server with OLLAMA_HOST.",
                 code="base_missing",
             )
-        if layers.adapters:
+        is_ours = self._plan.name == base and self._begun_earlier() and self._is_ours(layers)
+        if layers.adapters and not is_ours:
             raise stacked(base)
         if layers.weights and digest not in layers.weights:
             raise RefusedError(
@@ -243,11 +283,7 @@ class _Publication:
         same = [
             entry
             for entry in self._earlier
-            if entry.get("change") == "publish"
-            and entry["phase"] == "intent"
-            and entry.get("server") == plan.host.url
-            and entry.get("model") == plan.name.full
-            and entry.get("content") == plan.content
+            if _is_intent(entry, plan) and entry.get("content") == plan.content
         ]
         return same[-1] if same else None
 

@@ -62,6 +62,8 @@ class PublishRequest:
     """The server's built-in renderer of prompts; for a merged file only."""
     parser: str | None = None
     """The server's built-in parser of answers; for a merged file only."""
+    left_out: tuple[str, ...] = ()
+    """What the original has and a merged file has not: `projector`, `draft model`."""
     host: str | None = None
     """The server, written as in `OLLAMA_HOST`; None means that variable."""
     overwrite: bool = False
@@ -90,6 +92,8 @@ class PublishResult:
     """What the model answered to a greeting, at most 16 tokens."""
     leftover: str
     """A trial model that could not be deleted; empty where all is clean."""
+    left_out: tuple[str, ...] = ()
+    """What the original has and this model has not: `projector`, `draft model`."""
 
 
 @dataclass(frozen=True)

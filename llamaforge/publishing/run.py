@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from llamaforge.catalog.model import StoredModel
+from llamaforge.catalog.names import parse_digest, parse_name
 from llamaforge.catalog.store import Store
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
-from llamaforge.publishing.ollama import publish
+from llamaforge.publishing.ollama import publish, require_free_name
 from llamaforge.publishing.request import MergedFile, PublishRequest, PublishResult
 from llamaforge.publishing.server import Limits, Progress
 from llamaforge.recipe.spec import RunSpec
@@ -41,6 +43,24 @@ def publish_run(
     return publish(request, journal=run.journal_file, on_progress=on_progress, limits=limits)
 
 
+def check_before_merging(
+    run: RunDirectory,
+    name: str,
+    *,
+    overwrite: bool = False,
+    allow_remote: bool = False,
+    limits: Limits = _LIMITS,
+) -> None:
+    """Return if nothing is known that would refuse a merged file, which takes long to write.
+
+    Raises:
+        UsageError, RefusedError, NotFoundError, LlamaForgeError: as `publish_run`.
+    """
+    request = run_request(run, name, overwrite=overwrite, allow_remote=allow_remote)
+    _stored(request, RunSpec.load(run.spec_file))
+    require_free_name(request, journal=run.journal_file, limits=limits)
+
+
 def run_request(
     run: RunDirectory,
     name: str,
@@ -57,7 +77,8 @@ def run_request(
     Raises:
         NotFoundError: the run has no adapter; or `merged` is given and the store no longer has
             the model, from which it takes its template.
-        RefusedError: the adapter is not verified, or the verification failed.
+        RefusedError: the adapter is not verified, or the verification failed; or `merged` is
+            given and the store has another model under that name by now (`other_base`).
     """
     spec = RunSpec.load(run.spec_file)
     adapter = next((item for item in run.artifact_list() if item["kind"] == "adapter"), None)
@@ -74,7 +95,7 @@ def run_request(
         base_blob_digest=spec.model.digest,
         file=Path(adapter["path"]),
         file_sha256=adapter["sha256"],
-        base_has_adapters=_has_adapters(spec),
+        base_has_adapters=_has_other_adapters(spec, adapter["sha256"]),
         host=host,
         overwrite=overwrite,
         allow_remote=allow_remote,
@@ -82,9 +103,29 @@ def run_request(
     return request if merged is None else _with_merged(request, merged, spec)
 
 
+def _stored(request: PublishRequest, spec: RunSpec) -> StoredModel:
+    """Return the model that was trained as the store has it.
+
+    Raises:
+        NotFoundError: there is none of that name.
+        RefusedError: it has other weights by now, so that its template may be another one too.
+    """
+    stored = Store.open(spec.model.store).find(request.base)
+    overwritten = request.overwrite and parse_name(request.name) == parse_name(request.base)
+    has = stored.blob_digest
+    if has and not overwritten and has != parse_digest(request.base_blob_digest):
+        raise RefusedError(
+            f"{safe_line(request.base)} in the store is another file than the one that was "
+            "trained, so template and parameters of that one are not known.",
+            "Train on the model as it is now.",
+            code="other_base",
+        )
+    return stored
+
+
 def _with_merged(request: PublishRequest, merged: MergedFile, spec: RunSpec) -> PublishRequest:
     """Return the request with the merged file, and all that the model itself has beside weights."""
-    stored = Store.open(spec.model.store).find(spec.model.name)
+    stored = _stored(request, spec)
     return replace(
         request,
         form="gguf",
@@ -97,6 +138,7 @@ def _with_merged(request: PublishRequest, merged: MergedFile, spec: RunSpec) -> 
         licenses=stored.licenses,
         renderer=_word(stored.config.get("renderer")),
         parser=_word(stored.config.get("parser")),
+        left_out=("projector",) * bool(stored.projectors) + ("draft model",) * bool(stored.drafts),
     )
 
 
@@ -125,12 +167,14 @@ def _require_verified(run: RunDirectory) -> None:
         )
 
 
-def _has_adapters(spec: RunSpec) -> bool:
-    """Return whether the store says that the base carries adapters.
+def _has_other_adapters(spec: RunSpec, own: str) -> bool:
+    """Return whether the store says that the base carries adapters, the run's own left out.
 
-    The server is asked too: a store that is gone or cannot be read by now stops nothing here.
+    It has that one where the run was published under the base's own name. The server is asked too:
+    a store that is gone or cannot be read by now stops nothing here.
     """
     try:
-        return bool(Store.open(spec.model.store).find(spec.model.name).adapters)
+        found = Store.open(spec.model.store).find(spec.model.name).adapters
     except LlamaForgeError:
         return False
+    return any(adapter.digest != own for adapter in found)

@@ -50,10 +50,13 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     if spec.data.snapshot is not None:
         snapshot = sum(file.bytes for file in find(spec.data.snapshot).manifest.files.values())
     checkpoints = _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
+    blob = header.path.stat().st_size
+    # A server that takes no adapters gets a file with both merged, as large as the model's own.
+    merged = 0 if spec.publish.name is None else blob
     return Needs(
         adapter=adapter,
-        disk=checkpoints + adapter + snapshot + _SLACK_DISK_BYTES,
-        memory=header.path.stat().st_size + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
+        disk=checkpoints + adapter + snapshot + merged + _SLACK_DISK_BYTES,
+        memory=blob + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
     )
 
 

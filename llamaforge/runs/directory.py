@@ -105,9 +105,13 @@ class RunDirectory:
             return []
         return [item for item in listed if Path(item["path"]).exists()]
 
-    def list_artifact(self, kind: str, path: Path, sha256: str) -> None:
-        """List the file at `path` as what the run made of this kind."""
-        listed = [item for item in self.artifact_list() if item["kind"] != kind]
+    def list_artifact(self, kind: str, path: Path, sha256: str, *, beside: bool = False) -> None:
+        """List the file at `path` as what the run made of this kind, or `beside` others of it."""
+        listed = [
+            item
+            for item in self.artifact_list()
+            if item["kind"] != kind or (beside and item["path"] != str(path))
+        ]
         listed.append({"kind": kind, "path": str(path), "sha256": sha256})
         write_json(self.artifacts / "artifacts.json", listed)
 

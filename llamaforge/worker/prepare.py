@@ -215,15 +215,19 @@ def _warn_of_other_template(job: Job, conversations: Conversations) -> None:
         used = conversations.renderer.opening_tokens(conversations.rows.train[0].record.messages)
     except (LlamaForgeError, RowError):
         return
-    if not served.template or served.config.get("renderer"):
-        return  # Ollama renders by other means, which cannot be read from the store
-    missing = sorted(token for token in used if token not in served.template)
+    # A renderer of Ollama's own cannot be read; it does what the template in the file does, which
+    # also serves a model without a template layer.
+    text = None if served.config.get("renderer") else served.template
+    text = text or conversations.tokenizer.chat_template
+    if not text or text == conversations.renderer.template.text:
+        return
+    missing = sorted(token for token in used if token not in text)
     if missing:
         job.warn(
             "other_template",
-            f"Ollama's template of {safe_line(served.name)} has no {safe_line(missing[0])}, which "
-            "the template for training puts around every turn: the model may be served other "
-            "prompts than it is trained on. Compare: llamaforge show "
+            f"The template that Ollama serves {safe_line(served.name)} with has no "
+            f"{safe_line(missing[0])}, which the template for training puts around every turn: "
+            "the model may be served other prompts than it is trained on. Compare: llamaforge show "
             f"{safe_line(served.name)}",
         )
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Final, Literal
 
-from llamaforge.errors import RefusedError
+from llamaforge.errors import RefusedError, UsageError
 from llamaforge.export.merged_run import merge_run
 from llamaforge.publishing.request import MergedFile, PublishResult
-from llamaforge.publishing.run import publish_run
+from llamaforge.publishing.run import check_before_merging, publish_run
 from llamaforge.publishing.server import Limits, Progress
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
@@ -64,6 +64,7 @@ def publish_as(
             if way == "adapter" or error.code != "adapters_unsupported":
                 raise
             on_progress(error.code, 0, 0)
+    check_before_merging(run, name, overwrite=overwrite, allow_remote=allow_remote, limits=limits)
     return publish_run(
         run,
         name,
@@ -84,8 +85,15 @@ def merged_for_ollama(
     """Return the run's merged file, written now unless it is there.
 
     Raises:
+        UsageError: Ollama takes no file of that quantisation.
         LlamaForgeError: as `publish_as`.
     """
+    if quantization is not None and quantization.upper() == _NO_FILE_TYPE:
+        raise UsageError(
+            "Ollama takes no file of which all weights are F32.",
+            "Choose another --quant, such as BF16 or F16.",
+            code="quantization",
+        )
     if quantization is None and RunSpec.load(run.spec_file).model.quantization == _NO_FILE_TYPE:
         quantization = "F16"
     made = merge_run(

@@ -24,7 +24,7 @@ def publish(job: Job) -> None:
         if what == "adapters_unsupported":  # the report at the end says what was published
             return
         job.progress("publish", done, total, what)
-        if what in {"merge", "check"}:
+        if what in {"merge", "check", "upload"}:
             job.check_stop()
 
     try:
@@ -38,6 +38,12 @@ def publish(job: Job) -> None:
             f"{job.run.id} --name {name}",
         )
     else:
+        if result.left_out:
+            job.warn(
+                "left_out",
+                f"The {' and the '.join(result.left_out)} of {result.base} did not go along: a "
+                "merged file holds the language model only.",
+            )
         job.note(published=result.name)
         job.emit(
             events.Report(

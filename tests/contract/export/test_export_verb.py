@@ -26,6 +26,7 @@ from llamaforge.recipe.spec import (
     RunSpec,
 )
 from llamaforge.runs.directory import RunDirectory, create_run
+from llamaforge.runs.lock import RunLock
 from tests.contract.engine.engine_bench import SETTINGS, make_trained
 
 MODEL = "llamaforge-demo"
@@ -249,7 +250,9 @@ def test_what_cannot_be_laid_out_is_refused_with_its_reason(
     header = read_header(blob)
     layers = make_trained(header).layers()
     digest = spec.model.digest
-    write_adapter(run.artifacts / "adapter.gguf", header, layers, name="x", base_digest=digest)
+    adapter = run.artifacts / "adapter.gguf"
+    write_adapter(adapter, header, layers, name="x", base_digest=digest)
+    run.list_artifact("adapter", adapter, hashlib.sha256(adapter.read_bytes()).hexdigest())
     code, out, _ = call(capsys, "night", "--as", "hf", "--json")
     error = json.loads(out)["error"]
     assert code == ExitCode.REFUSED
@@ -308,3 +311,26 @@ def test_a_place_that_cannot_be_written_is_named(
     assert not out
     assert f"{target} cannot be written: " in err
     assert "unexpected" not in err
+
+
+@pytest.mark.parametrize("form", ["gguf", "adapter"])
+def test_the_model_itself_is_never_replaced(
+    form: str, run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blob = RunSpec.load(run.spec_file).model.blob
+    before = blob.read_bytes()
+    code, out, _ = call(capsys, "night", "--as", form, "--out", str(blob), "--force", "--json")
+    assert code != ExitCode.DONE
+    assert json.loads(out)["error"]["code"] == "is_the_model"
+    assert blob.read_bytes() == before
+
+
+@pytest.mark.parametrize("form", ["gguf", "hf", "peft"])
+def test_a_run_that_somebody_holds_is_left_alone(
+    form: str, run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunLock(run.lock_file):
+        code, out, _ = call(capsys, "night", "--as", form, "--json")
+    assert code == ExitCode.REFUSED
+    assert json.loads(out)["error"]["code"] == "run_locked"
+    assert not list(run.artifacts.glob("merged*"))

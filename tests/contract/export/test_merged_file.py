@@ -18,10 +18,12 @@ from llamaforge.export.mix import FILE_TYPES, tensor_types
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.types import TensorType
 from tests.contract.engine.engine_bench import SMALL, VOCABULARY, make_model, make_trained
+from tools import architecture_models
 from tools.architecture_models import RECIPES, write_architecture_model
 from tools.random_models import Shape, quantize, write_random_model
 
 ABOUT = Provenance("mine", "night-1", "qwen2.5:3b", "sha256:" + "b" * 64, "LlamaForge 0.1.0")
+U32_FILE_TYPE = {"general.file_type": 4}
 IDS = [7, 30, 2, 99, 41, 12, 5, 80, 61, 17]
 CHOSEN = ["Q4_0", "Q8_0", "Q5_0", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "F16", "BF16"]
 SHAPES = {
@@ -84,6 +86,28 @@ def test_every_architecture_gets_llama_cpps_types(
     peer = quantized_by_llama_cpp(plain, tmp_path, quantization)
     found = tensor_types(read_header(plain), quantization)
     assert found == {name: info.type for name, info in peer.tensors.items()}
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3moe", "gemma4-experts", "gemma4-e", "falcon"])
+def test_many_layers_and_eight_experts_get_llama_cpps_types(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPES[name]
+    # What is said of each of six layers is said of eighteen.
+    keys = {
+        key: value * 3 if isinstance(value, list) else value for key, value in recipe.keys.items()
+    }
+    if "expert_count" in keys:
+        keys["expert_count"] = 8
+    monkeypatch.setitem(RECIPES, name, replace(recipe, keys=keys, layers=18))
+    monkeypatch.setitem(architecture_models._SIZES, "e", 8)
+    plain = write_architecture_model(tmp_path / "m.gguf", name, VOCABULARY, "F32", seed=1)
+    base = read_header(plain)
+    for quantization in CHOSEN:
+        peer = quantized_by_llama_cpp(plain, tmp_path, quantization)
+        expected = {name: info.type for name, info in peer.tensors.items()}
+        assert tensor_types(base, quantization) == expected, quantization
+        peer.path.unlink()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -312,3 +336,50 @@ def test_a_killed_export_leaves_the_old_file(tmp_path: Path) -> None:
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 9
     assert (tmp_path / "out.gguf").read_text() == "old"
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    header = make_model(tmp_path, "Q8_0")
+    child = os.fork()
+    if child == 0:
+        attempt(header, None, tmp_path, on_progress=lambda done, total: os._exit(9))
+    os.waitpid(child, 0)
+    other = tmp_path / ".other.gguf.1.tmp"
+    other.touch()
+    assert len(list(tmp_path.glob(".out.gguf.*.tmp"))) == 1
+    attempt(header, None, tmp_path)
+    assert list(tmp_path.glob(".*.tmp")) == [other]
+
+
+def test_weights_too_large_for_their_type_are_refused(tmp_path: Path) -> None:
+    header = make_model(tmp_path, "F16")
+    large = Factors(np.full((1, 256), 300, np.float32), np.full((256, 1), 300, np.float32), 1.0)
+    layers = {"blk.0.attn_q": large}
+    write_adapter(tmp_path / "a.gguf", header, layers, name="x", base_digest=ABOUT.base_digest)
+    adapter = read_header(tmp_path / "a.gguf")
+    with pytest.raises(LlamaForgeError, match="too large for F16") as caught:
+        attempt(header, adapter, tmp_path)
+    assert caught.value.code == "overflow"
+    assert nothing_left(tmp_path)
+    assert attempt(header, adapter, tmp_path, quantization="BF16").size_bytes
+
+
+@pytest.mark.parametrize(
+    ("said", "packed", "expected"),
+    [
+        (None, "F16", 1), (None, "Q4_K_M", 15), (None, "Q8_0", 7), (None, "BF16", 32),
+        (0, "Q4_K_M", 15), (0, "F32", 0), (None, "F32", 0), (14, "Q4_K_M", 14), (1025, "F16", 1),
+    ],
+)  # fmt: skip
+def test_the_file_always_says_its_type(
+    said: int | None, packed: str, expected: int, tmp_path: Path
+) -> None:
+    header = make_model(tmp_path, packed)
+    metadata = {k: v for k, v in header.metadata.items() if k != "general.file_type"}
+    if said is not None:
+        metadata["general.file_type"] = said
+    base = Header(
+        header.path, 3, metadata, header.tensors, header.file_bytes, header.kinds | U32_FILE_TYPE
+    )
+    made = write_merged(tmp_path / "m2.gguf", base, None, ABOUT)
+    assert read_header(made.path).get("general.file_type") == expected

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from llamaforge.errors import InvalidFileError, LlamaForgeError
+from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.publishing.journal import read_journal
+from llamaforge.publishing.ollama import publish
 from tests.contract.publishing.fake_ollama import Fault
-from tests.contract.publishing.publishing_desk import BASE, Desk, write_adapter
+from tests.contract.publishing.publishing_desk import BASE, PATIENT, Desk, write_adapter
 from tests.contract.publishing.test_publish_to_ollama import Killed, Mortal, trials
 
-STEPS = 30
+STEPS = 31
 CARRIED: dict[str, Any] = {
     "template": "{{ .Prompt }}!",
     "system": 'Say """yes"""',
@@ -71,6 +72,37 @@ def test_a_server_that_writes_the_weights_anew_is_believed(merged: Desk) -> None
     assert len(merged.server.requests("POST", "/api/create")) == requests
 
 
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_killed_where_the_weights_are_written_anew_a_repeat_completes_it(
+    merged: Desk, step: int, taken: bool
+) -> None:
+    merged.server.rewrites_weights = True
+    old = merged.server.add("mine", "0" * 64) if taken else None
+    with Mortal(step), pytest.raises(Killed):
+        merged.publish(overwrite=taken)
+    result = merged.publish(overwrite=taken)
+    made = merged.server.get("mine")
+    assert made is not None
+    assert made.weights != "0" * 64
+    assert result.digest == made.digest
+    assert result.previous_digest == (old.digest if old else None)
+    assert trials(merged) == []
+
+
+def test_another_model_with_the_name_is_not_taken_for_what_an_earlier_attempt_made(
+    merged: Desk,
+) -> None:
+    merged.server.rewrites_weights = True
+    merged.publish()
+    other = merged.server.add("mine", "1" * 64)
+    with pytest.raises(RefusedError) as caught:
+        merged.publish()
+    assert caught.value.code == "name_taken"
+    assert merged.server.get("mine") is other
+    assert trials(merged) == []
+
+
 def test_a_success_that_left_the_base_is_a_failure(merged: Desk) -> None:
     old = merged.server.add("mine", BASE)
     merged.server.fail("/api/create", Fault.NOT_STORED, skip=1)
@@ -85,6 +117,17 @@ def test_an_adapter_is_no_merged_file(merged: Desk, tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError) as caught:
         merged.publish(file=tmp_path / "a.gguf", file_sha256=digest)
     assert caught.value.code == "not_a_model"
+
+
+def test_stopping_while_it_is_sent_leaves_nothing_on_the_server(merged: Desk) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        publish(merged.request, journal=merged.journal, on_progress=stop, limits=PATIENT)
+    assert merged.server.get("mine") is None
+    assert trials(merged) == []
+    assert merged.publish().digest
 
 
 def test_a_file_that_changed_is_refused(merged: Desk) -> None:

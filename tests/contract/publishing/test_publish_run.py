@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from llamaforge import paths
+from llamaforge.catalog.store import Store
 from llamaforge.cli import publish as verb
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.publishing.journal import read_journal
+from llamaforge.publishing.request import MergedFile
 from llamaforge.publishing.run import publish_run, run_request
 from llamaforge.recipe.spec import (
     DataChoice,
@@ -23,8 +26,10 @@ from llamaforge.recipe.spec import (
 )
 from llamaforge.runs.directory import RunDirectory, create_run
 from llamaforge.runs.lock import RunLock
+from llamaforge.worker import publication
 from tests.contract.publishing.fake_ollama import FakeOllama
 from tests.contract.publishing.publishing_desk import BASE, PATIENT, write_adapter
+from tests.unit.catalog.store_builder import StoreBuilder
 
 
 @pytest.fixture
@@ -237,3 +242,115 @@ def test_a_run_that_a_worker_holds_is_left_alone(
         command("tuned", "--name", "mine", "--json")
     assert caught.value.code == "run_locked"
     assert server.get("mine") is None
+
+
+# Before a merged file is written, which may take an hour
+
+
+@pytest.fixture
+def merging(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked to be merged; no file comes of it."""
+    asked: list[str] = []
+
+    def merge(run: RunDirectory, *_: object, **__: object) -> None:
+        asked.append(run.id)
+        raise LlamaForgeError("Merged.", "", code="merged")
+
+    monkeypatch.setattr(publication, "merge_run", merge)
+    return asked
+
+
+def publish_merged(run: RunDirectory, name: str = "mine", **more: Any) -> str:
+    with pytest.raises(LlamaForgeError) as caught:
+        publication.publish_as(run, name, "gguf", on_progress=lambda *_: None, **more)
+    return caught.value.code
+
+
+@pytest.fixture
+def stored_run(finished_run: RunDirectory) -> RunDirectory:
+    """A run on the built-in model."""
+    stored = Store.open(paths.embedded_store()).find("llamaforge-demo")
+    spec = RunSpec.load(finished_run.spec_file)
+    changes = {
+        "store": paths.embedded_store(),
+        "name": "llamaforge-demo",
+        "digest": f"sha256:{stored.blob_digest}",
+    }
+    model = spec.model.model_copy(update=changes)
+    spec.model_copy(update={"model": model}).save(finished_run.spec_file)
+    return finished_run
+
+
+def test_what_nothing_speaks_against_is_merged(
+    stored_run: RunDirectory, server: FakeOllama, merging: list[str]
+) -> None:
+    assert publish_merged(stored_run) == "merged"
+    server.add("mine", "0" * 64)
+    assert publish_merged(stored_run, overwrite=True) == "merged"
+    assert merging == ["tuned", "tuned"]
+
+
+def test_a_taken_name_is_refused_before_anything_is_merged(
+    stored_run: RunDirectory, server: FakeOllama, merging: list[str]
+) -> None:
+    server.add("mine", "0" * 64)
+    assert publish_merged(stored_run) == "name_taken"
+    assert publish_merged(stored_run, "llamaforge-demo") == "name_is_base"
+    assert merging == []
+
+
+def test_a_distant_server_is_refused_before_anything_is_merged(
+    stored_run: RunDirectory, merging: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "http://192.0.2.1:11434")
+    assert publish_merged(stored_run) == "remote_host"
+    assert merging == []
+
+
+def test_a_store_that_is_gone_is_named_before_anything_is_merged(
+    finished_run: RunDirectory, server: FakeOllama, merging: list[str]
+) -> None:
+    assert publish_merged(finished_run) == "no_store"
+    assert merging == []
+
+
+def test_the_template_of_another_model_under_the_same_name_is_not_taken(
+    stored_run: RunDirectory, server: FakeOllama, merging: list[str]
+) -> None:
+    spec = RunSpec.load(stored_run.spec_file)
+    model = spec.model.model_copy(update={"digest": f"sha256:{BASE}"})
+    spec.model_copy(update={"model": model}).save(stored_run.spec_file)
+    assert publish_merged(stored_run) == "other_base"
+    assert publish_merged(stored_run, "llamaforge-demo", overwrite=True) == "merged"
+
+
+def test_what_a_merged_file_lacks_is_told(
+    finished_run: RunDirectory,
+    tmp_path: Path,
+    server: FakeOllama,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    blob = Store.open(paths.embedded_store()).find("llamaforge-demo").blob
+    assert blob is not None
+    builder = StoreBuilder(tmp_path / "store")
+    builder.add("qwen2.5:3b", blob.read_bytes(), layers=[("projector", b"GGUF")])
+    stored = Store.open(builder.root).find("qwen2.5:3b")
+    spec = RunSpec.load(finished_run.spec_file)
+    changes = {"store": builder.root, "digest": f"sha256:{stored.blob_digest}"}
+    model = spec.model.model_copy(update=changes)
+    spec.model_copy(update={"model": model}).save(finished_run.spec_file)
+    file = tmp_path / "merged.gguf"
+    merged = MergedFile(file, write_adapter(file, kind="model"))
+    monkeypatch.setattr(publication, "merged_for_ollama", lambda *_: merged)
+    assert command("tuned", "--name", "mine", "--as", "gguf", "--json") is ExitCode.DONE
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["left_out"] == ["projector"]
+    assert "The projector of qwen2.5:3b did not go along" in printed.err
+
+
+def test_a_type_that_ollama_refuses_is_refused_before_anything_is_merged(
+    stored_run: RunDirectory, server: FakeOllama, merging: list[str]
+) -> None:
+    assert publish_merged(stored_run, quantization="F32") == "quantization"
+    assert merging == []

@@ -10,10 +10,10 @@ import pytest
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.publishing.journal import Change, read_journal
 from llamaforge.publishing.server import PublishingServer
-from tests.contract.publishing.fake_ollama import Fault, full
+from tests.contract.publishing.fake_ollama import Fault, Seen, full
 from tests.contract.publishing.publishing_desk import BASE, Desk, write_adapter
 
-STEPS = 31
+STEPS = 32
 """Requests and journal lines of one publication; a process may die before each of them."""
 
 
@@ -170,6 +170,21 @@ def test_a_taken_name_is_refused(desk: Desk) -> None:
     assert desk.server.requests("POST", "/api/create") == []
 
 
+def test_a_name_that_was_taken_meanwhile_is_refused(desk: Desk) -> None:
+    def taken_while_it_is_tried(seen: Seen) -> None:
+        if seen.path == "/api/chat":
+            desk.server.add("mine", "0" * 64)
+
+    desk.server.before = taken_while_it_is_tried
+    with pytest.raises(RefusedError) as caught:
+        desk.publish()
+    assert caught.value.code == "name_taken"
+    other = desk.server.get("mine")
+    assert other is not None
+    assert other.weights == "0" * 64
+    assert trials(desk) == []
+
+
 def test_overwriting_tells_which_model_had_the_name(desk: Desk) -> None:
     old = desk.server.add("mine", "0" * 64).digest
     result = desk.publish(overwrite=True)
@@ -320,6 +335,22 @@ class TestRepeating:
         with pytest.raises(RefusedError) as caught:
             desk.publish()
         assert caught.value.code == "name_taken"
+
+    @pytest.mark.parametrize("step", range(1, STEPS + 1))
+    def test_killed_at_any_step_a_repeat_completes_what_replaces_the_base_itself(
+        self, desk: Desk, step: int
+    ) -> None:
+        old = desk.server.get("qwen2.5:3b")
+        assert old is not None
+        with Mortal(step) as process, pytest.raises(Killed):
+            desk.publish(name="qwen2.5:3b", overwrite=True)
+        assert process.steps == step
+        result = desk.publish(name="qwen2.5:3b", overwrite=True)
+        made = desk.server.get("qwen2.5:3b")
+        assert made is not None
+        assert made.adapters == [desk.request.file_sha256]
+        assert (result.previous_digest, result.base_checked) == (old.digest, True)
+        assert trials(desk) == []
 
     @pytest.mark.parametrize("taken", [True, False])
     @pytest.mark.parametrize("step", range(1, STEPS + 1))

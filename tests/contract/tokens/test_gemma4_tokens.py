@@ -1,6 +1,7 @@
 """Gemma 4's vocabulary: merges over whole lines, spaces as `▁`, bytes for what is missing."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,21 @@ def test_any_text(pair: tuple[GgufTokenizer, Any], text: str) -> None:
     tokenizer, model = pair
     ours = tokenizer.with_bos(tokenizer.encode(text, parse_special=False))
     assert ours == tokenize(model, text, parse_special=False)
+
+
+@pytest.mark.parametrize("said", [True, False, None])
+def test_a_text_begins_with_bos_whatever_the_file_says(said: bool | None, tmp_path: Path) -> None:
+    values = dict(vocabulary().values)
+    del values["tokenizer.ggml.add_bos_token"]
+    if said is not None:
+        values["tokenizer.ggml.add_bos_token"] = said
+    path = tmp_path / "m.gguf"
+    write_random_model(path, Shape(), Vocabulary(values, vocabulary().size), "F32")
+    tokenizer = GgufTokenizer(read_header(path))
+    with loaded(path, vocabulary_only=True) as model:
+        ours = tokenizer.with_bos(tokenizer.encode(" the and"))
+        assert ours == tokenize(model, " the and", parse_special=True)
+    assert ours[0] == tokenizer.bos_id
 
 
 def test_decoding_gives_the_text_back(pair: tuple[GgufTokenizer, Any]) -> None:

@@ -15,7 +15,13 @@ from llamaforge.recipe.preflight import (
     needs_of,
 )
 from llamaforge.recipe.resolve import ModelFacts, resolve
-from llamaforge.recipe.spec import DataChoice, ModelChoice, Recipe, TrainingSettings
+from llamaforge.recipe.spec import (
+    DataChoice,
+    ModelChoice,
+    PublishChoice,
+    Recipe,
+    TrainingSettings,
+)
 
 
 @pytest.fixture
@@ -36,11 +42,14 @@ def test_the_adapter_has_two_factors_for_each_linear_layer_of_each_block(header:
     assert adapter_parameters(header, 16) == 16 * blocks * (attention + feed_forward)
 
 
-def needs(header: Header, rows: Path, lora_r: int = 16) -> tuple[int, int, int]:
+def needs(
+    header: Header, rows: Path, lora_r: int = 16, publish: str | None = None
+) -> tuple[int, int, int]:
     recipe = Recipe(
         model=ModelChoice(name="m"),
         data=DataChoice(sources=[rows]),
         training=TrainingSettings(lora_r=lora_r),
+        publish=PublishChoice(name=publish),
     )
     facts = ModelFacts(rows.parent, header.path, "sha256:0", "llama", "Q4_K_M", 1024)
     found = needs_of(resolve(recipe, facts, "r"), header)
@@ -53,6 +62,12 @@ def test_the_disk_holds_three_checkpoints_the_adapter_the_rows_and_some_slack(
     adapter, disk, _ = needs(header, rows)
     assert adapter == 4 * adapter_parameters(header, 16)
     assert disk == 10 * adapter + 2 * rows.stat().st_size + 200_000_000
+
+
+def test_what_is_published_may_need_room_for_a_merged_file(header: Header, rows: Path) -> None:
+    _, without, _ = needs(header, rows)
+    _, published, _ = needs(header, rows, publish="mine")
+    assert published == without + header.path.stat().st_size
 
 
 def test_packed_rows_are_counted_as_they_will_be_unpacked(header: Header, rows: Path) -> None:
