@@ -1,6 +1,7 @@
 """`Recipe` is what a person asks for; `RunSpec` is the same with every default written out."""
 
 import difflib
+import reprlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,6 +19,10 @@ from llamaforge.files import write_atomic
 from llamaforge.safe_text import safe_line
 
 _T = TypeVar("_T", bound=BaseModel)
+
+_SHORT = reprlib.Repr()
+"""Of a list that names itself again and again, as YAML allows, no more than its beginning."""
+_SHORT.maxstring = _SHORT.maxother = 4_000
 
 
 class _Strict(BaseModel):
@@ -220,9 +225,11 @@ def load_yaml(path: Path) -> Any:
             f"The file {safe_line(str(path))} cannot be read: {error.strerror}.",
             "Check the path.",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # A ValueError: no UTF-8, or a date or a number that is none.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = "lists are nested too deep" if isinstance(error, RecursionError) else str(error)
         raise UsageError(
-            f"{safe_line(path.name)} is not YAML: {safe_line(str(error), limit=200)}.",
+            f"{safe_line(path.name)} is not YAML: {masked_line(reason, limit=200)}.",
             "Check the line that is named.",
             code="bad_yaml",
         ) from error
@@ -247,7 +254,7 @@ def parse(kind: type[_T], body: Any, source: str) -> _T:
         message = problem["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
         if problem["loc"]:
-            given = masked_line(repr(problem.get("input")), limit=60)
+            given = masked_line(_SHORT.repr(problem.get("input")), limit=60)
             message = f"{safe_line(where)} cannot be {given}: {message}"
         raise UsageError(
             f"{source}: {message}.",
