@@ -47,6 +47,9 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="part of the rows that may be unusable, 0 to 1; 0.05 without it",
     )
     parser.add_argument("--chat-template", metavar="NAME", help="instead of the model's own")
+    parser.add_argument(
+        "--keep", action="store_true", help="freeze the rows, to train on them as snapshot:ID"
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -146,6 +149,8 @@ def _print(found: dict[str, Any]) -> None:
         _print_section(section)
     _print_lengths(found["analysis"]["lengths"])
     _print_verdict(found["problems"])
+    if found.get("snapshot"):
+        print_text(f"Frozen: train on them with --data snapshot:{found['snapshot'][:16]}")
 
 
 def _print_section(section: dict[str, Any]) -> None:

@@ -102,6 +102,8 @@ class Intake:
     """Rows that are not marked for another side."""
     repaired: int = 0
     """Rows that a rule has mended."""
+    mended: list[Record] = field(default_factory=list)
+    """The first of these rows."""
     repairs: Counter[str] = field(default_factory=Counter)
     """How many rows each rule has mended."""
 
@@ -121,6 +123,8 @@ class Intake:
         self.for_train += record.split in {None, "train"}
         self.repaired += bool(record.repairs)
         self.repairs.update(record.repairs)
+        if record.repairs and len(self.mended) < LISTED:
+            self.mended.append(record)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ class CheckRequest(BaseModel):
     """The store's folder; Ollama's own places without it."""
     chat_template: str | None = None
     """A known template's name or Jinja text, instead of the model's own."""
+    keep: bool = False
+    """Whether rows that can be trained on are frozen, as a run would freeze them."""
     row_seconds: float = 5.0
     """Seconds that rendering one row may take."""
 

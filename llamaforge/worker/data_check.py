@@ -7,22 +7,33 @@ own. One request stands on standard input as JSON; answers follow on standard ou
 
 import json
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from llamaforge.catalog.inventory import Inventory
+from llamaforge.data import library
 from llamaforge.data.chat import ChatRenderer
-from llamaforge.data.check import Watch, judge, source_files, streamed, take_in_nothing
+from llamaforge.data.check import Watch, collect, judge, source_files, streamed, take_in_nothing
 from llamaforge.data.lengths import RowLength, by_text
 from llamaforge.data.records import Message, Record, RowError
+from llamaforge.data.repairs import repaired_rows
 from llamaforge.data.row_refs import Example, ref_of, text_bytes
+from llamaforge.data.snapshot import write_snapshot
 from llamaforge.data.templates import choose_template
-from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
+from llamaforge.errors import (
+    ExitCode,
+    InvalidFileError,
+    LlamaForgeError,
+    NotFoundError,
+    RefusedError,
+)
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.recipe.check_request import CheckRequest
@@ -96,6 +107,8 @@ def report(request: CheckRequest) -> dict[str, Any]:
     except LlamaForgeError as error:
         problems.append({"level": "stop", "code": error.code, "message": error.message})
     files = source_files(intake)
+    can_train = not any(item["level"] == "stop" for item in problems)
+    lengths = analysis.lengths
     return {
         "sources": [
             asdict(found) | {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
@@ -110,14 +123,56 @@ def report(request: CheckRequest) -> dict[str, Any]:
             "repeated": intake.repeated,
         },
         "repairs": dict(intake.repairs),
+        "repaired": [
+            {"source": item.source, "line": item.row, "rule": item.rule}
+            for item in repaired_rows(intake.mended)
+        ],
         "rejected": [
             {"source": row.source, "line": row.row, "reason": row.reason} for row in intake.rejected
         ],
         "model": measure.facts() if measure else None,
+        "tokens": None
+        if lengths is None
+        else {"p50": lengths.p50, "p95": lengths.p95, "p99": lengths.p99, "max": lengths.max},
+        "suggested_max_length": None if lengths is None else lengths.suggested_max_length,
+        "truncated_answers": None if lengths is None else lengths.truncated_answers,
+        "duplicates": {"exact": analysis.duplicates.exact, "near": analysis.duplicates.near},
+        "secrets": [finding.to_json() for finding in analysis.privacy.secrets],
         "analysis": analysis.to_json(),
         "problems": problems,
-        "can_train": not any(item["level"] == "stop" for item in problems),
+        "can_train": can_train,
+        "snapshot": _kept(request) if request.keep and can_train else None,
     }
+
+
+def _kept(request: CheckRequest) -> str:
+    """Freeze the rows as a run would, and return the snapshot's id.
+
+    Raises:
+        LlamaForgeError: as `collect`; or there is no room for it.
+    """
+    data = request.data
+    collected = collect(
+        data.sources,
+        max_rejected_fraction=data.max_rejected_fraction,
+        division=data.division,
+        choices=data.choices,
+        allow_secrets=data.allow_secrets,
+        fetch=fetch_dataset,
+    )
+    home = library.folder()
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=home, prefix=".check-") as folder:
+            manifest = write_snapshot(Path(folder), collected.splits, collected.report)
+            library.keep(Path(folder))
+    except OSError as error:
+        raise RefusedError(
+            f"The rows cannot be kept in {home}: {error.strerror}.",
+            "Free some space, or set LLAMAFORGE_HOME to a folder of your own.",
+            code="not_kept",
+        ) from error
+    return manifest.id
 
 
 @dataclass

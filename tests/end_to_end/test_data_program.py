@@ -33,6 +33,12 @@ def test_good_rows_pass_and_are_measured_for_the_model(program: Program, tmp_pat
     lengths = found["analysis"]["lengths"]
     assert 0 < lengths["tokens"]["p50"] <= lengths["tokens"]["max"]
     assert found["model"]["template"] == "file"
+    assert set(found["tokens"]) == {"p50", "p95", "p99", "max"}
+    assert found["suggested_max_length"] >= found["tokens"]["max"]
+    assert (found["truncated_answers"], found["snapshot"]) == (0, None)
+    kept = program.json("data", "check", data, *MODEL, "--keep")
+    [listed] = program.json("data", "list")
+    assert listed["id"] == kept["snapshot"]
     assert "A run could be trained" in program.run("data", "check", data, *MODEL)
 
 
@@ -45,6 +51,10 @@ def test_everything_that_is_wrong_is_told_at_once(program: Program, tmp_path: Pa
         "read": 6, "accepted": 3, "repaired": 1, "rejected": 2, "left_out": 0, "repeated": 0,
     }  # fmt: skip
     assert [row["line"] for row in found["rejected"]] == [4, 5]
+    assert [(row["line"], row["rule"]) for row in found["repaired"]] == [(6, "outer_white_space")]
+    assert found["duplicates"] == {"exact": 1, "near": 0}
+    assert [(item["line"], item["kind"]) for item in found["secrets"]] == [(3, "github_token")]
+    assert found["tokens"] is None
     assert {item["code"] for item in found["problems"] if item["level"] == "stop"} == {
         "secrets", "rejected_rows"
     }  # fmt: skip

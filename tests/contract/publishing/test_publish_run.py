@@ -142,11 +142,11 @@ def test_why_a_merged_file_is_published_instead_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise RefusedError("Not now.", code="enough")
 
     server.version, server.takes_adapters = "0.40.0", False
-    monkeypatch.setattr("llamaforge.worker.publication.merged_for_ollama", stop)
+    monkeypatch.setattr("llamaforge.worker.publication.check_before_merging", stop)
     with pytest.raises(RefusedError, match="Not now"):
         command(finished_run.id, "--name", "mine")
     assert "This server takes no adapters" in capsys.readouterr().err
