@@ -86,6 +86,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
                 "model": arguments.model,
                 "store": arguments.store,
                 "chat_template": arguments.chat_template,
+                "keep": arguments.keep,
             },
             "The command",
         ).model_dump_json(),
