@@ -260,10 +260,14 @@ def _compare_tokens(job: Job, conversations: Conversations) -> None:
 def _plain_text(renderer: ChatRenderer, item: EncodedRecord) -> str | None:
     """Return the whole conversation's text; None where its tokens must differ from it.
 
-    That is so where a content spells a control token, and where turns were left out.
+    That is so where a content spells a control token, and where something was left out.
     """
     messages = item.record.messages
-    if item.row.shortened or any(renderer.spells_special(turn.content) for turn in messages):
+    if (
+        item.row.shortened
+        or item.row.is_part
+        or any(renderer.spells_special(turn.content) for turn in messages)
+    ):
         return None
     try:
         return renderer.render(messages)
