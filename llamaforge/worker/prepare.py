@@ -18,6 +18,7 @@ from llamaforge.runs import events
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.job import Conversations, Job
+from llamaforge.worker.probes import probe_questions
 from llamaforge.worker.sampling import spread
 
 _COMPARED_ROWS: Final = 200
@@ -49,6 +50,7 @@ def prepare(job: Job) -> None:
     manifest, _ = read_snapshot(job.run.data)
     conversations = job.conversations()
     _judge_rows(job, conversations.rows)
+    probe_questions(job, job.spec.evaluation.probe_prompts)  # refused now rather than later
     _warn(job, conversations, collected)
     _warn_of_other_template(job, conversations)
     _compare_tokens(job, conversations)

@@ -37,7 +37,7 @@ def held_out_sets(conversations: Conversations, max_rows: int) -> list[Set]:
         sides[NEW_TEMPLATES if is_new else HELD_OUT].append(item)
     sets = []
     for name, items in sides.items():
-        questions = [_question(conversations, item) for item in spread(items, max_rows)]
+        questions = [question_of(conversations, item) for item in spread(items, max_rows)]
         found = [question for question in questions if question is not None]
         if found:
             sets.append(Set(name, found))
@@ -51,7 +51,7 @@ def spread(items: Sequence[_T], count: int) -> list[_T]:
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def _question(conversations: Conversations, item: EncodedRecord) -> Question | None:
+def question_of(conversations: Conversations, item: EncodedRecord) -> Question | None:
     """Return what is asked before the last answer; None where it cannot be asked."""
     messages = item.record.messages
     if is_raw_text(messages):
