@@ -16,8 +16,10 @@ from llamaforge.gguf.served import as_served
 
 MAX_PARTS: Final = 1024
 _NAME: Final = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
-_COUNT, _NUMBER, _TENSORS = "split.count", "split.no", "split.tensors.count"
-SPLIT_KEYS: Final = (_NUMBER, _COUNT, _TENSORS)
+SPLIT_NUMBER: Final = "split.no"
+"""Which part a file is, counted from zero."""
+_COUNT, _TENSORS = "split.count", "split.tensors.count"
+SPLIT_KEYS: Final = (SPLIT_NUMBER, _COUNT, _TENSORS)
 """What a part says of itself, and no whole file does."""
 
 
@@ -105,7 +107,7 @@ def _joined(headers: Sequence[Header], files: tuple[Path, ...]) -> Header:
     first = headers[0]
     tensors = {}
     for number, header in enumerate(headers):
-        if header.get(_NUMBER) != number or header.get(_COUNT) != len(headers):
+        if header.get(SPLIT_NUMBER) != number or header.get(_COUNT) != len(headers):
             raise InvalidFileError(
                 f"{header.path.name} is not part {number + 1} of {len(headers)} of "
                 f"{first.path.name}: it says that it is part {_said(header)}.",
@@ -140,7 +142,7 @@ def _joined(headers: Sequence[Header], files: tuple[Path, ...]) -> Header:
 
 
 def _said(header: Header) -> str:
-    number, count = header.get(_NUMBER), header.get(_COUNT)
+    number, count = header.get(SPLIT_NUMBER), header.get(_COUNT)
     if not isinstance(number, int) or not isinstance(count, int):
         return "of nothing"
     return f"{number + 1} of {count}"

@@ -1,4 +1,4 @@
-"""`python -m llamaforge.worker.layout BLOB`: how transformers lays out the model in a GGUF file.
+"""`python -m llamaforge.worker.layout BLOB…`: how transformers lays out a GGUF model.
 
 Prints one JSON object on its last line of output: the layout, or `{"error": …}`. It is a process
 of its own because it loads transformers, which neither the command line nor an export needs.
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.export.layout import Layout, Parameter
-from llamaforge.gguf.header import Header, read_header
+from llamaforge.gguf.header import Header
+from llamaforge.gguf.model_file import read_model
 
 if TYPE_CHECKING:
     from llamaforge.gguf.architectures import Architecture
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> ExitCode:
     """Print the layout of the model in a file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("blob", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args(arguments)
     try:
-        print_line(model_layout(read_header(options.blob)).model_dump(mode="json"))
+        print_line(
+            model_layout(read_model(options.files[0], options.files)).model_dump(mode="json")
+        )
     except LlamaForgeError as error:
         body = {"code": error.code, "message": error.message, "hint": error.hint}
         print_line({"error": body | {"exit_code": int(error.exit_code)}})
