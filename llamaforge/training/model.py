@@ -362,7 +362,7 @@ def _apply_rope_factors(model: PreTrainedModel, header: Header, source: _Source)
     """Divide the rotary frequencies by the file's own factors."""
     entry = architecture_of(header)
     if entry.still is not None and (still := entry.still(header)):
-        for frequencies in _frequencies(model):
+        for frequencies in rotary_frequencies(model):
             frequencies[still] = 0.0
     found = next((name for name in _ROPE_TENSORS if name in header.tensors), None)
     if found is None:
@@ -377,7 +377,7 @@ def _apply_rope_factors(model: PreTrainedModel, header: Header, source: _Source)
             module.attention_scaling = float(strength)
 
 
-def _frequencies(model: PreTrainedModel) -> list[Tensor]:
+def rotary_frequencies(model: PreTrainedModel) -> list[Tensor]:
     """Return the rotary frequencies that a model turns by."""
     return [
         values

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.export.layout import Layout, Parameter
@@ -18,6 +18,10 @@ from llamaforge.gguf.model_file import read_model
 
 if TYPE_CHECKING:
     from llamaforge.gguf.architectures import Architecture
+
+_MOST_TURNED: Final = 0.25
+"""Radians at the end of the longest text. Of Qwen 3 VL the two frequencies that llama.cpp leaves
+still turn by a tenth there."""
 
 
 def main(arguments: list[str]) -> ExitCode:
@@ -61,6 +65,7 @@ def model_layout(header: Header) -> Layout:
         "pad_token_id": tokenizer.pad_id,
     }
     model = empty_model(header, torch.float32, **changes)
+    _check_turning(header, model)
     parameters = tuple(_parameters(header, model))
     _check_complete(header, model, parameters)
     modules = tuple(path for path, _ in model.named_modules() if path)
@@ -173,6 +178,26 @@ def _experts(header: Header, path: str, module: Any, layer: str) -> Iterator[Par
             join = "interleaved" if is_bias else "turned"
         yield Parameter(
             name=f"{path}.{key}", shape=tuple(parameter.shape), tensors=tensors, join=join
+        )
+
+
+def _check_turning(header: Header, model: Any) -> None:
+    """Refuse a model of which llama.cpp leaves frequencies still that transformers turns."""
+    from llamaforge.gguf.architectures import architecture_of
+    from llamaforge.gguf.keys import whole
+    from llamaforge.training.model import rotary_frequencies
+
+    entry = architecture_of(header)
+    still = entry.still(header) if entry.still else []
+    fastest = max(
+        (float(values[still].max()) for values in rotary_frequencies(model) if still), default=0.0
+    )
+    if fastest * whole(header, "context_length") > _MOST_TURNED:
+        raise RefusedError(
+            f"llama.cpp leaves {len(still)} of the model's rotary frequencies still in a text, "
+            f"which transformers' {type(model).__name__} would turn.",
+            "Export it as gguf, or use the adapter.",
+            code="cannot_export",
         )
 
 
