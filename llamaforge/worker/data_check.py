@@ -34,7 +34,7 @@ from llamaforge.errors import (
     NotFoundError,
     RefusedError,
 )
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.runs.hub_fetch import fetch_dataset
@@ -294,7 +294,7 @@ def _measure(request: CheckRequest) -> tuple[_Rendered | None, int | None]:
             "Pull the model again.",
             code="missing_blob",
         )
-    tokenizer = GgufTokenizer(read_header(model.blob))
+    tokenizer = GgufTokenizer(read_model(model.blob, model.files))
     template = choose_template(
         request.chat_template, tokenizer.chat_template, tokenizer.special_ids
     )
