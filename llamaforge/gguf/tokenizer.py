@@ -20,8 +20,11 @@ from tokenizers import (
 )
 
 from llamaforge.errors import InvalidFileError, RefusedError
+from llamaforge.gguf import unigram
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from llamaforge.gguf.unigram import UnigramCutter
+from llamaforge.gguf.vocabulary import check_vocabulary
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _END_KEYS: Final = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
@@ -93,31 +96,45 @@ class GgufTokenizer:
         self.eos_id = _id(header, "eos", len(tokens))
         self.pad_id = _id(header, "padding", len(tokens))
         self.unknown_id = _id(header, "unknown", len(tokens))
+        self._unigram: UnigramCutter | None = None
         self.end_ids = self._end_ids(header)
         template = header.get("tokenizer.chat_template")
         self.chat_template: str | None = template if isinstance(template, str) else None
-        kind = header.get("tokenizer.ggml.model", "")
-        if kind == "gpt2":
-            pre = _pre_tokenizer(header)
+        kind = check_vocabulary(header)
+        if kind == unigram.MODEL:
+            self._unigram = self._unigram_cutter(header, tokens, types)
+            adds_bos = False
+        elif kind == "gpt2":
+            pre = PRE_TOKENIZERS[header.get("tokenizer.ggml.pre", "default")]
             self._tokenizer = _byte_level(header, tokens, pre)
             adds_bos = pre.adds_bos
         elif kind == "llama":
             self._tokenizer = _sentencepiece(header, tokens, types)
             adds_bos = True
-        elif kind == "gemma4":
+        else:
             self._tokenizer = _spaced(header, tokens)
             adds_bos = True
-        else:
-            raise RefusedError(
-                f"The vocabulary kind {str(kind)[:40]!r} of {header.path.name} is not known yet.",
-                "Choose another model.",
-                code="unsupported_tokenizer",
-            )
         wanted = header.get("tokenizer.ggml.add_bos_token")
         # Of Gemma 4 there are files that deny it wrongly: llama.cpp does not listen to them.
         if isinstance(wanted, bool) and kind != "gemma4":
             adds_bos = wanted
         self.add_bos = adds_bos and self.bos_id is not None
+        if self._unigram is None:
+            self._add_tokens(header, types)
+
+    def _unigram_cutter(self, header: Header, tokens: list[str], types: list[int]) -> UnigramCutter:
+        defaults = {
+            key: number for key, number in unigram.DEFAULT_IDS.items() if number < len(tokens)
+        }
+        self.eos_id = defaults.get("eos") if self.eos_id is None else self.eos_id
+        self.pad_id = defaults.get("padding") if self.pad_id is None else self.pad_id
+        if self.unknown_id is None:
+            self.unknown_id = defaults.get("unknown", 0)
+        return UnigramCutter(header, tokens, types, self.unknown_id)
+
+    def _add_tokens(self, header: Header, types: list[int]) -> None:
+        """Let control tokens, and those that stand as they are, be looked for in a text."""
+        tokens = self.tokens
         self._tokenizer.add_special_tokens(
             [AddedToken(text, normalized=False, special=True) for text in self.special_ids]
         )
@@ -152,6 +169,8 @@ class GgufTokenizer:
         self, text: str, *, parse_special: bool = True
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the ids of `text` and, for each, the characters [start, end) it stands for."""
+        if self._unigram is not None:
+            return self._unigram.encode(text, parse_special=parse_special)
         self._tokenizer.encode_special_tokens = not parse_special
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
@@ -163,7 +182,17 @@ class GgufTokenizer:
         return ids
 
     def to_json(self) -> str:
-        """Return it as the content of a `tokenizer.json`, which also puts BOS where one belongs."""
+        """Return it as the content of a `tokenizer.json`, which also puts BOS where one belongs.
+
+        Raises:
+            RefusedError: it is a Unigram vocabulary, whose form of texts is not written there.
+        """
+        if self._unigram is not None:
+            raise RefusedError(
+                "The model has a Unigram vocabulary, which cannot be written for transformers yet.",
+                "Export it as gguf, or use the adapter.",
+                code="cannot_export",
+            )
         whole = Tokenizer.from_str(self._tokenizer.to_str())
         if self.add_bos and self.bos_id is not None:
             bos = self.text_of(self.bos_id)
@@ -177,6 +206,8 @@ class GgufTokenizer:
 
     def decode(self, ids: list[int], *, skip_special: bool = True) -> str:
         """Return the text of `ids`."""
+        if self._unigram is not None:
+            return self._unigram.decode(ids, skip_special=skip_special)
         text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special)
         return text
 
@@ -217,19 +248,6 @@ def _contradiction(header: Header, what: str) -> InvalidFileError:
         "Pull the model again.",
         code="bad_vocabulary",
     )
-
-
-def _pre_tokenizer(header: Header) -> PreTokenizer:
-    name = header.get("tokenizer.ggml.pre", "default")
-    known = PRE_TOKENIZERS.get(name)
-    if known is None:
-        raise RefusedError(
-            f"The pre-tokenizer {str(name)[:40]!r} of {header.path.name} is not known yet, so its "
-            "text would be cut into other tokens than when it is served.",
-            "Choose another model; docs/models.md lists the pre-tokenizers that are known.",
-            code="unsupported_tokenizer",
-        )
-    return known
 
 
 def _byte_level(header: Header, tokens: list[str], pre: PreTokenizer) -> Tokenizer:
