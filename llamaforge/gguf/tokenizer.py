@@ -6,6 +6,7 @@ Source: the keys of `docs/gguf.md` of the ggml repository.
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from tokenizers import (
@@ -106,7 +107,8 @@ class GgufTokenizer:
             adds_bos = False
         elif kind == "gpt2":
             pre = PRE_TOKENIZERS[header.get("tokenizer.ggml.pre", "default")]
-            self._tokenizer = _byte_level(header, tokens, pre)
+            build = _spaced if pre.spaced else partial(_byte_level, pre=pre)
+            self._tokenizer = build(header, tokens)
             adds_bos = pre.adds_bos
         elif kind == "llama":
             self._tokenizer = _sentencepiece(header, tokens, types)
@@ -116,7 +118,7 @@ class GgufTokenizer:
             adds_bos = True
         wanted = header.get("tokenizer.ggml.add_bos_token")
         # Of Gemma 4 there are files that deny it wrongly: llama.cpp does not listen to them.
-        if isinstance(wanted, bool) and kind != "gemma4":
+        if isinstance(wanted, bool) and not _is_of_gemma4(header):
             adds_bos = wanted
         self.add_bos = adds_bos and self.bos_id is not None
         if self._unigram is None:
@@ -227,12 +229,20 @@ def _plain_ends(tokens: list[str]) -> frozenset[str]:
     return frozenset(plain)
 
 
+def _is_of_gemma4(header: Header) -> bool:
+    """Return whether a vocabulary is Gemma 4's, or one that llama.cpp treats as that one."""
+    if header.get("tokenizer.ggml.model") == "gemma4":
+        return True
+    pre = PRE_TOKENIZERS.get(header.get("tokenizer.ggml.pre", ""))
+    return pre is not None and pre.spaced and pre.adds_bos
+
+
 def _is_found_first(header: Header, text: str, kind: int, plain_ends: frozenset[str]) -> bool:
     """Return whether a token is looked for before a text is cut, though it is no control token."""
     if text in plain_ends:
         return text == _TURN_END
     # A run of line ends is one token here, whatever the merges say.
-    is_run = header.get("tokenizer.ggml.model") == "gemma4" and not text.strip("\n")
+    is_run = _is_of_gemma4(header) and not text.strip("\n")
     return kind == _USER_DEFINED or is_run
 
 
