@@ -19,6 +19,7 @@ from llamaforge.runs import events
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.job import Conversations, Job
+from llamaforge.worker.probes import probe_questions
 from llamaforge.worker.sampling import spread
 
 _COMPARED_ROWS: Final = 200
@@ -50,6 +51,7 @@ def prepare(job: Job) -> None:
     manifest, _ = read_snapshot(job.run.data)
     conversations = job.conversations()
     _judge_rows(job, conversations.rows)
+    probe_questions(job, job.spec.evaluation.probe_prompts)  # refused now rather than later
     _warn(job, conversations, collected)
     _warn_of_other_template(job, conversations)
     _compare_tokens(job, conversations)
@@ -280,10 +282,14 @@ def _compare_tokens(job: Job, conversations: Conversations) -> None:
 def _plain_text(renderer: ChatRenderer, item: EncodedRecord) -> str | None:
     """Return the whole conversation's text; None where its tokens must differ from it.
 
-    That is so where a content spells a control token, and where turns were left out.
+    That is so where a content spells a control token, and where something was left out.
     """
     messages = item.record.messages
-    if item.row.shortened or any(renderer.spells_special(turn.content) for turn in messages):
+    if (
+        item.row.shortened
+        or item.row.is_part
+        or any(renderer.spells_special(turn.content) for turn in messages)
+    ):
         return None
     try:
         return renderer.render(messages)

@@ -62,6 +62,7 @@ def train(job: Job) -> None:
     from llamaforge.training.model import load_packed_model
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_adapter
+    from llamaforge.worker.probes import Prober
 
     settings = job.spec.training
     _require_device(settings)
@@ -96,7 +97,13 @@ def train(job: Job) -> None:
         settings,
         job.run.checkpoints,
         emit=job.emit,
-        wishes=Wishes(stop=job.stop_asked, save=job.save_asked),
+        wishes=Wishes(
+            stop=job.stop_asked,
+            save=job.save_asked,
+            samples=job.samples_asked,
+            pause=job.wait_while_paused,
+        ),
+        probes=Prober(job, model, packed.head, compute_type(settings.compute_dtype)),
     )
     if outcome.stopped:
         raise Stopped
