@@ -11,6 +11,7 @@ from typing import Any, Final
 from llamaforge import __version__
 from llamaforge.errors import InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.export.adapter import BASE_DIGEST_KEY
+from llamaforge.export.importance import Importance
 from llamaforge.export.merged import (
     ADAPTER_DIGEST_KEY,
     Merged,
@@ -83,6 +84,7 @@ def merge_run(
     quantization: str | None = None,
     target: Path | None = None,
     reuse: bool = False,
+    importance: Importance | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_check: Callable[[], None] = lambda: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -94,6 +96,7 @@ def merge_run(
         quantization: one of `mix.FILE_TYPES`; None keeps the type of every tensor.
         target: where it goes; None is `default_target`.
         reuse: take the file that is listed, if it is unchanged, instead of writing it again.
+        importance: how much an error in each column counts, where that was measured.
         on_progress: takes the bytes that are written, and all of them.
         on_check: called when the file is written, before llama.cpp loads it.
         stopped: asked between rows; True ends it without a file.
@@ -119,6 +122,7 @@ def merge_run(
             trained,
             about,
             quantization=quantization,
+            importance=importance,
             on_progress=on_progress,
             stopped=stopped,
         )

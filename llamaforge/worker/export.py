@@ -10,7 +10,7 @@ def export(job: Job) -> None:
     from llamaforge.export.adapter import write_adapter
     from llamaforge.worker.trained import load_trained
 
-    trained = load_trained(job.header, job.spec.training, final_checkpoint(job))
+    trained = load_trained(job.header, job.spec.training, final_checkpoint(job.run))
     path = job.run.artifacts / "adapter.gguf"
     write_adapter(
         path,

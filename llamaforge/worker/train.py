@@ -11,6 +11,7 @@ from llamaforge.files import write_json
 from llamaforge.hardware import available_memory_bytes
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
+from llamaforge.runs.directory import RunDirectory
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
 from llamaforge.training.fit import Fit, fit_to_memory, smaller
 from llamaforge.worker.job import Job, Stopped
@@ -22,31 +23,31 @@ _FIT: Final = "fit.json"
 
 def is_trained(job: Job) -> bool:
     """Return whether training came to its end and its last checkpoint is whole."""
-    return _last(job) is not None
+    return _last(job.run) is not None
 
 
-def final_checkpoint(job: Job) -> Path:
+def final_checkpoint(run: RunDirectory) -> Path:
     """Return the checkpoint after the last step.
 
     Raises:
         LlamaForgeError: it is damaged.
     """
-    last = _last(job)
+    last = _last(run)
     if last is None:
         raise LlamaForgeError(
             "The last checkpoint of the run is damaged.",
-            f"Train on from the one before: llamaforge runs resume {job.run.id}",
+            f"Train on from the one before: llamaforge runs resume {run.id}",
             code="bad_checkpoint",
         )
     return last
 
 
-def _last(job: Job) -> Path | None:
+def _last(run: RunDirectory) -> Path | None:
     try:
-        noted = json.loads((job.run.checkpoints / _DONE).read_text(encoding="utf-8"))
+        noted = json.loads((run.checkpoints / _DONE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    newest, _ = newest_checkpoint(job.run.checkpoints)
+    newest, _ = newest_checkpoint(run.checkpoints)
     return newest if newest is not None and step_of(newest) == noted.get("step") else None
 
 

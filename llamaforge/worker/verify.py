@@ -50,7 +50,7 @@ def verify(job: Job) -> None:
     rows = job.conversations().rows
     chosen = _few(spread(rows.held_out or rows.train, job.spec.evaluation.fidelity_rows))
     adapter = artifact_path(job, "adapter")
-    trained = load_trained(job.header, job.spec.training, final_checkpoint(job))
+    trained = load_trained(job.header, job.spec.training, final_checkpoint(job.run))
 
     def on_row(done: int) -> None:
         job.progress("verify", done, len(chosen), "rows")
