@@ -180,16 +180,32 @@ class Recipe(_Strict):
     publish: PublishChoice = PublishChoice()
 
 
+class FurtherPart(_Strict):
+    """One file, after the first, of a model that is split into several."""
+
+    blob: Path
+    digest: str
+    """`sha256:<hex>` of the file."""
+
+
 class ResolvedModel(ModelChoice):
     """The model as it was found: its file and what the file said."""
 
     store: Path
     blob: Path
+    """The file, or the first of several."""
     digest: str
     """`sha256:<hex>` of the blob."""
+    further: tuple[FurtherPart, ...] = ()
+    """The other files of a model that is split, in their order."""
     architecture: str
     quantization: str
     context_length: int
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the model, in their order."""
+        return (self.blob, *(part.blob for part in self.further))
 
 
 class RunSpec(_Strict):

@@ -14,10 +14,10 @@ from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
 from llamaforge.errors import LlamaForgeError, RefusedError
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.preflight import Needs, check_disk, check_memory, needs_of
 from llamaforge.recipe.resolve import ModelFacts, resolve
-from llamaforge.recipe.spec import Recipe, RunSpec
+from llamaforge.recipe.spec import FurtherPart, Recipe, RunSpec
 from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
 from llamaforge.safe_text import safe_line
 
@@ -74,7 +74,7 @@ def prepare(
     if spec.data.snapshot is None:
         data = spec.data
         first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
-    needs = needs_of(spec, read_header(facts.blob))
+    needs = needs_of(spec, read_model(spec.model.blob, spec.model.files))
     check_memory(needs.memory)
     check_disk(paths.runs_folder(), needs.disk)
     return Prepared(spec, needs, numbered or recipe.name is None)
@@ -126,4 +126,7 @@ def facts_of(model: StoredModel) -> ModelFacts:
         architecture=model.architecture,
         quantization=model.quantization,
         context_length=model.context_length,
+        further=tuple(
+            FurtherPart(blob=part.path, digest=f"sha256:{part.digest}") for part in model.further
+        ),
     )

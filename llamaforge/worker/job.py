@@ -7,14 +7,19 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.encoding import EncodedSplits, encode_splits
 from llamaforge.data.snapshot import read_snapshot
 from llamaforge.data.templates import choose_template
-from llamaforge.gguf.header import Header, read_header
+from llamaforge.errors import LlamaForgeError
+from llamaforge.gguf.header import Header
+from llamaforge.gguf.llama_files import llama_files, remove_leftovers
+from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.hardware import boot_id, free_disk_bytes, memory_kills, process_start
 from llamaforge.recipe.resolve import DEFAULT_MAX_LENGTH
@@ -73,10 +78,36 @@ class Job:
 
     @property
     def header(self) -> Header:
-        """The header of the model's file."""
+        """The model as the server reads it."""
         if self._header is None:
-            self._header = read_header(self.spec.model.blob)
+            self._header = read_model(self.spec.model.blob, self.spec.model.files)
         return self._header
+
+    @contextmanager
+    def llama_files(self, *, vocabulary_only: bool = False) -> Iterator[tuple[Path, ...]]:
+        """Give the files that llama.cpp loads for the run's model, all parts in order.
+
+        Raises:
+            LlamaForgeError: there is no room for a copy that llama.cpp takes (`no_copy`).
+        """
+        remove_leftovers(self.run.data)
+        files = llama_files(
+            self.header,
+            self.run.data,
+            vocabulary_only=vocabulary_only,
+            check_stop=self.check_stop,
+        )
+        with contextlib.ExitStack() as stack:
+            try:
+                found = stack.enter_context(files)
+            except OSError as error:
+                raise LlamaForgeError(
+                    "The model cannot be copied into the form that llama.cpp takes: "
+                    f"{error.strerror or type(error).__name__}.",
+                    "Free some space on the disk of the runs, then resume the run.",
+                    code="no_copy",
+                ) from error
+            yield found
 
     @property
     def max_length(self) -> int:
@@ -295,7 +326,7 @@ class Job:
     def _is_pause_asked(self) -> bool:
         return control.is_asked(self.run, control.Request.PAUSE) and not self.stop_asked()
 
-    @contextlib.contextmanager
+    @contextmanager
     def _paused(self, reason: str, message: str, needed_bytes: int | None = None) -> Iterator[None]:
         """Let the run's state say that it waits, for the length of a `with` block."""
         started = time.monotonic()

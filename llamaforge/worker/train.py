@@ -150,7 +150,7 @@ def _train(job: Job) -> None:
                 "architecture": job.spec.model.architecture,
                 "quantization": job.spec.model.quantization,
                 "parameters": job.header.parameters,
-                "blob_bytes": job.spec.model.blob.stat().st_size,
+                "blob_bytes": job.header.stored.file_bytes,
                 "trainable_parameters": trainable_parameters(model),
                 "layers_adapted": len(packed.names),
                 "compute_dtype": settings.compute_dtype,
@@ -197,7 +197,7 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
         job.header,
         longest=longest,
         trained_weights=trained_weights,
-        available_bytes=_available_bytes(settings) - job.spec.model.blob.stat().st_size,
+        available_bytes=_available_bytes(settings) - job.header.tensor_bytes,
     )
     write_json(job.run.checkpoints / _FIT, asdict(fit))
     fitted = fit.applied(settings)
