@@ -1,5 +1,6 @@
 """What a run needs of the machine, and the refusal of one that could not end well."""
 
+import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     translated = header.tensor_bytes if is_translated(header) else 0
     return Needs(
         adapter=adapter,
-        made=adapter + snapshot + merged,
+        made=adapter + snapshot + merged + translated,
         disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
         memory=header.tensor_bytes + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
     )
@@ -75,6 +76,21 @@ def adapter_parameters(header: Header, lora_r: int) -> int:
         for name, tensor in header.tensors.items()
         if name.startswith("blk.") and len(tensor.shape) == 2
     )
+
+
+def check_trackers(spec: RunSpec) -> None:
+    """Refuse a run whose figures shall go to a program that is not installed.
+
+    Raises:
+        RefusedError: `no_tracker`, with what to install.
+    """
+    for name in spec.training.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise RefusedError(
+                f"The figures shall go to {name}, which is not installed.",
+                f"Install it: pip install 'llamaforge[{name}]', or leave out report_to.",
+                code="no_tracker",
+            )
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:

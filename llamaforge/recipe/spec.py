@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llamaforge.data.check import Division
 from llamaforge.data.mapping import Mapping
@@ -136,6 +136,11 @@ class TrainingSettings(_Strict):
     eval_steps: Annotated[int, Field(ge=1)] = 50
     """Optimizer steps between losses on the validation rows."""
     seed: int = 0
+    report_to: Annotated[
+        list[Literal["tensorboard", "trackio", "mlflow", "wandb"]],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    ] = []
+    """Programs that get the figures of training too; each has to be installed."""
 
 
 class EvaluationSettings(_Strict):

@@ -15,7 +15,7 @@ from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.gguf.model_file import read_model
-from llamaforge.recipe.preflight import Needs, check_disk, check_memory, needs_of
+from llamaforge.recipe.preflight import Needs, check_disk, check_memory, check_trackers, needs_of
 from llamaforge.recipe.resolve import ModelFacts, resolve
 from llamaforge.recipe.spec import FurtherPart, Recipe, RunSpec
 from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
@@ -75,6 +75,7 @@ def prepare(
         data = spec.data
         first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
     needs = needs_of(spec, read_model(spec.model.blob, spec.model.files))
+    check_trackers(spec)
     check_memory(needs.memory)
     check_disk(paths.runs_folder(), needs.disk)
     return Prepared(spec, needs, numbered or recipe.name is None)

@@ -136,6 +136,7 @@ def _train(job: Job) -> None:
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_adapter
     from llamaforge.worker.probes import Prober
+    from llamaforge.worker.trackers import Trackers
 
     settings = job.spec.training
     _require_device(settings)
@@ -162,23 +163,32 @@ def _train(job: Job) -> None:
     )
     settings = _fitted(job, settings, trainable_parameters(model))
     model.to(settings.device)
-    outcome = train_adapter(
-        model,
-        packed.head,
-        [item.row for item in rows.train],
-        [item.row for item in rows.validation],
-        settings,
-        job.run.checkpoints,
-        emit=job.emit,
-        wishes=Wishes(
-            stop=job.stop_asked,
-            save=job.save_asked,
-            samples=job.samples_asked,
-            pause=job.wait_while_paused,
-            space=job.wait_for_space,
-        ),
-        probes=Prober(job, model, packed.head, compute_type(settings.compute_dtype)),
-    )
+    trackers = Trackers(job.spec, job.run.path, job.warn)
+
+    def emit(event: events.Event) -> None:
+        job.emit(event)
+        trackers.take(event)
+
+    try:
+        outcome = train_adapter(
+            model,
+            packed.head,
+            [item.row for item in rows.train],
+            [item.row for item in rows.validation],
+            settings,
+            job.run.checkpoints,
+            emit=emit,
+            wishes=Wishes(
+                stop=job.stop_asked,
+                save=job.save_asked,
+                samples=job.samples_asked,
+                pause=job.wait_while_paused,
+                space=job.wait_for_space,
+            ),
+            probes=Prober(job, model, packed.head, compute_type(settings.compute_dtype)),
+        )
+    finally:
+        trackers.close()
     if outcome.stopped:
         raise Stopped
     write_json(job.run.checkpoints / _DONE, {"step": outcome.step})
