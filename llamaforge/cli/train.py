@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from llamaforge.recipe.spec import Recipe
 
 _SNAPSHOT: Final = "snapshot:"
-_AVAILABLE: Final = {"base": "gguf", "method": "sft"}
-_FLAGS: Final = {"base": "--from", "method": "--method"}
+_AVAILABLE: Final = {"base": "gguf"}
+_FLAGS: Final = {"base": "--from"}
 _LATER: Final = {
     "hub": "Training from the Hugging Face base is not available in this version.",
-    "dpo": "Training on preferences (DPO) is not available in this version.",
 }
 
 
@@ -50,8 +49,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     parser.add_argument(
         "--method",
-        choices=("sft", "dpo"),
-        help="how to train: on answers (sft); on preferences (dpo) is not available yet",
+        choices=("sft", "dpo", "orpo"),
+        help="how to train: on answers (sft, the default), or on pairs of a better and a worse "
+        "answer (dpo, orpo)",
     )
     parser.add_argument(
         "--set",

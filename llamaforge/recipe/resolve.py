@@ -65,6 +65,7 @@ def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
             "max_length": asked or min(ceiling, DEFAULT_MAX_LENGTH),
             "sources": [source.absolute() for source in recipe.data.sources],
         }
+        | ({"preference": "pairs"} if recipe.training.learns_from_pairs else {})
     )
     training = recipe.training.model_copy(update={"compute_dtype": _dtype(recipe)})
     return RunSpec(

@@ -4,7 +4,7 @@ import difflib
 import reprlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -57,8 +57,9 @@ class DataChoice(_Strict):
     split_seed: int = 0
     map: str | None = None
     """What the columns are: `prompt=question,completion=answer`."""
-    preference: Literal["refuse", "chosen"] = "refuse"
-    """Whether the better answers of preference pairs are trained on."""
+    preference: Literal["refuse", "chosen", "pairs"] = "refuse"
+    """What becomes of preference pairs: refused, their better answers trained on, or both answers
+    held against each other, which methods that learn from pairs set by themselves."""
     images: Literal["refuse", "drop", "link"] = "refuse"
     """What becomes of rows with images: refused, used without them, or with their links."""
     train_on: Literal["all", "last"] = "all"
@@ -89,8 +90,8 @@ class DataChoice(_Strict):
             UsageError: `map` says nothing that makes sense.
         """
         return ReadChoices(
-            "sft",
-            self.preference,
+            "preference" if self.preference == "pairs" else "sft",
+            "chosen" if self.preference == "chosen" else "refuse",
             self.images,
             None if self.map is None else Mapping.parse(self.map),
         )
@@ -102,11 +103,36 @@ class DataChoice(_Strict):
         return self
 
 
+Method = Literal["sft", "dpo", "orpo"]
+PAIR_METHODS: Final = frozenset({"dpo", "orpo"})
+"""Methods that learn from a better and a worse answer."""
+_OF_METHOD: Final[dict[str, dict[str, Any]]] = {
+    "dpo": {"loss_type": "sigmoid", "beta": 0.1, "learning_rate": 2e-5, "num_train_epochs": 1.0},
+    "orpo": {"beta": 0.1, "learning_rate": 5e-5},
+}
+"""What a setting that is left out means, where a method has another idea of it than the rest."""
+_ONLY_OF: Final[dict[str, tuple[str, ...]]] = {
+    "loss_type": ("dpo",),
+    "beta": ("dpo", "orpo"),
+    "precompute_ref_log_probs": ("dpo",),
+}
+"""Settings that mean nothing to any other method."""
+
+
 class TrainingSettings(_Strict):
     """How the adapter is trained. Names as in PEFT and TRL."""
 
-    method: Literal["sft"] = "sft"
+    method: Method = "sft"
+    """From answers (sft), or from pairs of a better and a worse one (dpo, orpo)."""
     base: Literal["gguf"] = "gguf"
+    loss_type: Literal["sigmoid", "ipo"] | None = None
+    """What DPO minimises, as TRL names it; empty means sigmoid."""
+    beta: Annotated[float, Field(gt=0)] | None = None
+    """How strongly DPO holds on to the reference (τ of IPO), or the weight of ORPO's odds ratio;
+    empty means 0.1."""
+    precompute_ref_log_probs: bool | None = None
+    """Whether the reference is asked about all pairs before DPO begins instead of in every step;
+    empty means where training comes to most pairs more than once."""
     lora_r: Annotated[int, Field(ge=1, le=1024)] = 16
     lora_alpha: Annotated[float, Field(gt=0)] = 32.0
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -136,6 +162,29 @@ class TrainingSettings(_Strict):
     eval_steps: Annotated[int, Field(ge=1)] = 50
     """Optimizer steps between losses on the validation rows."""
     seed: int = 0
+
+    @property
+    def learns_from_pairs(self) -> bool:
+        """Whether rows are a better and a worse answer."""
+        return self.method in PAIR_METHODS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_method(cls, values: Any) -> Any:
+        method = values.get("method") if isinstance(values, dict) else None
+        usual = _OF_METHOD.get(method, {}) if isinstance(method, str) else {}
+        given = {key: value for key, value in values.items() if value is not None} if usual else {}
+        return {**values, **usual, **given} if usual else values
+
+    @model_validator(mode="after")
+    def _settings_of_method(self) -> "TrainingSettings":
+        for key, methods in _ONLY_OF.items():
+            if getattr(self, key) is not None and self.method not in methods:
+                raise ValueError(
+                    f"{key} is a setting of the method {' and '.join(methods)}, not of "
+                    f"{self.method}"
+                )
+        return self
 
 
 class EvaluationSettings(_Strict):

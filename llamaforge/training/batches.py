@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypedDict
 
 import torch
@@ -43,17 +43,17 @@ def collate(rows: Sequence[EncodedRow]) -> Batch:
     return Batch(input_ids=input_ids, labels=labels, lengths=lengths)
 
 
-class Rows(Dataset[EncodedRow]):
-    """Encoded rows as torch's data loader takes them."""
+class Items(Dataset[Any]):
+    """A sequence as torch's data loader takes it."""
 
-    def __init__(self, rows: Sequence[EncodedRow]) -> None:
-        self._rows = rows
+    def __init__(self, items: Sequence[Any]) -> None:
+        self._items = items
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._items)
 
-    def __getitem__(self, index: int) -> EncodedRow:
-        return self._rows[index]
+    def __getitem__(self, index: int) -> Any:
+        return self._items[index]
 
 
 class LengthBatches(Sampler[list[int]]):
@@ -89,15 +89,29 @@ class LengthBatches(Sampler[list[int]]):
         return iter(batches)
 
 
-class RowLoader(DataLoader[EncodedRow]):
-    """A data loader that passes the epoch on to its batches."""
+class Loader(DataLoader[Any]):
+    """A data loader over items of similar length that passes the epoch on to its batches."""
 
-    def __init__(self, rows: Sequence[EncodedRow], batch_size: int, seed: int) -> None:
-        lengths = [len(row.ids) for row in rows]
+    def __init__(
+        self,
+        items: Sequence[Any],
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        collator: Callable[[Sequence[Any]], Any],
+    ) -> None:
+        """Take `items`, the tokens of each, and what makes a batch of some."""
         self._batches = LengthBatches(lengths, batch_size, seed)
-        collator: Any = collate
-        super().__init__(Rows(rows), batch_sampler=self._batches, collate_fn=collator)
+        collate_fn: Any = collator
+        super().__init__(Items(items), batch_sampler=self._batches, collate_fn=collate_fn)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order is given next."""
         self._batches.set_epoch(epoch)
+
+
+class RowLoader(Loader):
+    """Batches of encoded rows."""
+
+    def __init__(self, rows: Sequence[EncodedRow], batch_size: int, seed: int) -> None:
+        super().__init__(rows, [len(row.ids) for row in rows], batch_size, seed, collate)

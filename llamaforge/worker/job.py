@@ -81,7 +81,11 @@ class Job:
             )
             renderer = ChatRenderer(tokenizer, template, self.spec.created)
             rows = encode_splits(
-                splits, renderer, self.max_length, train_on=self.spec.data.train_on
+                splits,
+                renderer,
+                self.max_length,
+                train_on=self.spec.data.train_on,
+                pairs=self.spec.training.learns_from_pairs,
             )
             self._conversations = Conversations(tokenizer, renderer, rows)
         return self._conversations
@@ -133,7 +137,7 @@ class Job:
                     self._status,
                     step=event.step,
                     total=event.total,
-                    metrics=self._status.metrics | metrics,
+                    metrics=self._status.metrics | metrics | event.metrics,
                 )
                 if time.monotonic() - self._written >= _STATE_SECONDS:
                     self._write_status()

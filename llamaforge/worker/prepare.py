@@ -214,7 +214,7 @@ def _warn_of_other_template(job: Job, conversations: Conversations) -> None:
     """Tell where Ollama would put other control tokens around a turn than training does."""
     try:
         served = Store.open(job.spec.model.store).find(job.spec.model.name)
-        used = conversations.renderer.opening_tokens(conversations.rows.train[0].record.messages)
+        used = conversations.renderer.opening_tokens(conversations.rows.train[0].messages)
     except (LlamaForgeError, RowError):
         return
     # A renderer of Ollama's own cannot be read; it does what the template in the file does, which
@@ -264,7 +264,7 @@ def _plain_text(renderer: ChatRenderer, item: EncodedRecord) -> str | None:
 
     That is so where a content spells a control token, and where turns were left out.
     """
-    messages = item.record.messages
+    messages = item.messages
     if item.row.shortened or any(renderer.spells_special(turn.content) for turn in messages):
         return None
     try:

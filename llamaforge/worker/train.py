@@ -61,11 +61,11 @@ def train(job: Job) -> None:
     from llamaforge.training.model import load_packed_model
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_adapter
+    from llamaforge.worker.objectives import objective_of
     from llamaforge.worker.probes import Prober
 
     settings = job.spec.training
     _require_device(settings)
-    rows = job.conversations().rows
     packed = load_packed_model(job.header, compute_type(settings.compute_dtype))
     set_seed(settings.seed)
     model = attach_lora(packed, settings)
@@ -90,9 +90,7 @@ def train(job: Job) -> None:
     model.to(settings.device)
     outcome = train_adapter(
         model,
-        packed.head,
-        [item.row for item in rows.train],
-        [item.row for item in rows.validation],
+        objective_of(job, packed.head, settings),
         settings,
         job.run.checkpoints,
         emit=job.emit,
@@ -115,13 +113,14 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
     The cut of a run is chosen once: a resumed run has to see the same batches.
     """
     from llamaforge.training.fit import Fit, fit_to_memory
+    from llamaforge.worker.objectives import longest_tokens
 
     path = job.run.checkpoints / _FIT
     try:
         return Fit(**json.loads(path.read_text(encoding="utf-8"))).applied(settings)
     except (OSError, ValueError, TypeError):
         pass
-    longest = max(len(item.row.ids) for item in job.conversations().rows.train)
+    longest = longest_tokens(job.conversations().rows.train)
     fit = fit_to_memory(
         settings,
         job.header,
