@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llamaforge.data.chat import ChatRenderer, EncodedRow, TrainOn
 from llamaforge.data.encoded_pairs import encode_pair
 from llamaforge.data.records import Message, Record, Rejection, RowError
 from llamaforge.data.split import Splits
+
+Preference = Literal["refuse", "chosen", "pairs"]
+"""What becomes of preference pairs: refused, their better answers are rows, or both answers are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +76,16 @@ def encode_splits(
     max_length: int,
     *,
     train_on: TrainOn = "all",
-    pairs: bool = False,
+    preference: Preference = "refuse",
 ) -> EncodedSplits:
     """Return every row of `splits` as tokens, rows of at most `max_length`.
 
     Args:
-        splits: records; of pairs the better answers are rows, unless `pairs`.
+        splits: conversations or pairs.
         renderer: makes tokens of conversations.
         max_length: tokens that a row may have.
         train_on: which answers of a conversation are trained.
-        pairs: whether rows are pairs, with both their answers.
+        preference: what becomes of pairs; with `pairs`, every record has to be one.
     """
     sides: dict[str, list[EncodedRecord]] = {}
     rejected: list[Rejection] = []
@@ -90,9 +93,11 @@ def encode_splits(
         sides[side] = []
         for record in records:
             try:
-                if pairs:
+                if preference == "pairs":
                     item = EncodedRecord(record, *encode_pair(record, renderer, max_length))
                 else:
+                    if record.rejected and preference == "refuse":
+                        raise RowError("it is a preference pair")
                     messages = record.messages + record.chosen
                     row = renderer.encode_within(messages, max_length, train_on=train_on)
                     item = EncodedRecord(record, row)

@@ -65,7 +65,7 @@ def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
             "max_length": asked or min(ceiling, DEFAULT_MAX_LENGTH),
             "sources": [source.absolute() for source in recipe.data.sources],
         }
-        | ({"preference": "pairs"} if recipe.training.learns_from_pairs else {})
+        | {"preference": _preference(recipe)}
     )
     training = recipe.training.model_copy(update={"compute_dtype": _dtype(recipe)})
     return RunSpec(
@@ -86,6 +86,26 @@ def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
         evaluation=recipe.evaluation,
         publish=recipe.publish,
     )
+
+
+def _preference(recipe: Recipe) -> str:
+    """Return what becomes of pairs: methods that learn from them take both answers."""
+    asked, method = recipe.data.preference, recipe.training.method
+    if recipe.training.learns_from_pairs:
+        if asked == "chosen":
+            raise UsageError(
+                f"Method {method} learns from both answers of a pair, not from the better one.",
+                f"Leave --preference out, or train with --method sft instead of {method}.",
+                code="preference",
+            )
+        return "pairs"
+    if asked == "pairs":
+        raise UsageError(
+            f"Method {method} does not learn from pairs of answers.",
+            "Train with --method dpo, or on the better answers with --preference chosen.",
+            code="preference",
+        )
+    return asked
 
 
 def _dtype(recipe: Recipe) -> str:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llamaforge.data.check import Division
+from llamaforge.data.encoding import Preference
 from llamaforge.data.mapping import Mapping
 from llamaforge.data.privacy import masked_line
 from llamaforge.data.reading import ReadChoices
@@ -57,7 +58,7 @@ class DataChoice(_Strict):
     split_seed: int = 0
     map: str | None = None
     """What the columns are: `prompt=question,completion=answer`."""
-    preference: Literal["refuse", "chosen", "pairs"] = "refuse"
+    preference: Preference = "refuse"
     """What becomes of preference pairs: refused, their better answers trained on, or both answers
     held against each other, which methods that learn from pairs set by themselves."""
     images: Literal["refuse", "drop", "link"] = "refuse"

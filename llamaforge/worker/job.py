@@ -85,7 +85,7 @@ class Job:
                 renderer,
                 self.max_length,
                 train_on=self.spec.data.train_on,
-                pairs=self.spec.training.learns_from_pairs,
+                preference=self.spec.data.preference,
             )
             self._conversations = Conversations(tokenizer, renderer, rows)
         return self._conversations
