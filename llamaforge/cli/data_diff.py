@@ -123,7 +123,7 @@ def _asked(record: "Record") -> str:
 
 def _answer(record: "Record") -> str:
     turns = [*record.messages, *record.chosen]
-    text = next((turn.content for turn in reversed(turns) if turn.role == "assistant"), "")
+    text = next((turn.words for turn in reversed(turns) if turn.role == "assistant"), "")
     return safe_line(text, limit=_WIDTH)
 
 

@@ -7,14 +7,16 @@ TEST and, for a pair, a `rejected_message`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from llamaforge.data.containers import require_file
 from llamaforge.data.formats import read_records
 from llamaforge.data.records import Message, Record, Rejection, RowError, source_name
+from llamaforge.data.row_refs import all_turns
 from llamaforge.data.row_writer import RowWriter, require_free
+from llamaforge.data.tool_calls import in_openai_form, split_offer
 from llamaforge.errors import InvalidFileError, RefusedError, UsageError
 from llamaforge.safe_text import safe_line
 
@@ -27,6 +29,7 @@ _SHAREGPT_ROLES: Final = {
     "assistant": "gpt",
     "tool": "tool",
 }
+_WITHOUT_TOOLS: Final[frozenset[Form]] = frozenset({"prompt-completion", "sharegpt"})
 _OPENPIPE_SPLITS: Final = {"train": "TRAIN", "test": "TEST"}
 
 
@@ -159,6 +162,10 @@ def row_in(form: Form, record: Record, rules: Rules) -> tuple[dict[str, Any], bo
         RowError: the form cannot hold it.
     """
     folded = _Folded(rules.fold)
+    tools, messages = split_offer(record.messages)
+    record = replace(record, messages=tuple(messages))
+    if form in _WITHOUT_TOOLS and (tools or any(turn.calls for turn in all_turns(record))):
+        raise RowError(f"the row has tools, which {form} cannot hold (chat and openpipe can)")
     if form == "preference":
         row = _preference(record)
     elif form == "openpipe":
@@ -172,6 +179,8 @@ def row_in(form: Form, record: Record, rules: Rules) -> tuple[dict[str, Any], bo
             row = {"conversations": _shared(messages)}
         else:
             row = _prompt_completion(messages, rules, folded)
+    if tools:
+        row["tools"] = tools
     if record.split is not None:
         row["split"] = _openpipe_split(record.split, folded) if form == "openpipe" else record.split
     if record.meta:
@@ -179,15 +188,17 @@ def row_in(form: Form, record: Record, rules: Rules) -> tuple[dict[str, Any], bo
     return row, folded.used
 
 
-def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in messages]
+def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [
+        {"role": turn.role, "content": turn.content} | in_openai_form(turn) for turn in messages
+    ]
 
 
 def _weighted(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Return messages in the words of OpenAI, where an answer that is not learned has weight 0."""
     return [
-        {"role": turn.role, "content": turn.content} | ({} if turn.trained else {"weight": 0})
-        for turn in messages
+        turn | ({} if message.trained else {"weight": 0})
+        for turn, message in zip(_turns(messages), messages, strict=True)
     ]
 
 

@@ -50,7 +50,7 @@ def is_pair(record: Record) -> bool:
 def answer_of(record: Record) -> str:
     """Return the text to learn: the last answer, or the better one of a preference pair."""
     turns = record.chosen or record.messages
-    return next((turn.content for turn in reversed(turns) if turn.role == "assistant"), "")
+    return next((turn.words for turn in reversed(turns) if turn.role == "assistant"), "")
 
 
 def question_of(record: Record) -> str:
@@ -68,7 +68,7 @@ def all_turns(record: Record) -> Iterable[Message]:
 
 def text_bytes(turns: Iterable[Message]) -> int:
     """Return how long the texts of `turns` are together, in bytes of UTF-8."""
-    return sum(len(turn.content.encode("utf-8", "surrogatepass")) for turn in turns)
+    return sum(len(turn.words.encode("utf-8", "surrogatepass")) for turn in turns)
 
 
 def excerpt(text: str, limit: int = EXCERPT_CHARACTERS) -> str:

@@ -22,7 +22,7 @@ from llamaforge.data import library
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import Watch, collect, judge, source_files, streamed, take_in_nothing
 from llamaforge.data.lengths import RowLength, by_text
-from llamaforge.data.records import Message, Record, RowError
+from llamaforge.data.records import HEAD_ROLES, Message, Record, RowError
 from llamaforge.data.repairs import repaired_rows
 from llamaforge.data.row_refs import Example, ref_of, text_bytes
 from llamaforge.data.snapshot import write_snapshot
@@ -321,7 +321,7 @@ def _limits(seconds: float) -> ExitStack:
 def _last_exchange(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Return the system messages and the last question with its answer."""
     asked = max((n for n, turn in enumerate(messages) if turn.role == "user"), default=0)
-    return tuple(t for n, t in enumerate(messages) if t.role == "system" or n >= asked)
+    return tuple(t for n, t in enumerate(messages) if t.role in HEAD_ROLES or n >= asked)
 
 
 def _say(kind: str, body: dict[str, Any]) -> None:

@@ -79,5 +79,17 @@ def question_of(conversations: Conversations, item: EncodedRecord) -> Question |
         prompt = conversations.renderer.encode_prompt(asked)
     except RowError:
         return None
-    shown = "\n".join(f"{turn.role}: {turn.content}" for turn in asked)
-    return Question(prompt, shown, messages[last].content)
+    shown = "\n".join(f"{turn.role}: {turn.words}" for turn in asked if turn.role != "tools")
+    answer = messages[last]
+    expected = _as_written(conversations, item) if answer.calls else answer.content
+    return Question(prompt, shown, expected)
+
+
+def _as_written(conversations: Conversations, item: EncodedRecord) -> str:
+    """Return the last answer as the template writes it, without the token that ends it."""
+    row, tokenizer = item.row, conversations.tokenizer
+    stop = len(row.ids) - row.trained[::-1].index(True)
+    start = stop
+    while start and row.trained[start - 1]:
+        start -= 1
+    return tokenizer.decode([i for i in row.ids[start:stop] if i not in tokenizer.end_ids])
