@@ -79,7 +79,7 @@ def test_probe_prompts_are_answered_at_every_evaluation_beside_the_base(
     program: Program, rows: Path, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("evaluation: {probe_prompts: [What is a receipt?, 'Help me, please']}\n")
+    recipe.write_text("evaluation: {probe_prompts: ['What is a receipt?', 'Help me, please']}\n")
     words = train_words(rows, "asked")
     events = program.events(words[0], str(recipe), *words[1:], "--set", "probe_max_new_tokens=6")
     answers = [event for event in events if event["type"] == "sample" and event["step"]]
