@@ -38,6 +38,13 @@ _PUBLISHED: Final[Mapping[str, Published]] = {
 _DEEPER: Final = ("model.language_model.", "language_model.model.", "model.text_model.")
 """What stands in place of `model.` where the language model is a part of another one."""
 _HEAD: Final = "lm_head."
+LANGUAGE_MODEL_KEYS: Final[Mapping[str, str]] = {
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.model\.": "model.",
+    r"^model\.text_model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+"""Patterns of names, and what takes their place where the language model is loaded alone."""
 
 
 def published(model_type: str) -> Published:

@@ -12,7 +12,7 @@ import psutil
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from llamaforge.data.chat import EncodedRow
@@ -26,7 +26,7 @@ from llamaforge.training.checkpoints import (
     partial_folder,
     step_of,
 )
-from llamaforge.training.lora import compute_type, hidden_states
+from llamaforge.training.lora import base_model, compute_type, hidden_states
 from llamaforge.training.loss import OutputHead, token_losses, trained_positions
 
 _SPEED_STEPS: Final = 10
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def train(
-    model: PeftModel,
+    model: PeftModel | PreTrainedModel,
     head: OutputHead,
     rows: Sequence[EncodedRow],
     validation: Sequence[EncodedRow],
@@ -66,10 +66,10 @@ def train(
     emit: Emit,
     wishes: Wishes,
 ) -> Outcome:
-    """Train the adapter of `model` in place; goes on from the newest whole checkpoint.
+    """Train what is to be trained of `model` in place; goes on from the newest whole checkpoint.
 
     Args:
-        model: the packed model with LoRA layers.
+        model: the model with LoRA layers, or one of which every weight is trained.
         head: the output head over [vocabulary, hidden].
         rows: what is trained on.
         validation: rows whose loss is reported; may be empty.
@@ -104,7 +104,7 @@ def train(
         remove_unused_columns=False,
     )
     if settings.gradient_checkpointing:
-        base: Any = model.get_base_model()
+        base: Any = base_model(model)
         base.gradient_checkpointing_enable({"use_reentrant": False})
     reporter = _Reporter(model, head, validation, settings, checkpoints, emit, wishes)
     trainer = _PackedTrainer(model, head, rows, settings, arguments, reporter)
@@ -125,7 +125,7 @@ def train(
 
 
 def token_loss(
-    model: PeftModel, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
+    model: PeftModel | PreTrainedModel, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, int]:
     """Return the summed cross entropy of the trained tokens in nats, and their number.
 
@@ -161,7 +161,7 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: PeftModel,
+        model: PeftModel | PreTrainedModel,
         head: OutputHead,
         rows: Sequence[EncodedRow],
         settings: TrainingSettings,
@@ -186,7 +186,7 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
 
     def compute_loss(
         self,
-        model: PeftModel,
+        model: PeftModel | PreTrainedModel,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
@@ -214,7 +214,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: PeftModel,
+        model: PeftModel | PreTrainedModel,
         head: OutputHead,
         validation: Sequence[EncodedRow],
         settings: TrainingSettings,

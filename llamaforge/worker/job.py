@@ -73,8 +73,11 @@ class Job:
         if self._conversations is None:
             _, splits = read_snapshot(self.run.data)
             tokenizer = GgufTokenizer(self.header)
+            model = self.spec.model
             template = choose_template(
-                self.spec.model.chat_template, tokenizer.chat_template, tokenizer.special_ids
+                model.chat_template,
+                model.own_template(tokenizer.chat_template),
+                tokenizer.special_ids,
             )
             renderer = ChatRenderer(tokenizer, template, self.spec.created)
             rows = encode_splits(
