@@ -107,6 +107,4 @@ def trainable_ways(model: StoredModel, hub_reason: str) -> Trainable:
     """
     ready = model.status is ModelStatus.READY
     reason = hub_reason if ready else model.reason
-    return Trainable(
-        gguf=ready, hub=ready and not reason, reason=model.reason, hub_reason=reason
-    )
+    return Trainable(gguf=ready, hub=ready and not reason, reason=model.reason, hub_reason=reason)

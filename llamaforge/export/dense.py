@@ -26,6 +26,8 @@ from llamaforge.safe_text import safe_line
 
 _KINDS: Final = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
 _PART_WEIGHTS: Final = 4 * 1024 * 1024
+_PRODUCT_SIZE: Final = 256 * 1024
+"""Multiplications in one matrix product; numpy's library divides larger ones among threads."""
 
 Rows = slice | npt.NDArray[np.int64]
 """Some rows of a tensor: neighbours, or one by one."""
@@ -45,8 +47,11 @@ class Change:
 
     def apply(self, values: Array, chosen: Rows) -> Array:
         """Return the chosen rows of W' from those of W, [n, in_features], which are overwritten."""
+        b = self.b[chosen] * np.float32(self.scale)
+        step = max(1, _PRODUCT_SIZE // self.a.size)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found afterwards
-            values += (self.b[chosen] * np.float32(self.scale)) @ self.a
+            for start in range(0, len(values), step):
+                values[start : start + step] += b[start : start + step] @ self.a
             if self.magnitude is not None:
                 length = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
                 values *= (self.magnitude[chosen] / length).astype(np.float32)[:, None]

@@ -127,7 +127,8 @@ def write_merged(
                 base.path.open("rb") as source,
                 closing(
                     _in_order(
-                        _pieces(base, planned, pairs, full), lambda part: part.result(source.fileno())
+                        _pieces(base, planned, pairs, full),
+                        lambda part: part.result(source.fileno()),
                     )
                 ) as results,
             ):

@@ -59,7 +59,7 @@ def load_dense_model(
     model = _load(folder, dtype, device, load_in_4bit, entry.attention)
     model.config.use_cache = False
     model.requires_grad_(all_trained)
-    head = cast("nn.Linear", model.get_submodule(HEAD))
+    head: Any = model.get_submodule(HEAD)
     if head.bias is not None:
         raise RefusedError(
             f"The output head of {safe_line(folder.name)} has a bias, which GGUF files of this "
@@ -98,7 +98,7 @@ def require_nf4(device: str) -> None:
         packed, state = bnb.quantize_4bit(values.view(_PROBE_SHAPE), quant_type="nf4")
         error = (bnb.dequantize_4bit(packed, state).flatten() - values).abs().max()
         reason = "" if float(error) < 0.2 else "it does not give back what was packed"
-    except Exception as error:  # noqa: BLE001 - it raises whatever its native library does
+    except Exception as error:  # it raises whatever its native library does
         reason = safe_line(f"{type(error).__name__}: {error}".splitlines()[0], limit=200)
     if reason:
         raise RefusedError(

@@ -197,7 +197,9 @@ def _trained_head_losses(
     size = max(1, _LOGITS_BYTES // (4 * weight.shape[0]))
     parts = [
         cast("Tensor", checkpoint(losses, states, wanted, use_reentrant=False))
-        for states, wanted in zip(hidden.split(size), targets.split(size), strict=True)
+        for states, wanted in zip(
+            torch.split(hidden, size), torch.split(targets, size), strict=True
+        )
     ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 

@@ -125,7 +125,11 @@ def train(
 
 
 def token_loss(
-    model: PeftModel | PreTrainedModel, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
+    model: PeftModel | PreTrainedModel,
+    head: OutputHead,
+    input_ids: Tensor,
+    labels: Tensor,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, int]:
     """Return the summed cross entropy of the trained tokens in nats, and their number.
 

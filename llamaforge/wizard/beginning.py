@@ -73,8 +73,7 @@ def prepare(
     check_run_name(name)
     if recipe.publish.name is not None:
         parse_name(recipe.publish.name)
-    chosen = store or recipe.model.store
-    found = Inventory.open((chosen.expanduser().absolute(),) if chosen else ())
+    found = open_inventory(recipe, store)
     for note in found.problems:
         on_note(note)
     model = found.require_trainable(recipe.model.name)
@@ -122,6 +121,16 @@ def automatic_name(model: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rsplit("/", 1)[-1])
     plain = plain.strip("-._")[:_NAME_CHARACTERS] or "run"
     return f"{plain}-{datetime.now().astimezone():%Y-%m-%d}"
+
+
+def open_inventory(recipe: Recipe, store: Path | None) -> Inventory:
+    """Return the models of the store that is meant; `store` outranks the recipe's.
+
+    Raises:
+        NotFoundError: there is no such store.
+    """
+    chosen = store or recipe.model.store
+    return Inventory.open((chosen.expanduser().absolute(),) if chosen else ())
 
 
 def base_repo(recipe: Recipe, inventory: Inventory, model: StoredModel) -> str:

@@ -3,15 +3,15 @@
 from typing import Any
 
 from llamaforge.runs import events
-from llamaforge.worker.artifacts import add_report, artifact_path
+from llamaforge.worker.artifacts import add_report
 from llamaforge.worker.job import Job
 from llamaforge.worker.sampling import held_out_sets, spread
+from llamaforge.worker.verify import serve
 
 
 def evaluate(job: Job) -> None:
     """Let base and tuned model answer the held-out rows, and compare."""
     from llamaforge.evaluation.answers import answer_all, exact_match
-    from llamaforge.evaluation.llama import Server
 
     settings = job.spec.evaluation
     conversations = job.conversations()
@@ -28,11 +28,7 @@ def evaluate(job: Job) -> None:
         job.progress("evaluate", done, total, "answers")
 
     longest = max(len(question.prompt) for question in questions)
-    with Server(
-        job.spec.model.blob,
-        context=longest + settings.max_new_tokens,
-        adapter=artifact_path(job, "adapter"),
-    ) as server:
+    with serve(job, longest + settings.max_new_tokens) as server:
         answered = answer_all(
             server,
             questions,

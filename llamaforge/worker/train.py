@@ -1,4 +1,4 @@
-"""Stage 2: the adapter is trained on the model's packed blocks."""
+"""Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
 import json
 from dataclasses import asdict
@@ -8,9 +8,11 @@ from typing import Final
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_json
 from llamaforge.hardware import available_memory_bytes
+from llamaforge.recipe.preflight import frozen_bytes
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
+from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.job import Job, Stopped
 
 _DONE: Final = "finished.json"
@@ -57,17 +59,15 @@ def train(job: Job) -> None:
     import torch
     from transformers import set_seed
 
-    from llamaforge.training.lora import attach_lora, compute_type, trainable_parameters
-    from llamaforge.training.model import load_packed_model
+    from llamaforge.training.lora import trainable_parameters
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_adapter
 
     settings = job.spec.training
     _require_device(settings)
     rows = job.conversations().rows
-    packed = load_packed_model(job.header, compute_type(settings.compute_dtype))
     set_seed(settings.seed)
-    model = attach_lora(packed, settings)
+    loaded, model = load_to_train(job, settings)
     job.emit(
         events.Report(
             kind="model",
@@ -78,7 +78,10 @@ def train(job: Job) -> None:
                 "parameters": job.header.parameters,
                 "blob_bytes": job.spec.model.blob.stat().st_size,
                 "trainable_parameters": trainable_parameters(model),
-                "layers_adapted": len(packed.names),
+                "layers_adapted": len(loaded.names) if settings.use_peft else 0,
+                "base": settings.base,
+                "base_repo": job.spec.model.full and job.spec.model.full.repo,
+                "load_in_4bit": settings.load_in_4bit,
                 "compute_dtype": settings.compute_dtype,
                 "threads": torch.get_num_threads(),
                 "device": settings.device,
@@ -86,10 +89,9 @@ def train(job: Job) -> None:
         )
     )
     settings = _fitted(job, settings, trainable_parameters(model))
-    model.to(settings.device)
     outcome = train_adapter(
         model,
-        packed.head,
+        loaded.head,
         [item.row for item in rows.train],
         [item.row for item in rows.validation],
         settings,
@@ -120,7 +122,7 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
         job.header,
         longest=longest,
         trained_weights=trained_weights,
-        available_bytes=_available_bytes(settings) - job.spec.model.blob.stat().st_size,
+        available_bytes=_available_bytes(settings) - _still_to_come(job),
     )
     write_json(path, asdict(fit))
     fitted = fit.applied(settings)
@@ -134,6 +136,11 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
             "What is learned is the same; it takes longer.",
         )
     return fitted
+
+
+def _still_to_come(job: Job) -> int:
+    """Return the bytes of frozen weights that are not in memory yet: a mapped file is read late."""
+    return frozen_bytes(job.spec, job.header) if job.spec.model.full is None else 0
 
 
 def _require_device(settings: TrainingSettings) -> None:
