@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llamaforge.evaluation.llama import Server
+from llamaforge.evaluation.pair import Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Preferred:
 
 
 def preferences(
-    server: Server,
+    server: Served,
     pairs: Sequence[PairIds],
     *,
     on_answer: Callable[[], None],

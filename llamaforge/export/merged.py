@@ -19,6 +19,7 @@ from llamaforge import hardware
 from llamaforge.catalog.blob import quantization_of
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.export.adapter import BASE_DIGEST_KEY
+from llamaforge.export.base_tensors import BaseTensors
 from llamaforge.export.mix import FILE_TYPES, tensor_types
 from llamaforge.export.place import HashingFile, check_room, remove_leftovers
 from llamaforge.export.weights import Adapter, Array, check_stop, unpacked
@@ -79,6 +80,7 @@ def write_merged(
     adapter: Header | None,
     provenance: Provenance,
     *,
+    full: BaseTensors | None = None,
     quantization: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -90,6 +92,8 @@ def write_merged(
         base: the file that was trained on.
         adapter: what was trained; None only packs the base anew.
         provenance: what the file says of its making.
+        full: full-precision weights, with what was learned in them, that take the place of the
+            file's own; without an adapter then.
         quantization: one of `mix.FILE_TYPES`; None keeps the type of every tensor.
         on_progress: takes the bytes that are written, and all of them.
         stopped: asked between rows; True ends it without a file.
@@ -105,6 +109,7 @@ def write_merged(
     if quantization is not None:
         types |= tensor_types(base, quantization)
     touched = set() if pairs is None else pairs.names
+    touched = touched if full is None else set(full.names)
     _check_packable(base, types, touched)
     planned = [PlannedTensor(name, info.shape, types[name]) for name, info in base.tensors.items()]
     total = sum(tensor.n_bytes for tensor in planned)
@@ -122,7 +127,8 @@ def write_merged(
                 base.path.open("rb") as source,
                 closing(
                     _in_order(
-                        _pieces(base, planned, pairs), lambda part: part.result(source.fileno())
+                        _pieces(base, planned, pairs, full),
+                        lambda part: part.result(source.fileno()),
                     )
                 ) as results,
             ):
@@ -133,6 +139,8 @@ def write_merged(
                     check_stop(stopped)
                     if piece.ends_tensor:
                         stream.end_tensor()
+                        if piece.full is not None:
+                            piece.full.release(piece.info.name)
             file.flush()
             os.fsync(file.fileno())
         commit(temporary, path)
@@ -151,6 +159,8 @@ class _Piece:
     last: int
     pair: tuple[Array, Array] | None
     """A and B of the tensor's adapter."""
+    full: BaseTensors | None = None
+    """Where its values come from, if not from the file."""
 
     @property
     def ends_tensor(self) -> bool:
@@ -160,6 +170,8 @@ class _Piece:
     def result(self, file: int) -> bytes | memoryview:
         """Return the rows: read, and where something changes unpacked, added to and packed."""
         info, rows = self.info, self.last - self.first
+        if self.full is not None:
+            return self._packed(self.full.rows(info.name, self.first, self.last))
         row = info.n_bytes // info.rows
         raw = os.pread(file, rows * row, info.offset + self.first * row)
         if len(raw) != rows * row:
@@ -173,6 +185,15 @@ class _Piece:
         values = unpacked(np.frombuffer(raw, np.uint8).reshape(rows, row), info.type, info.width)
         if self.pair is not None:
             _add_product(values, *self.pair, self.first)
+        return self._packed(values)
+
+    def _packed(self, values: Array) -> memoryview:
+        """Return rows as they will be written.
+
+        Raises:
+            LlamaForgeError: a value is no finite number, or too large for the type.
+        """
+        info = self.info
         if not np.isfinite(values).all():
             raise LlamaForgeError(
                 f"The merged weights of {info.name} are not finite numbers.",
@@ -190,18 +211,22 @@ class _Piece:
 
 
 def _pieces(
-    base: Header, planned: Sequence[PlannedTensor], pairs: Adapter | None
+    base: Header,
+    planned: Sequence[PlannedTensor],
+    pairs: Adapter | None,
+    full: BaseTensors | None,
 ) -> Iterator[_Piece]:
     """Yield everything to write, in the file's order."""
     for tensor in planned:
         info = base.tensors[tensor.name]
         touched = pairs is not None and tensor.name in pairs.names
         pair = pairs.factors(tensor.name) if pairs is not None and touched else None
-        is_copied = pair is None and tensor.type is info.type
+        origin = full if full is not None and tensor.name in full.names else None
+        is_copied = pair is None and origin is None and tensor.type is info.type
         weights = _COPIED_WEIGHTS if is_copied else _ROWS_WEIGHTS
         step = max(1, weights // info.width)
         for first in range(0, info.rows, step):
-            yield _Piece(info, tensor.type, first, min(first + step, info.rows), pair)
+            yield _Piece(info, tensor.type, first, min(first + step, info.rows), pair, origin)
 
 
 def _in_order(

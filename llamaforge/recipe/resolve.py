@@ -14,6 +14,7 @@ from llamaforge.hardware import cpu_has_fast_bfloat16
 from llamaforge.recipe.spec import (
     DataChoice,
     Recipe,
+    ResolvedBase,
     ResolvedModel,
     RunSpec,
     known_keys,
@@ -26,6 +27,7 @@ _RECORDED_PACKAGES: Final = (
     "torch",
     "transformers",
     "peft",
+    "bitsandbytes",
     "gguf",
     "llama-cpp-python",
     "tokenizers",
@@ -33,6 +35,8 @@ _RECORDED_PACKAGES: Final = (
 )
 
 
+_FULL_LEARNING_RATE: Final = 2e-5
+"""Where every weight is trained and no rate is given: a tenth of what adapters take."""
 _TEXTS: Final = frozenset({"chat_template", "name"})
 """Settings that are text whatever they look like: a template is full of braces."""
 
@@ -47,11 +51,16 @@ class ModelFacts:
     architecture: str
     quantization: str
     context_length: int
+    full: ResolvedBase | None = None
+    """The full-precision base, where that is trained on."""
+    positions: int | None = None
+    """Tokens that the full-precision base can take at most."""
 
 
 def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
     """Return the run spec for `recipe` on the model of `facts`, under the run name `run`."""
-    ceiling = facts.context_length or DEFAULT_MAX_LENGTH
+    ceiling = facts.context_length or facts.positions or DEFAULT_MAX_LENGTH
+    ceiling = min(ceiling, facts.positions or ceiling)
     asked = recipe.data.max_length
     if asked is not None and asked > ceiling:
         raise UsageError(
@@ -67,13 +76,18 @@ def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
         }
         | {"preference": _preference(recipe)}
     )
-    training = recipe.training.model_copy(update={"compute_dtype": _dtype(recipe)})
+    changes: dict[str, Any] = {"compute_dtype": _dtype(recipe)}
+    if not recipe.training.use_peft and "learning_rate" not in recipe.training.model_fields_set:
+        changes["learning_rate"] = _FULL_LEARNING_RATE
+    training = recipe.training.model_copy(update=changes)
     return RunSpec(
         run=run,
         program={"llamaforge": __version__} | _versions(),
         model=ResolvedModel(
             name=recipe.model.name,
             chat_template=recipe.model.chat_template,
+            base=recipe.model.base,
+            full=facts.full,
             store=facts.store,
             blob=facts.blob,
             digest=facts.digest,

@@ -21,6 +21,11 @@ from llamaforge.safe_text import safe_line
 
 _T = TypeVar("_T", bound=BaseModel)
 
+Quantization = Literal[
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0"
+]
+"""What a merged file can be packed as, by llama.cpp's names."""
+
 _SHORT = reprlib.Repr()
 """Of a list that names itself again and again, as YAML allows, no more than its beginning."""
 _SHORT.maxstring = _SHORT.maxother = 4_000
@@ -39,6 +44,9 @@ class ModelChoice(_Strict):
     """The folder that holds `manifests` and `blobs`; empty means Ollama's own place."""
     chat_template: str | None = None
     """Jinja text, or `chatml`, `llama3`, to use where the file carries no template of its own."""
+    base: str | None = None
+    """The full-precision base, `owner/name` or a folder, for `training.base: hub`; empty means the
+    one that the model was made from, as far as that is known."""
 
 
 class DataChoice(_Strict):
@@ -125,7 +133,12 @@ class TrainingSettings(_Strict):
 
     method: Method = "sft"
     """From answers (sft), or from pairs of a better and a worse one (dpo, orpo)."""
-    base: Literal["gguf"] = "gguf"
+    base: Literal["gguf", "hub"] = "gguf"
+    """`gguf`: on the packed blocks of the model's own file; `hub`: on its full-precision base."""
+    use_peft: bool = True
+    """Whether an adapter is trained; without one every weight of the base is (`hub` only)."""
+    load_in_4bit: bool = False
+    """Whether the base is held as NF4 by bitsandbytes while the adapter is trained (`hub` only)."""
     loss_type: Literal["sigmoid", "ipo"] | None = None
     """What DPO minimises, as TRL names it; empty means sigmoid."""
     beta: Annotated[float, Field(gt=0)] | None = None
@@ -138,6 +151,8 @@ class TrainingSettings(_Strict):
     lora_alpha: Annotated[float, Field(gt=0)] = 32.0
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     use_rslora: bool = False
+    use_dora: bool = False
+    """Whether the length of each row of weights is trained too; merged only (`hub` only)."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     learning_rate: Annotated[float, Field(gt=0, le=1.0)] = 2e-4
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
@@ -165,6 +180,11 @@ class TrainingSettings(_Strict):
     seed: int = 0
 
     @property
+    def makes_adapter(self) -> bool:
+        """Whether the result is an adapter that llama.cpp can lay over the model's file."""
+        return self.use_peft and not self.use_dora
+
+    @property
     def learns_from_pairs(self) -> bool:
         """Whether rows are a better and a worse answer."""
         return self.method in PAIR_METHODS
@@ -185,6 +205,28 @@ class TrainingSettings(_Strict):
                     f"{key} is a setting of the method {' and '.join(methods)}, not of "
                     f"{self.method}"
                 )
+        if self.method == "dpo" and not self.use_peft:
+            raise ValueError(
+                "method dpo holds on to the model without its adapter, so it needs one "
+                "(use_peft: true)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _known_way(self) -> "TrainingSettings":
+        if self.base == "gguf":
+            for key, asked in (
+                ("use_dora", self.use_dora),
+                ("load_in_4bit", self.load_in_4bit),
+                ("use_peft: false", not self.use_peft),
+            ):
+                if asked:
+                    raise ValueError(
+                        f"{key} needs the full-precision base; say base: hub (--from hub)"
+                    )
+        if not self.use_peft and (self.use_dora or self.load_in_4bit):
+            other = "use_dora" if self.use_dora else "load_in_4bit"
+            raise ValueError(f"without an adapter (use_peft: false) there is no {other}")
         return self
 
 
@@ -216,6 +258,8 @@ class PublishChoice(_Strict):
     """Under which name the result goes to Ollama; empty means that it is not published."""
 
     name: str | None = None
+    quantization: Quantization | None = None
+    """The type of a merged file; empty keeps the type of every tensor of the model's own file."""
 
 
 class Recipe(_Strict):
@@ -230,6 +274,18 @@ class Recipe(_Strict):
     publish: PublishChoice = PublishChoice()
 
 
+class ResolvedBase(_Strict):
+    """The full-precision base as it was found on this machine."""
+
+    repo: str
+    """The repository, or the folder that was named."""
+    revision: str | None
+    """The commit; None for a folder."""
+    folder: Path
+    chat_template: str | None
+    """Jinja text; None where it has none, so that the model's file gives it."""
+
+
 class ResolvedModel(ModelChoice):
     """The model as it was found: its file and what the file said."""
 
@@ -240,6 +296,12 @@ class ResolvedModel(ModelChoice):
     architecture: str
     quantization: str
     context_length: int
+    full: ResolvedBase | None = None
+    """What is trained on with `training.base: hub`."""
+
+    def own_template(self, in_file: str | None) -> str | None:
+        """Return the template that the trained model brings; `in_file` is that of the blob."""
+        return (self.full and self.full.chat_template) or in_file
 
 
 class RunSpec(_Strict):

@@ -6,11 +6,12 @@ The loop, its checkpoints and its events are the trainer's, and the same for eve
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from llamaforge.data.chat import EncodedRow
 from llamaforge.recipe.spec import TrainingSettings
@@ -18,6 +19,8 @@ from llamaforge.training.batches import Loader, RowLoader, collate
 from llamaforge.training.lora import compute_type, hidden_states
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses, trained_positions
 
+Trainable: TypeAlias = PeftModel | PreTrainedModel
+"""A model with LoRA layers, or one of which every weight is trained."""
 EVAL_ROWS: Final = 256
 """Validation rows at most; the same ones every time."""
 
@@ -40,7 +43,7 @@ class Objective(Protocol):
     measures_start: bool
     """Whether its validation figures are worth knowing before the first step."""
 
-    def get_ready(self, model: PeftModel, stopped: Callable[[], bool]) -> bool:
+    def get_ready(self, model: Trainable, stopped: Callable[[], bool]) -> bool:
         """Work out what training needs of the model as it is now; False where it was stopped."""
 
     def loader(self) -> Loader:
@@ -49,13 +52,13 @@ class Objective(Protocol):
     def counts(self, batches: Sequence[Any]) -> Tensor:
         """Return by what the batches of one optimizer step are divided: one or more numbers."""
 
-    def loss(self, model: PeftModel, batch: Any, counts: Tensor) -> Tensor:
+    def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
         """Return a batch's share of its step's loss."""
 
     def take_metrics(self) -> dict[str, float]:
         """Return further figures of the batches since the last call."""
 
-    def measure(self, model: PeftModel) -> Measured | None:
+    def measure(self, model: Trainable) -> Measured | None:
         """Return what the validation rows show of `model` in eval mode; None without any."""
 
 
@@ -79,7 +82,7 @@ class Supervised:
         self._settings = settings
         self._dtype = compute_type(settings.compute_dtype)
 
-    def get_ready(self, model: PeftModel, stopped: Callable[[], bool]) -> bool:
+    def get_ready(self, model: Trainable, stopped: Callable[[], bool]) -> bool:
         """Do nothing: rows say themselves what is right."""
         del model, stopped
         return True
@@ -96,7 +99,7 @@ class Supervised:
             [(batch["labels"][:, 1:] != IGNORED_LABEL).sum() for batch in batches]
         ).sum()[None]
 
-    def loss(self, model: PeftModel, batch: Any, counts: Tensor) -> Tensor:
+    def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
         """Return the batch's share of the mean loss per trained token of its step."""
         total, _ = token_loss(model, self._head, batch["input_ids"], batch["labels"], self._dtype)
         return total / counts[0]
@@ -105,7 +108,7 @@ class Supervised:
         """Return nothing: the loss says it all."""
         return {}
 
-    def measure(self, model: PeftModel) -> Measured | None:
+    def measure(self, model: Trainable) -> Measured | None:
         """Return the loss per trained token of the validation rows."""
         if not self._validation:
             return None
@@ -128,12 +131,12 @@ class Supervised:
 
 
 def token_loss(
-    model: PeftModel, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
+    model: Trainable, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, int]:
     """Return the summed cross entropy of the trained tokens in nats, and their number.
 
     Args:
-        model: the packed model with LoRA layers.
+        model: the model that is trained.
         head: the output head over [vocabulary, hidden].
         input_ids: right-padded ids, shape [b, s].
         labels: ids to train, `IGNORED_LABEL` elsewhere, shape [b, s].
@@ -145,7 +148,7 @@ def token_loss(
     return losses.sum(), int(targets.numel())
 
 
-def computing(model: PeftModel, dtype: torch.dtype) -> AbstractContextManager[Any]:
+def computing(model: Trainable, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """Return the context in which `model` computes in `dtype`.
 
     Autocast casts the small adapter matrices for their products; blocks unpack to `dtype` as is.

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 
 from llamaforge.data.chat import EncodedRow
 from llamaforge.training.batches import Batch, Loader, collate
 from llamaforge.training.lora import hidden_states
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses
-from llamaforge.training.objective import computing
+from llamaforge.training.objective import Trainable, computing
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class AnswerTokens:
 
 
 def answer_tokens(
-    model: PeftModel, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
+    model: Trainable, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> AnswerTokens:
     """Return the log-probabilities of the tokens in `labels`.
 
@@ -89,7 +88,7 @@ def answer_tokens(
     times the answers' lengths; what autograd keeps of them is the hidden states' gradient.
 
     Args:
-        model: the packed model with LoRA layers.
+        model: the model that is trained.
         head: the output head over [vocabulary, hidden].
         input_ids: right-padded ids, shape [b, s].
         labels: ids to look at, `IGNORED_LABEL` elsewhere, shape [b, s].

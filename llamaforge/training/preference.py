@@ -12,7 +12,7 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.batches import Loader
 from llamaforge.training.lora import compute_type
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead
-from llamaforge.training.objective import EVAL_ROWS, Measured
+from llamaforge.training.objective import EVAL_ROWS, Measured, Trainable
 from llamaforge.training.pairs import (
     AnswerTokens,
     EncodedPair,
@@ -106,7 +106,7 @@ class DirectPreference:
         self._known: PairScores | None = None
         self._known_validation: PairScores | None = None
 
-    def get_ready(self, model: PeftModel, stopped: Callable[[], bool]) -> bool:
+    def get_ready(self, model: Trainable, stopped: Callable[[], bool]) -> bool:
         """Ask the reference about the validation pairs and, where it pays, about all others.
 
         What the reference says of a pair never changes. Where training comes to a pair more than
@@ -115,7 +115,9 @@ class DirectPreference:
         start = self._start
         if start is not None:
             start = {name: value.to(model.device) for name, value in start.items()}
-        reference = self._reference = Reference(model, self._head, self._dtype, start)
+        reference = self._reference = Reference(
+            cast("PeftModel", model), self._head, self._dtype, start
+        )
         beforehand = self._pairs if self._beforehand() else []
         total = len(self._validation) + len(beforehand)
 
@@ -154,7 +156,7 @@ class DirectPreference:
         """Return the number of pairs, shape [1]."""
         return torch.tensor([sum(len(batch["numbers"]) for batch in batches)])
 
-    def loss(self, model: PeftModel, batch: Any, counts: Tensor) -> Tensor:
+    def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
         """Return the batch's share of the mean loss per pair of its step."""
         # The reference first: it switches the adapter, which a graph in the making may not see.
         if self._known is None:
@@ -163,7 +165,7 @@ class DirectPreference:
             reference = _rows_of(self._known, batch["numbers"])
         return self._losses(model, batch, reference).sum() / counts[0]
 
-    def _losses(self, model: PeftModel, batch: PairBatch, reference: PairScores) -> Tensor:
+    def _losses(self, model: Trainable, batch: PairBatch, reference: PairScores) -> Tensor:
         tokens = answer_tokens(model, self._head, batch["input_ids"], batch["labels"], self._dtype)
         policy = PairScores.of(tokens.sums())
         ratios = policy.minus(reference)
@@ -177,7 +179,7 @@ class DirectPreference:
         """Return rewards, margins and accuracies of the batches since the last call."""
         return self._figures.take()
 
-    def measure(self, model: PeftModel) -> Measured | None:
+    def measure(self, model: Trainable) -> Measured | None:
         """Return the mean loss of the validation pairs, with their rewards."""
         known = self._known_validation
         if not self._validation or known is None:
@@ -220,7 +222,7 @@ class OddsRatio:
         self._dtype = compute_type(settings.compute_dtype)
         self._figures = PairFigures()
 
-    def get_ready(self, model: PeftModel, stopped: Callable[[], bool]) -> bool:
+    def get_ready(self, model: Trainable, stopped: Callable[[], bool]) -> bool:
         """Do nothing: there is no reference to ask."""
         del model, stopped
         return True
@@ -237,12 +239,12 @@ class OddsRatio:
         tokens = sum(int(_better_lengths(batch).sum()) for batch in batches) - pairs
         return torch.tensor([pairs, tokens])
 
-    def loss(self, model: PeftModel, batch: Any, counts: Tensor) -> Tensor:
+    def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
         """Return the batch's share of its step's loss: -log P(better) a token + β · odds ratio."""
         likelihood, ratios = self._losses(model, batch)
         return likelihood / counts[1] + self._beta * ratios / counts[0]
 
-    def _losses(self, model: PeftModel, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    def _losses(self, model: Trainable, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the summed cross entropy of the better sides, and of the odds ratios."""
         labels = batch["labels"]
         pairs = labels.shape[0] // 2
@@ -266,7 +268,7 @@ class OddsRatio:
         """Return rewards, margins and accuracies of the batches since the last call."""
         return self._figures.take()
 
-    def measure(self, model: PeftModel) -> Measured | None:
+    def measure(self, model: Trainable) -> Measured | None:
         """Return the loss of the validation pairs as one step would have it."""
         if not self._validation:
             return None

@@ -12,7 +12,7 @@ import psutil
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from llamaforge.errors import LlamaForgeError
@@ -25,6 +25,7 @@ from llamaforge.training.checkpoints import (
     partial_folder,
     step_of,
 )
+from llamaforge.training.lora import base_model
 from llamaforge.training.objective import Objective
 
 _SPEED_STEPS: Final = 10
@@ -71,7 +72,7 @@ class Outcome:
 
 
 def train(
-    model: PeftModel,
+    model: PeftModel | PreTrainedModel,
     objective: Objective,
     settings: TrainingSettings,
     checkpoints: Path,
@@ -80,10 +81,10 @@ def train(
     wishes: Wishes,
     probes: Probes | None = None,
 ) -> Outcome:
-    """Train the adapter of `model` in place; goes on from the newest whole checkpoint.
+    """Train what is to be trained of `model` in place; goes on from the newest whole checkpoint.
 
     Args:
-        model: the packed model with LoRA layers.
+        model: the model with LoRA layers, or one of which every weight is trained.
         objective: what is minimised, with its rows.
         settings: as in the run spec, `compute_dtype` resolved.
         checkpoints: the folder that holds them.
@@ -117,7 +118,7 @@ def train(
         remove_unused_columns=False,
     )
     if settings.gradient_checkpointing:
-        base: Any = model.get_base_model()
+        base: Any = base_model(model)
         base.gradient_checkpointing_enable({"use_reentrant": False})
     reporter = _Reporter(model, objective, settings, checkpoints, emit, wishes, probes)
     trainer = _PackedTrainer(model, objective, arguments, reporter)
@@ -157,7 +158,7 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: PeftModel,
+        model: PeftModel | PreTrainedModel,
         objective: Objective,
         arguments: TrainingArguments,
         reporter: "_Reporter",
@@ -181,7 +182,7 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
 
     def compute_loss(
         self,
-        model: PeftModel,
+        model: PeftModel | PreTrainedModel,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
@@ -209,7 +210,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: PeftModel,
+        model: PeftModel | PreTrainedModel,
         objective: Objective,
         settings: TrainingSettings,
         checkpoints: Path,

@@ -9,15 +9,24 @@ from pathlib import Path
 from typing import Final
 
 from llamaforge import paths
+from llamaforge.catalog.base_map import load_base_map
+from llamaforge.catalog.hub_base import NOT_THERE, LocalBase, check_fits, local_base
 from llamaforge.catalog.inventory import Inventory
+from llamaforge.catalog.listing import Lister
 from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
-from llamaforge.errors import LlamaForgeError, RefusedError
+from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
 from llamaforge.gguf.header import read_header
-from llamaforge.recipe.preflight import Needs, check_disk, check_memory, needs_of
+from llamaforge.recipe.preflight import (
+    Needs,
+    check_disk,
+    check_memory,
+    check_way,
+    needs_of,
+)
 from llamaforge.recipe.resolve import ModelFacts, resolve
-from llamaforge.recipe.spec import Recipe, RunSpec
+from llamaforge.recipe.spec import Recipe, ResolvedBase, RunSpec
 from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
 from llamaforge.safe_text import safe_line
 
@@ -64,17 +73,20 @@ def prepare(
     check_run_name(name)
     if recipe.publish.name is not None:
         parse_name(recipe.publish.name)
-    chosen = store or recipe.model.store
-    found = Inventory.open((chosen.expanduser().absolute(),) if chosen else ())
+    found = open_inventory(recipe, store)
     for note in found.problems:
         on_note(note)
     model = found.require_trainable(recipe.model.name)
-    facts = facts_of(model)
-    spec = resolve(recipe, facts, name)
+    header = read_header(facts_of(model).blob)
+    base = full_base(recipe, found, model)
+    if base is not None:
+        check_fits(base, header)
+    spec = resolve(recipe, facts_of(model, base), name)
+    check_way(spec, header)
     if spec.data.snapshot is None:
         data = spec.data
         first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
-    needs = needs_of(spec, read_header(facts.blob))
+    needs = needs_of(spec, header)
     check_memory(needs.memory)
     check_disk(paths.runs_folder(), needs.disk)
     return Prepared(spec, needs, numbered or recipe.name is None)
@@ -111,8 +123,58 @@ def automatic_name(model: str) -> str:
     return f"{plain}-{datetime.now().astimezone():%Y-%m-%d}"
 
 
-def facts_of(model: StoredModel) -> ModelFacts:
-    """Return what a run spec says of a model that can be trained.
+def open_inventory(recipe: Recipe, store: Path | None) -> Inventory:
+    """Return the models of the store that is meant; `store` outranks the recipe's.
+
+    Raises:
+        NotFoundError: there is no such store.
+    """
+    chosen = store or recipe.model.store
+    return Inventory.open((chosen.expanduser().absolute(),) if chosen else ())
+
+
+def base_repo(recipe: Recipe, inventory: Inventory, model: StoredModel) -> str:
+    """Return the full-precision base of `model`: as the recipe names it, else as far as known.
+
+    Raises:
+        NotFoundError: nothing is known of it (`unknown_base`).
+    """
+    if recipe.model.base is not None:
+        return recipe.model.base
+    names = inventory.names_by_blob()
+    try:
+        lister = Lister(names_by_blob=names)
+    except LlamaForgeError:  # the user's own map is not sound; `models` says so
+        lister = Lister(load_base_map(own=False), names)
+    repo = lister.join(model).base.repo
+    if repo is None:
+        raise NotFoundError(
+            f"The full-precision base of {safe_line(model.name)} is not known.",
+            "Name it: --base OWNER/NAME, or --base FOLDER",
+            code="unknown_base",
+        )
+    return repo
+
+
+def full_base(recipe: Recipe, inventory: Inventory, model: StoredModel) -> LocalBase | None:
+    """Return the full-precision base that the recipe trains on; None where it trains on the file.
+
+    Raises:
+        NotFoundError: nothing is known of it.
+        RefusedError: as `local_base`.
+    """
+    if recipe.training.base != "hub":
+        return None
+    try:
+        return local_base(base_repo(recipe, inventory, model))
+    except RefusedError as error:
+        if error.code == NOT_THERE:
+            error.hint = error.hint.replace("MODEL", safe_line(model.name))
+        raise
+
+
+def facts_of(model: StoredModel, base: LocalBase | None = None) -> ModelFacts:
+    """Return what a run spec says of a model that can be trained, and of its base.
 
     Raises:
         RefusedError: it has no file.
@@ -126,4 +188,13 @@ def facts_of(model: StoredModel) -> ModelFacts:
         architecture=model.architecture,
         quantization=model.quantization,
         context_length=model.context_length,
+        full=None
+        if base is None
+        else ResolvedBase(
+            repo=base.repo,
+            revision=base.revision,
+            folder=base.folder,
+            chat_template=base.chat_template,
+        ),
+        positions=None if base is None else base.positions,
     )

@@ -3,15 +3,15 @@
 from typing import Any
 
 from llamaforge.runs import events
-from llamaforge.worker.artifacts import add_report, artifact_path
+from llamaforge.worker.artifacts import add_report
 from llamaforge.worker.job import Job
 from llamaforge.worker.sampling import held_out_pairs, held_out_sets, pair_ids, spread
+from llamaforge.worker.verify import serve
 
 
 def evaluate(job: Job) -> None:
     """Let base and tuned model answer the held-out rows, and compare."""
     from llamaforge.evaluation.answers import answer_all, exact_match
-    from llamaforge.evaluation.llama import Server
     from llamaforge.evaluation.preferences import preference_figures, preferences
 
     settings = job.spec.evaluation
@@ -32,11 +32,7 @@ def evaluate(job: Job) -> None:
 
     asked = max((len(question.prompt) for question in questions), default=0)
     longest = max((item.tokens for item in pairs), default=0)
-    with Server(
-        job.spec.model.blob,
-        context=max(asked + settings.max_new_tokens, longest),
-        adapter=artifact_path(job, "adapter"),
-    ) as server:
+    with serve(job, max(asked + settings.max_new_tokens, longest)) as server:
         preferred = preferences(
             server, pair_ids(pairs), on_answer=on_answer, check_stop=job.check_stop
         )

@@ -40,6 +40,36 @@ class Conversations:
     rows: EncodedSplits
 
 
+def max_length_of(spec: RunSpec) -> int:
+    """Return how many tokens a row of the run may have."""
+    return spec.data.max_length or DEFAULT_MAX_LENGTH
+
+
+def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conversations:
+    """Return the rows of the run's snapshot as tokens of the model with `header`.
+
+    Raises:
+        InvalidFileError: the snapshot was changed.
+        RefusedError: the model's tokenizer is not known.
+    """
+    _, splits = read_snapshot(run.data)
+    tokenizer = GgufTokenizer(header)
+    template = choose_template(
+        spec.model.chat_template,
+        spec.model.own_template(tokenizer.chat_template),
+        tokenizer.special_ids,
+    )
+    renderer = ChatRenderer(tokenizer, template, spec.created)
+    rows = encode_splits(
+        splits,
+        renderer,
+        max_length_of(spec),
+        train_on=spec.data.train_on,
+        preference=spec.data.preference,
+    )
+    return Conversations(tokenizer, renderer, rows)
+
+
 class Job:
     """Everything that a stage needs; the only writer of the run's events and state."""
 
@@ -64,7 +94,7 @@ class Job:
     @property
     def max_length(self) -> int:
         """Tokens a row may have."""
-        return self.spec.data.max_length or DEFAULT_MAX_LENGTH
+        return max_length_of(self.spec)
 
     def conversations(self) -> Conversations:
         """Return the rows of the run's snapshot as tokens.
@@ -74,20 +104,7 @@ class Job:
             RefusedError: the model's tokenizer is not known.
         """
         if self._conversations is None:
-            _, splits = read_snapshot(self.run.data)
-            tokenizer = GgufTokenizer(self.header)
-            template = choose_template(
-                self.spec.model.chat_template, tokenizer.chat_template, tokenizer.special_ids
-            )
-            renderer = ChatRenderer(tokenizer, template, self.spec.created)
-            rows = encode_splits(
-                splits,
-                renderer,
-                self.max_length,
-                train_on=self.spec.data.train_on,
-                preference=self.spec.data.preference,
-            )
-            self._conversations = Conversations(tokenizer, renderer, rows)
+            self._conversations = conversations_of(self.run, self.spec, self.header)
         return self._conversations
 
     def begin(self, *, resumed: bool) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from llamaforge.catalog.checked import checked
 from llamaforge.catalog.store import Store
@@ -17,6 +17,7 @@ from llamaforge.files import write_json
 from llamaforge.runs import events
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
+from llamaforge.worker.bases import base_stamp, check_base
 from llamaforge.worker.job import Conversations, Job
 from llamaforge.worker.probes import probe_questions
 from llamaforge.worker.sampling import spread
@@ -32,7 +33,7 @@ def is_prepared(job: Job) -> bool:
     try:
         noted = json.loads((job.run.data / _DONE).read_text(encoding="utf-8"))
         manifest, _ = read_snapshot(job.run.data)
-        return bool(noted == {"blob": _stamp(job.spec.model.blob), "snapshot": manifest.id})
+        return bool(noted == _noted(job, manifest.id))
     except (OSError, ValueError, LlamaForgeError):
         return False
 
@@ -45,6 +46,8 @@ def prepare(job: Job) -> None:
         InvalidFileError: the blob is not what the store says.
     """
     _check_blob(job)
+    job.check_stop()
+    check_base(job)
     job.check_stop()
     collected = _freeze(job)
     manifest, _ = read_snapshot(job.run.data)
@@ -70,7 +73,14 @@ def prepare(job: Job) -> None:
         "snapshot": manifest.id,
     }
     job.emit(events.Report(kind="data", figures=figures))
-    write_json(job.run.data / _DONE, {"blob": _stamp(job.spec.model.blob), "snapshot": manifest.id})
+    write_json(job.run.data / _DONE, _noted(job, manifest.id))
+
+
+def _noted(job: Job, snapshot: str) -> dict[str, Any]:
+    """Return what must be as it was when a run is resumed."""
+    noted = {"blob": _stamp(job.spec.model.blob), "snapshot": snapshot}
+    stamp = base_stamp(job.spec.model.full)
+    return noted | {"base": stamp} if stamp else noted
 
 
 def _freeze(job: Job) -> Collected | None:

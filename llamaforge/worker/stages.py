@@ -22,7 +22,7 @@ class Stage:
 STAGES: Final = (
     Stage("prepare", prepare.prepare, prepare.is_prepared),
     Stage("train", train.train, train.is_trained),
-    Stage("export", export.export, lambda job: has_artifact(job, "adapter")),
+    Stage("export", export.export, export.is_exported),
     Stage("verify", verify.verify, verify.is_verified),
     Stage("evaluate", evaluate.evaluate, lambda job: has_artifact(job, "evaluation")),
     Stage("publish", publish.publish, publish.is_published),

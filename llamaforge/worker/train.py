@@ -1,4 +1,4 @@
-"""Stage 2: the adapter is trained on the model's packed blocks."""
+"""Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
 import json
 from dataclasses import asdict
@@ -8,9 +8,11 @@ from typing import Final
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_json
 from llamaforge.hardware import available_memory_bytes
+from llamaforge.recipe.preflight import frozen_bytes
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
+from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.job import Job, Stopped
 
 _DONE: Final = "finished.json"
@@ -57,8 +59,7 @@ def train(job: Job) -> None:
     import torch
     from transformers import set_seed
 
-    from llamaforge.training.lora import attach_lora, compute_type, trainable_parameters
-    from llamaforge.training.model import load_packed_model
+    from llamaforge.training.lora import compute_type, trainable_parameters
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_adapter
     from llamaforge.worker.objectives import objective_of
@@ -66,9 +67,8 @@ def train(job: Job) -> None:
 
     settings = job.spec.training
     _require_device(settings)
-    packed = load_packed_model(job.header, compute_type(settings.compute_dtype))
     set_seed(settings.seed)
-    model = attach_lora(packed, settings)
+    loaded, model = load_to_train(job, settings)
     job.emit(
         events.Report(
             kind="model",
@@ -79,7 +79,10 @@ def train(job: Job) -> None:
                 "parameters": job.header.parameters,
                 "blob_bytes": job.spec.model.blob.stat().st_size,
                 "trainable_parameters": trainable_parameters(model),
-                "layers_adapted": len(packed.names),
+                "layers_adapted": len(loaded.names) if settings.use_peft else 0,
+                "base": settings.base,
+                "base_repo": job.spec.model.full and job.spec.model.full.repo,
+                "load_in_4bit": settings.load_in_4bit,
                 "compute_dtype": settings.compute_dtype,
                 "threads": torch.get_num_threads(),
                 "device": settings.device,
@@ -87,10 +90,9 @@ def train(job: Job) -> None:
         )
     )
     settings = _fitted(job, settings, trainable_parameters(model))
-    model.to(settings.device)
     outcome = train_adapter(
         model,
-        objective_of(job, packed.head, settings),
+        objective_of(job, loaded.head, settings),
         settings,
         job.run.checkpoints,
         emit=job.emit,
@@ -100,7 +102,9 @@ def train(job: Job) -> None:
             samples=job.samples_asked,
             pause=job.wait_while_paused,
         ),
-        probes=Prober(job, model, packed.head, compute_type(settings.compute_dtype)),
+        probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype))
+        if settings.use_peft
+        else None,  # the model before is not there any more
     )
     if outcome.stopped:
         raise Stopped
@@ -126,7 +130,7 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
         job.header,
         longest=longest,
         trained_weights=trained_weights,
-        available_bytes=_available_bytes(settings) - job.spec.model.blob.stat().st_size,
+        available_bytes=_available_bytes(settings) - _still_to_come(job),
     )
     write_json(path, asdict(fit))
     fitted = fit.applied(settings)
@@ -140,6 +144,11 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
             "What is learned is the same; it takes longer.",
         )
     return fitted
+
+
+def _still_to_come(job: Job) -> int:
+    """Return the bytes of frozen weights that are not in memory yet: a mapped file is read late."""
+    return frozen_bytes(job.spec, job.header) if job.spec.model.full is None else 0
 
 
 def _require_device(settings: TrainingSettings) -> None:

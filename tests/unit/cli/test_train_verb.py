@@ -131,7 +131,7 @@ def test_several_data_files_can_be_named_together_or_apart(
 @pytest.mark.parametrize(
     ("more", "code", "exit_code"),
     [
-        (["--from", "hub"], "not_available", 3),
+        (["--from", "hub"], "unknown_base", 4),
         (["--method", "dpo"], "unsupported_format", 2),
         (["--set", "beta=0.1"], "bad_value", 2),
         (["--set", "method=orpo", "--set", "loss_type=ipo"], "bad_value", 2),
