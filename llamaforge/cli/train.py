@@ -56,6 +56,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "answer (dpo, orpo)",
     )
     parser.add_argument(
+        "--continue",
+        dest="continue_from",
+        metavar="RUN",
+        help="go on from the adapter of an earlier run on the same model, or of latest",
+    )
+    parser.add_argument(
         "--set",
         dest="settings",
         action="append",
@@ -163,8 +169,31 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     _lay(training, "base", arguments.base or (arguments.full_base and "hub"))
     _lay(training, "method", arguments.method)
     _lay(body, "name", arguments.name)
+    _lay(body, "continue_from", arguments.continue_from)
+    _lay_earlier(body, has_store=arguments.store is not None)
     _require(body, arguments.settings)
     return with_settings(body, arguments.settings)
+
+
+def _lay_earlier(body: dict[str, Any], *, has_store: bool) -> None:
+    """Where a run goes on from another one, take what is not named from that: model and base.
+
+    Raises:
+        NotFoundError: there is no such run.
+    """
+    from llamaforge.recipe.spec import RunSpec
+    from llamaforge.runs.directory import open_run
+
+    if not isinstance(body.get("continue_from"), str):
+        return
+    before = RunSpec.load(open_run(body["continue_from"]).spec_file)
+    if before.training.base == "hub":
+        body["training"].setdefault("base", "hub")
+        body["model"].setdefault("base", before.model.base)
+    if not body["model"].get("name"):
+        body["model"]["name"] = before.model.name
+        if not has_store:
+            body["model"].setdefault("store", before.model.store)
 
 
 def _lay_data(data: dict[str, Any], given: list[str] | None) -> None:
@@ -208,9 +237,11 @@ def _read(path: Path) -> dict[str, Any]:
             "A recipe has the parts model and data.",
             code="bad_recipe",
         )
-    data, model = body.get("data"), body.get("model")
-    if isinstance(data, dict) and isinstance(data.get("sources"), list):
-        data["sources"] = [_source_beside(path, source) for source in data["sources"]]
+    model, then = body.get("model"), body.get("then")
+    for phase in [body, *(then if isinstance(then, list) else [])]:
+        data = phase.get("data") if isinstance(phase, dict) else None
+        if isinstance(data, dict) and isinstance(data.get("sources"), list):
+            data["sources"] = [_source_beside(path, source) for source in data["sources"]]
     if isinstance(model, dict) and "store" in model:
         model["store"] = _beside(path, model["store"])
     if isinstance(model, dict) and isinstance(model.get("base"), str):

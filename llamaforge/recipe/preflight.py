@@ -52,11 +52,14 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     """Return what the run takes on the model whose file has `header`."""
     trained = trained_parameters(header, spec.training)
     adapter = trained * _FLOAT32_BYTES
-    local = [source for source in spec.data.sources if not source.is_on_the_hub]
+    sources = [source for phase in spec.phases for source in phase.data.sources]
+    local = [source for source in sources if not source.is_on_the_hub]
     snapshot = sum(map(_snapshot_bytes, expand(local).files)) if local else 0
-    if spec.data.snapshot is not None:
-        snapshot = sum(file.bytes for file in find(spec.data.snapshot).manifest.files.values())
-    checkpoints = _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
+    for phase in spec.phases:
+        if phase.data.snapshot is not None:
+            files = find(phase.data.snapshot).manifest.files.values()
+            snapshot += sum(file.bytes for file in files)
+    checkpoints = len(spec.phases) * _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
     blob = header.path.stat().st_size
     # A server that takes no adapters gets a file with both merged, as large as the model's own.
     is_merged = spec.publish.name is not None or not spec.training.makes_adapter

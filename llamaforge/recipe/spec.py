@@ -4,7 +4,7 @@ import difflib
 import reprlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -230,6 +230,13 @@ class TrainingSettings(_Strict):
         return self
 
 
+class Phase(_Strict):
+    """Rows, and how they are trained on: what a run does once or, in turn, several times."""
+
+    data: DataChoice
+    training: TrainingSettings = TrainingSettings()
+
+
 class EvaluationSettings(_Strict):
     """How base and tuned model are compared after training."""
 
@@ -267,11 +274,20 @@ class Recipe(_Strict):
 
     version: Literal[1] = 1
     name: str | None = None
+    continue_from: str | None = None
+    """The run whose adapter training goes on from, instead of beginning with an untouched one."""
     model: ModelChoice
     data: DataChoice
     training: TrainingSettings = TrainingSettings()
+    then: Annotated[list[Phase], Field(max_length=8)] = []
+    """Further phases of training: each goes on from the adapter of the one before."""
     evaluation: EvaluationSettings = EvaluationSettings()
     publish: PublishChoice = PublishChoice()
+
+    @property
+    def phases(self) -> list[Phase]:
+        """All phases of training, one at least."""
+        return [Phase(data=self.data, training=self.training), *self.then]
 
 
 class ResolvedBase(_Strict):
@@ -304,6 +320,16 @@ class ResolvedModel(ModelChoice):
         return (self.full and self.full.chat_template) or in_file
 
 
+class StartAdapter(_Strict):
+    """The adapter that training goes on from; a copy lies in the run's folder."""
+
+    run: str
+    """The run that made it."""
+    step: int
+    """The optimizer step of that run after which it was saved."""
+    sha256: str
+
+
 class RunSpec(_Strict):
     """What a run does, with nothing left open. Written once as `run.yaml`, never changed."""
 
@@ -312,11 +338,23 @@ class RunSpec(_Strict):
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     program: dict[str, str] = Field(default_factory=dict)
     """Versions of what the run was made with, by package."""
+    start: StartAdapter | None = None
     model: ResolvedModel
     data: DataChoice
     training: TrainingSettings
+    then: list[Phase] = []
     evaluation: EvaluationSettings
     publish: PublishChoice
+
+    @property
+    def phases(self) -> list[Phase]:
+        """All phases of training, one at least. Their adapters have one shape."""
+        return [Phase(data=self.data, training=self.training), *self.then]
+
+    def of_phase(self, number: int) -> "RunSpec":
+        """Return the spec as if phase `number`, from 1 on, were its only one."""
+        phase = self.phases[number - 1]
+        return self.model_copy(update={"data": phase.data, "training": phase.training, "then": []})
 
     def save(self, path: Path) -> None:
         """Write the spec as YAML, atomically."""
@@ -391,6 +429,8 @@ def known_keys(kind: type[BaseModel]) -> list[str]:
     for name, info in kind.model_fields.items():
         keys.append(name)
         part = info.annotation
+        if get_origin(part) is list:
+            part = get_args(part)[0]
         if isinstance(part, type) and issubclass(part, BaseModel):
             keys += known_keys(part)
     return keys

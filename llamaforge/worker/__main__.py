@@ -16,7 +16,7 @@ from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState
 from llamaforge.runs.lock import RunLock
 from llamaforge.worker.job import Job, Stopped
-from llamaforge.worker.stages import STAGES
+from llamaforge.worker.stages import stages_of
 
 
 def main(arguments: list[str]) -> int:
@@ -62,7 +62,7 @@ def carry_out(run: RunDirectory) -> int:
 
 
 def _do_stages(job: Job) -> None:
-    for stage in STAGES:
+    for stage in stages_of(job):
         job.check_stop()
         if stage.is_done(job):
             job.emit(events.Stage(name=stage.name, state="skipped"))

@@ -70,12 +70,29 @@ def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conver
     return Conversations(tokenizer, renderer, rows)
 
 
+def counted_on(event: events.Event, steps: int) -> events.Event:
+    """Return an event of a later phase with `steps` more on its count of optimizer steps."""
+    match event:
+        case events.Step():
+            return replace(event, step=event.step + steps, total=event.total + steps)
+        case events.Eval() | events.Checkpoint() | events.Sampled():
+            return replace(event, step=event.step + steps)
+        case events.Sample(step=int(step)):
+            return replace(event, step=step + steps)
+        case _:
+            return event
+
+
 class Job:
     """Everything that a stage needs; the only writer of the run's events and state."""
 
     def __init__(self, run: RunDirectory, spec: RunSpec) -> None:
         self.run = run
         self.spec = spec
+        self._whole = (run, spec)
+        self.phase = 1
+        """The phase of training that stages see as the run."""
+        self._steps_before = 0
         self._writer = events.EventWriter(run.events_file)
         self._status = Status()
         self._written = 0.0
@@ -83,6 +100,26 @@ class Job:
         self._interrupted = False
         self._conversations: Conversations | None = None
         self._header: Header | None = None
+
+    def turn_to(self, phase: int, steps_before: int) -> None:
+        """Let this phase of training be what stages see as the run, from now on.
+
+        Args:
+            phase: its number, from 1 on.
+            steps_before: optimizer steps of all phases before it; events count on from there.
+        """
+        self.run = self._whole[0].of_phase(phase)
+        self.spec = self._whole[1].of_phase(phase)
+        self.phase = phase
+        self._steps_before = steps_before
+        self._conversations = None
+        for folder in (self.run.data, self.run.checkpoints):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def phases(self) -> int:
+        """How many phases of training the run has."""
+        return len(self._whole[1].phases)
 
     @property
     def header(self) -> Header:
@@ -140,6 +177,7 @@ class Job:
 
     def emit(self, event: events.Event) -> None:
         """Write an event, and take what it says into the run's state."""
+        event = counted_on(event, self._steps_before)
         self._writer.write(event, durable=not isinstance(event, events.Step | events.Progress))
         match event:
             case events.Step():

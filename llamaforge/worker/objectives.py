@@ -8,13 +8,27 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.worker.job import Job
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from llamaforge.training.loss import OutputHead
     from llamaforge.training.objective import Objective
     from llamaforge.training.pairs import EncodedPair
 
 
-def objective_of(job: Job, head: "OutputHead", settings: TrainingSettings) -> "Objective":
-    """Return what `settings.method` minimises over the run's rows."""
+def objective_of(
+    job: Job,
+    head: "OutputHead",
+    settings: TrainingSettings,
+    start: "dict[str, Tensor] | None" = None,
+) -> "Objective":
+    """Return what `settings.method` minimises over the run's rows.
+
+    Args:
+        job: the run.
+        head: the output head over [vocabulary, hidden].
+        settings: how it is trained.
+        start: the adapter that training goes on from, by its parameters' names.
+    """
     from llamaforge.training.objective import Supervised
     from llamaforge.training.preference import DirectPreference, OddsRatio
 
@@ -35,6 +49,7 @@ def objective_of(job: Job, head: "OutputHead", settings: TrainingSettings) -> "O
         validation,
         settings,
         job.run.checkpoints,
+        start=start,
         on_progress=lambda done, total: job.progress("train", done, total, "reference answers"),
     )
 

@@ -21,6 +21,7 @@ from llamaforge.worker.bases import base_stamp, check_base
 from llamaforge.worker.job import Conversations, Job
 from llamaforge.worker.probes import probe_questions
 from llamaforge.worker.sampling import spread
+from llamaforge.worker.start import warn_of_known_prompts
 
 _COMPARED_ROWS: Final = 200
 _PROGRESS_BYTES: Final = 256 * 1024 * 1024
@@ -55,6 +56,7 @@ def prepare(job: Job) -> None:
     _judge_rows(job, conversations.rows)
     probe_questions(job, job.spec.evaluation.probe_prompts)  # refused now rather than later
     _warn(job, conversations, collected)
+    warn_of_known_prompts(job)
     _warn_of_other_template(job, conversations)
     _compare_tokens(job, conversations)
     figures, counts = conversations.rows.figures(), manifest.counts

@@ -11,17 +11,16 @@ from llamaforge.hardware import available_memory_bytes
 from llamaforge.recipe.preflight import frozen_bytes
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
-from llamaforge.training.checkpoints import newest_checkpoint, step_of
+from llamaforge.training import finished
 from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.job import Job, Stopped
 
-_DONE: Final = "finished.json"
 _FIT: Final = "fit.json"
 
 
 def is_trained(job: Job) -> bool:
     """Return whether training came to its end and its last checkpoint is whole."""
-    return _last(job) is not None
+    return finished.finished_checkpoint(job.run.checkpoints) is not None
 
 
 def final_checkpoint(job: Job) -> Path:
@@ -30,7 +29,7 @@ def final_checkpoint(job: Job) -> Path:
     Raises:
         LlamaForgeError: it is damaged.
     """
-    last = _last(job)
+    last = finished.finished_checkpoint(job.run.checkpoints)
     if last is None:
         raise LlamaForgeError(
             "The last checkpoint of the run is damaged.",
@@ -40,13 +39,9 @@ def final_checkpoint(job: Job) -> Path:
     return last
 
 
-def _last(job: Job) -> Path | None:
-    try:
-        noted = json.loads((job.run.checkpoints / _DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    newest, _ = newest_checkpoint(job.run.checkpoints)
-    return newest if newest is not None and step_of(newest) == noted.get("step") else None
+def finished_steps(job: Job) -> int:
+    """Return the optimizer steps of a training that came to its end; 0 where it did not."""
+    return finished.finished_steps(job.run.checkpoints) or 0
 
 
 def train(job: Job) -> None:
@@ -64,6 +59,7 @@ def train(job: Job) -> None:
     from llamaforge.training.trainer import train as train_adapter
     from llamaforge.worker.objectives import objective_of
     from llamaforge.worker.probes import Prober
+    from llamaforge.worker.start import start_weights
 
     settings = job.spec.training
     _require_device(settings)
@@ -92,7 +88,7 @@ def train(job: Job) -> None:
     settings = _fitted(job, settings, trainable_parameters(model))
     outcome = train_adapter(
         model,
-        objective_of(job, loaded.head, settings),
+        objective_of(job, loaded.head, settings, start_weights(job, model)),
         settings,
         job.run.checkpoints,
         emit=job.emit,
@@ -108,7 +104,7 @@ def train(job: Job) -> None:
     )
     if outcome.stopped:
         raise Stopped
-    write_json(job.run.checkpoints / _DONE, {"step": outcome.step})
+    finished.note_finished(job.run.checkpoints, outcome.step)
 
 
 def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> TrainingSettings:
