@@ -41,6 +41,8 @@ class Needs:
 
     adapter: int
     """The adapter's weights as float32, if every linear layer of the blocks is adapted."""
+    made: int
+    """The rows, and what the stages beside training make of them."""
     disk: int
     """The most that its directory will hold at one time."""
     memory: int
@@ -66,6 +68,7 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     merged = blob if is_merged else 0
     return Needs(
         adapter=adapter,
+        made=adapter + snapshot + merged,
         disk=checkpoints + adapter + snapshot + merged + _SLACK_DISK_BYTES,
         memory=frozen_bytes(spec, header) + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
     )

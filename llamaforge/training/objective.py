@@ -89,8 +89,12 @@ class Supervised:
 
     def loader(self) -> Loader:
         """Return the batches of one epoch."""
+        settings = self._settings
         return RowLoader(
-            self._rows, self._settings.per_device_train_batch_size, self._settings.seed
+            self._rows,
+            settings.per_device_train_batch_size,
+            settings.seed,
+            accumulation=settings.gradient_accumulation_steps,
         )
 
     def counts(self, batches: Sequence[Any]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llamaforge.data.chat import EncodedRow
-from llamaforge.training.batches import Batch, Loader, collate
+from llamaforge.training.batches import Batch, LengthBatches, Loader, collate
 from llamaforge.training.lora import hidden_states
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses
 from llamaforge.training.objective import Trainable, computing
@@ -38,7 +38,7 @@ class PairBatch(TypedDict):
     lengths: Tensor
     """Tokens of each side, padding not counted, shape [2b]."""
     numbers: Tensor
-    """Which pair each is, shape [b]."""
+    """Which pair each is, shape [b]; below zero for one from which nothing is learned."""
 
 
 Numbered = tuple[int, EncodedPair]
@@ -54,10 +54,17 @@ def collate_pairs(pairs: Sequence[Numbered]) -> PairBatch:
 class PairLoader(Loader):
     """Batches of pairs."""
 
-    def __init__(self, pairs: Sequence[EncodedPair], batch_size: int, seed: int) -> None:
-        numbered = list(enumerate(pairs))
+    def __init__(
+        self, pairs: Sequence[EncodedPair], batch_size: int, seed: int, *, accumulation: int = 1
+    ) -> None:
+        """Take pairs; the rest is as in `LengthBatches`."""
         lengths = [pair.longest for pair in pairs]
-        super().__init__(numbered, lengths, batch_size, seed, collate_pairs)
+        batches = LengthBatches(lengths, batch_size, seed, accumulation=accumulation)
+        super().__init__(list(enumerate(pairs)), batches, collate_pairs, _not_learned)
+
+
+def _not_learned(pair: Numbered) -> Numbered:
+    return -1, pair[1]
 
 
 @dataclass(frozen=True)

@@ -148,13 +148,17 @@ class DirectPreference:
 
     def loader(self) -> Loader:
         """Return the batches of one epoch."""
+        settings = self._settings
         return PairLoader(
-            self._pairs, self._settings.per_device_train_batch_size, self._settings.seed
+            self._pairs,
+            settings.per_device_train_batch_size,
+            settings.seed,
+            accumulation=settings.gradient_accumulation_steps,
         )
 
     def counts(self, batches: Sequence[Any]) -> Tensor:
         """Return the number of pairs, shape [1]."""
-        return torch.tensor([sum(len(batch["numbers"]) for batch in batches)])
+        return torch.tensor([sum(int(_learned(batch).sum()) for batch in batches)])
 
     def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
         """Return the batch's share of the mean loss per pair of its step."""
@@ -163,7 +167,8 @@ class DirectPreference:
             reference = self._asked().scores(batch["input_ids"], batch["labels"])
         else:
             reference = _rows_of(self._known, batch["numbers"])
-        return self._losses(model, batch, reference).sum() / counts[0]
+        losses = self._losses(model, batch, reference)
+        return (losses * _learned(batch)).sum() / counts[0]
 
     def _losses(self, model: Trainable, batch: PairBatch, reference: PairScores) -> Tensor:
         tokens = answer_tokens(model, self._head, batch["input_ids"], batch["labels"], self._dtype)
@@ -229,14 +234,18 @@ class OddsRatio:
 
     def loader(self) -> Loader:
         """Return the batches of one epoch."""
+        settings = self._settings
         return PairLoader(
-            self._pairs, self._settings.per_device_train_batch_size, self._settings.seed
+            self._pairs,
+            settings.per_device_train_batch_size,
+            settings.seed,
+            accumulation=settings.gradient_accumulation_steps,
         )
 
     def counts(self, batches: Sequence[Any]) -> Tensor:
         """Return the number of pairs, and of tokens that the better sides predict, shape [2]."""
-        pairs = sum(len(batch["numbers"]) for batch in batches)
-        tokens = sum(int(_better_lengths(batch).sum()) for batch in batches) - pairs
+        pairs = sum(int(_learned(batch).sum()) for batch in batches)
+        tokens = sum(int((_better_lengths(batch) - 1)[_learned(batch)].sum()) for batch in batches)
         return torch.tensor([pairs, tokens])
 
     def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
@@ -262,7 +271,8 @@ class OddsRatio:
         ratios = odds_ratio_losses(means)
         rewards = PairScores(self._beta * means.chosen, self._beta * means.rejected)
         self._figures.add(rewards, means, log_odds_ratio=-ratios)
-        return -tokens.values[: sum(tokens.counts[:pairs])].sum(), ratios.sum()
+        learned = _learned(batch)
+        return -tokens.sums()[:pairs][learned].sum(), ratios[learned].sum()
 
     def take_metrics(self) -> dict[str, float]:
         """Return rewards, margins and accuracies of the batches since the last call."""
@@ -286,8 +296,13 @@ class OddsRatio:
 
 def _rows_of(table: PairScores, numbers: Tensor) -> PairScores:
     """Return what a table on the CPU says of some pairs, on their device."""
-    at = numbers.cpu()
+    at = numbers.cpu().clamp(min=0)
     return PairScores(table.chosen[at].to(numbers.device), table.rejected[at].to(numbers.device))
+
+
+def _learned(batch: PairBatch) -> Tensor:
+    """Return which pairs count, shape [b]."""
+    return batch["numbers"] >= 0
 
 
 def _better_lengths(batch: PairBatch) -> Tensor:
