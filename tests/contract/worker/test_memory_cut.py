@@ -150,7 +150,7 @@ def test_a_worker_that_the_system_ended_for_memory_is_started_again_with_less(
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from llamaforge import hardware\n"
-        "from llamaforge.training import trainer\n"
+        "from llamaforge.training import objective\n"
         "from llamaforge.worker import __main__ as worker\n"
         f"count = Path({str(count)!r})\n"
         "hardware._CGROUP, hardware._VM_COUNTS = count / 'none', count\n"
