@@ -75,7 +75,7 @@ def peft_losses(pair: Pair, settings: TrainingSettings) -> list[float]:
             loss = functional.cross_entropy(
                 logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED_LABEL
             )
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
             optimizer.step()
             schedule.step()

@@ -131,7 +131,7 @@ def test_several_data_files_can_be_named_together_or_apart(
 @pytest.mark.parametrize(
     ("more", "code", "exit_code"),
     [
-        (["--from", "hub"], "not_available", 3),
+        (["--from", "hub"], "unknown_base", 4),
         (["--method", "dpo"], "not_available", 3),
         (["--set", "lerning_rate=1"], "unknown_key", 2),
         (["--set", "learning_rate"], "bad_setting", 2),
