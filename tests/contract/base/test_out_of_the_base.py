@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
-from llamaforge.evaluation.fidelity import FidelityRow, measure_fidelity
+from llamaforge.evaluation.fidelity import measure_fidelity
 from llamaforge.evaluation.llama import Server
 from llamaforge.evaluation.pair import ServedPair
 from llamaforge.export.adapter import write_adapter
@@ -86,9 +86,10 @@ def values_of(header: Header, tensor: str) -> np.ndarray:
 
 
 def test_experts_that_are_published_packed_are_refused(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, PACKED_EXPERTS, "F16")
+    weights = DenseWeights(pair.folder)
     with pytest.raises(RefusedError) as caught:
-        pair = make_pair(tmp_path, PACKED_EXPERTS, "F16")
-        merged(pair, DenseWeights(pair.folder), tmp_path / "again.gguf", None)
+        BaseTensors(pair.header, pair.layout, weights)
     assert caught.value.code == "quantized_base"
 
 
