@@ -146,7 +146,9 @@ def test_a_configuration_that_is_not_sound_is_refused(text: bytes, repo: RepoBui
 
 
 def header_of(folder: Path) -> Header:
-    return read_header(write_random_model(folder / "m.gguf", Shape(), Vocabulary.byte_level(), "Q8_0"))
+    return read_header(
+        write_random_model(folder / "m.gguf", Shape(), Vocabulary.byte_level(), "Q8_0")
+    )
 
 
 SIZES = {
