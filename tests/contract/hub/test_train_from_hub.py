@@ -218,9 +218,7 @@ def test_four_bits_without_bitsandbytes_are_refused_before_anything_is_written(
     flags: list[str], made: tuple[bytes, dict[str, bytes]], tmp_path: Path, capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from llamaforge.recipe import preflight
-
-    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("llamaforge.recipe.preflight.importlib.util.find_spec", lambda name: None)
     folder = folder_with(made[1], tmp_path / "base")
     error = refused([*flags, "--base", folder, "--set", "load_in_4bit=true"], capsys)
     assert (error["exit"], error["code"]) == (ExitCode.REFUSED, "no_bitsandbytes")
