@@ -263,7 +263,12 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
     except BaseException:
         narrate("Nothing was written.")
         raise
-    _tell(made)
+    _tell(
+        made,
+        "the adapter's over the model's own file"
+        if spec.model.full is None
+        else "those of the model as it was trained in full precision",
+    )
     merged = made.merged
     return {
         "kind": "merged",
@@ -291,13 +296,13 @@ def _importance(directory: "RunDirectory") -> "Importance":
     return importance_of(directory, tell)
 
 
-def _tell(made: "MergedRun") -> None:
+def _tell(made: "MergedRun", like: str) -> None:
     merged, found = made.merged, made.check
     narrate(f"{size_words(merged.size_bytes)}, sha256 {merged.sha256[:12]}…, taken by llama.cpp.")
     if "kl_mean" in found:
         narrate(
-            f"Its answers are {found['kl_mean']:.2g} nats a token from the adapter's over the "
-            f"model's own file; the model without the adapter is {found['kl_base_mean']:.2g} away."
+            f"Its answers are {found['kl_mean']:.2g} nats a token from {like}; the model before is "
+            f"{found['kl_base_mean']:.2g} away."
         )
 
 

@@ -24,7 +24,7 @@ from llamaforge.export.mix import check_quantization
 from llamaforge.files import sha256_of
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.model_file import read_model
-from llamaforge.recipe.spec import ResolvedModel, RunSpec
+from llamaforge.recipe.spec import ResolvedModel, RunSpec, merged_name
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.runs.launcher import worker_environment
 from llamaforge.safe_text import safe_line
@@ -53,7 +53,7 @@ class MergedRun:
 
 def default_target(run: RunDirectory, quantization: str | None) -> Path:
     """Return where a run's merged file lies, if no other place is named."""
-    return run.artifacts / (f"merged-{quantization}.gguf" if quantization else "merged.gguf")
+    return run.artifacts / merged_name(quantization)
 
 
 def adapter_of(run: RunDirectory) -> Path:

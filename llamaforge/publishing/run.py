@@ -83,7 +83,15 @@ def run_request(
     """
     spec = RunSpec.load(run.spec_file)
     kind = "adapter" if spec.training.makes_adapter else "merged"
-    adapter = next((item for item in run.artifact_list() if item["kind"] == kind), None)
+    name_of = {"adapter": None, "merged": spec.publish.merged_name}[kind]
+    adapter = next(
+        (
+            item
+            for item in run.artifact_list()
+            if item["kind"] == kind and name_of in {None, Path(item["path"]).name}
+        ),
+        None,
+    )
     if adapter is None:
         raise NotFoundError(
             f"The run {run.id} has no {'adapter' if kind == 'adapter' else 'merged file'}.",

@@ -266,12 +266,22 @@ class EvaluationSettings(_Strict):
     cut."""
 
 
+def merged_name(quantization: str | None) -> str:
+    """Return what a run's merged file is called, if no other name is chosen."""
+    return f"merged-{quantization}.gguf" if quantization else "merged.gguf"
+
+
 class PublishChoice(_Strict):
     """Under which name the result goes to Ollama; empty means that it is not published."""
 
     name: str | None = None
     quantization: Quantization | None = None
     """The type of a merged file; empty keeps the type of every tensor of the model's own file."""
+
+    @property
+    def merged_name(self) -> str:
+        """What the merged file of a run is called that makes no adapter."""
+        return merged_name(self.quantization)
 
 
 class Recipe(_Strict):

@@ -11,7 +11,13 @@ from llamaforge.data.encoding import EncodedRecord, EncodedSplits
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_atomic
 from llamaforge.runs import events
-from llamaforge.worker.artifacts import add_artifact, add_report, artifact_path, has_artifact
+from llamaforge.worker.artifacts import (
+    add_artifact,
+    add_report,
+    artifact_path,
+    has_artifact,
+    result_digest,
+)
 from llamaforge.worker.job import Job
 from llamaforge.worker.sampling import spread
 from llamaforge.worker.train import final_checkpoint
@@ -132,11 +138,7 @@ def _over_the_base(job: Job, rows: "Sequence[FidelityRow]") -> dict[str, Any]:
         "trained_on": {"base": "hub", "repo": full.repo, "revision": full.revision},
         "served_as": "adapter" if adapter else "merged",
         "adapter": adapter.to_json() if adapter else None,
-        "file_sha256": next(
-            item["sha256"]
-            for item in job.run.artifact_list()
-            if item["kind"] == ("adapter" if adapter else "merged")
-        ),
+        "file_sha256": result_digest(job),
     }
 
 
