@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from llamaforge.wizard.checks import Check
     from llamaforge.wizard.draft import Draft
     from llamaforge.wizard.facts import Facts
-    from llamaforge.wizard.questions import Question
+    from llamaforge.wizard.question import Question
 
 _WIDTH: Final = 74
 """Characters of a line of a menu in a terminal of 80."""
@@ -36,6 +35,16 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     add_store(parser)
     parser.add_argument("--model", metavar="NAME", help="the model to train")
+    parser.add_argument(
+        "--from",
+        dest="base",
+        choices=("gguf", "hub"),
+        help="train on the model's own GGUF file (gguf, the default) or on its full-precision "
+        "weights (hub)",
+    )
+    parser.add_argument(
+        "--base", dest="full_base", metavar="REPO", help="those weights, as OWNER/NAME or a folder"
+    )
     parser.add_argument(
         "--data", nargs="+", dest="sources", metavar="SOURCE", help="files, folders or datasets"
     )
@@ -98,6 +107,8 @@ def _given(arguments: argparse.Namespace) -> "Draft":
     return Draft(
         model=arguments.model or "",
         store="" if arguments.store is None else str(arguments.store),
+        base="other" if arguments.full_base else arguments.base or "",
+        full_base=arguments.full_base or "",
         sources=tuple(arguments.sources or ()),
         map=arguments.map or "",
         preference=arguments.preference or "refuse",
@@ -122,25 +133,54 @@ def _answered(
         if dialogue is not None:
             narrate(f"\n{step.title}. {step.purpose}")
         for question in step.questions:
-            if question.key == "map" and draft.sources and not facts.report:
-                facts = _looked_through(draft, facts)
+            facts = _looked(question.needs, draft, facts)
             if not question.applies(draft, facts):
                 continue
-            before = getattr(draft, question.key)
-            if before and question.kind.value != "yes_no":
-                _require(question, before, draft, facts)
+            given = getattr(draft, question.key)
+            if given and question.kind.value != "yes_no":
+                _require(question, given, draft, facts)
+                facts = _looked(question.looks, draft, facts)
+                _require_judged(question, draft, facts)
                 continue
-            if dialogue is not None:
-                answer = dialogue.ask(question, draft, facts)
+            while True:
+                if dialogue is not None:
+                    answer = dialogue.ask(question, draft, facts)
+                elif not question.is_optional and question.kind.value != "yes_no":
+                    answer = _default(question, draft, facts)
+                else:
+                    break
                 draft = draft.with_answers(**taken(question, answer))
-                keep_draft(draft)
-            elif not question.is_optional and question.kind.value != "yes_no":
-                draft = draft.with_answers(**taken(question, _default(question, draft, facts)))
-            if question.key in {"map", "preference", "allow_secrets"} and (
-                getattr(draft, question.key) != before
-            ):
-                facts = _looked_through(draft, facts)
+                if dialogue is not None:
+                    keep_draft(draft)
+                facts = _looked(question.looks, draft, facts)
+                if dialogue is None:
+                    _require_judged(question, draft, facts)
+                    break
+                problem = question.judged(draft, facts)
+                if not problem:
+                    break
+                narrate(problem)
     return draft, facts
+
+
+def _looked(name: str, draft: "Draft", facts: "Facts") -> "Facts":
+    """Return the facts with what has to be looked at by now, and say what was seen."""
+    from llamaforge.wizard.looking import due
+
+    look = due(name, draft, facts)
+    if look is None:
+        return facts
+    narrate(f"{look.words} …")
+    seen = look.at(draft, facts, lambda what, rows: None)
+    if name == "rows":
+        _tell_rows(seen)
+    return seen
+
+
+def _require_judged(question: "Question", draft: "Draft", facts: "Facts") -> None:
+    problem = question.judged(draft, facts)
+    if problem:
+        raise UsageError(problem, f"Change {question.flag}.", code="bad_answer")
 
 
 def _default(question: "Question", draft: "Draft", facts: "Facts") -> Any:
@@ -161,15 +201,10 @@ def _require(question: "Question", answer: Any, draft: "Draft", facts: "Facts") 
         raise UsageError(problem, f"Change {question.flag}.", code="bad_answer")
 
 
-def _looked_through(draft: "Draft", facts: "Facts") -> "Facts":
-    """Return the facts with a new report on the rows, and say what it says."""
-    from llamaforge.wizard.looking import report_on
-
-    narrate("Looking through the rows …")
-    report = report_on(draft, lambda what, rows: None)
+def _tell_rows(facts: "Facts") -> None:
+    report = facts.report
     if "rows" not in report:
-        narrate(f"{report['message']} {report['hint']}")
-        return replace(facts, report=report)
+        return
     rows = report["rows"]
     narrate(
         f"{rows['read']:,} rows: {rows['accepted'] + rows['repaired']:,} can be used, "
@@ -177,7 +212,6 @@ def _looked_through(draft: "Draft", facts: "Facts") -> "Facts":
     )
     for item in report["problems"]:
         narrate(f"{'✗' if item['level'] == 'stop' else '!'} {safe_line(item['message'])}")
-    return replace(facts, report=report)
 
 
 def _checked(draft: "Draft", facts: "Facts") -> "list[Check]":
@@ -270,8 +304,11 @@ class _Dialogue:
 
     def ask(self, question: "Question", draft: "Draft", facts: "Facts") -> Any:
         """Return a person's answer that nothing speaks against."""
-        from llamaforge.wizard.questions import Kind, places
+        from llamaforge.wizard.question import Kind
+        from llamaforge.wizard.questions import places
 
+        for label, text in question.known(draft, facts):
+            narrate(f"  {label:<13}{text}")
         while True:
             if question.kind is Kind.CHOICE:
                 answer: Any = self._choice(question, draft, facts)

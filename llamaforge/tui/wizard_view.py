@@ -12,7 +12,8 @@ from llamaforge.tui.widgets.lines import MUTED, facts, hanging
 from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
-from llamaforge.wizard.questions import STEPS, Kind, Question
+from llamaforge.wizard.question import Kind, Question
+from llamaforge.wizard.questions import STEPS
 from llamaforge.words import percent_words, whole_words
 
 MARKS: Final = {
@@ -71,6 +72,16 @@ def completed_path(value: str) -> str | None:
     if not shown:
         return None
     return value[:start] + typed[: len(typed) - len(begin)] + shown[0]
+
+
+def known_lines(question: Question, draft: Draft, known: Facts, width: int) -> list[Content]:
+    """Return what is shown beside a question: what is known of its subject, and of the rows."""
+    pairs = [(label, text) for label, text in question.known(draft, known)]
+    step = next(step for step in STEPS if question in step.questions)
+    lines = facts(pairs, width)
+    if step.key in {"data", "goal"}:
+        lines += report_lines(known, width)
+    return lines
 
 
 def report_lines(known: Facts, width: int) -> list[Content]:

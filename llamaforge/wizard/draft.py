@@ -27,6 +27,11 @@ class Draft:
     """The model's name in Ollama."""
     store: str = ""
     """The store it is in; empty means Ollama's own places."""
+    base: str = ""
+    """What is trained on: `gguf`, the model's own file; `hub`, its full-precision base as far as
+    that is known; or `other`, the base that is named in `full_base`."""
+    full_base: str = ""
+    """A repository or a folder that the person named."""
     sources: tuple[str, ...] = ()
     """Files, folders, patterns and datasets, as they were typed."""
     map: str = ""
@@ -48,6 +53,11 @@ class Draft:
         """Return the draft with other answers."""
         return replace(self, **answers)
 
+    @property
+    def trains_on_base(self) -> bool:
+        """Whether the full-precision base is trained on."""
+        return self.base in {"hub", "other"}
+
     def body(self, advice: tuple[Advice, ...]) -> dict[str, Any]:
         """Return the recipe as a person would write it, with what is advised."""
         recipe: dict[str, Any] = {
@@ -62,6 +72,10 @@ class Draft:
         for key, usual in (("map", ""), ("preference", "refuse"), ("allow_secrets", False)):
             if getattr(self, key) != usual:
                 recipe["data"][key] = getattr(self, key)
+        if self.trains_on_base:
+            recipe["training"]["base"] = "hub"
+        if self.base == "other":
+            recipe["model"]["base"] = self.full_base
         for item in advice:
             recipe[item.section][item.key] = item.value
         if self.publish:
@@ -100,6 +114,10 @@ class Draft:
         words = ["llamaforge", "train", "--model", self.model, "--data", *self.sources]
         if self.store:
             words += ["--store", self.store]
+        if self.trains_on_base:
+            words += ["--from", "hub"]
+        if self.base == "other":
+            words += ["--base", self.full_base]
         if self.map:
             words += ["--map", self.map]
         if self.preference != "refuse":

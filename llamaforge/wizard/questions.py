@@ -1,9 +1,7 @@
 """The questions of the wizard, one after the other: the plain one and the screens ask the same."""
 
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,68 +9,15 @@ from llamaforge.catalog.names import parse_name
 from llamaforge.errors import LlamaForgeError
 from llamaforge.runs.directory import check_run_name
 from llamaforge.safe_text import safe_line
+from llamaforge.wizard import base_step
+from llamaforge.wizard.base_step import packed_memory
 from llamaforge.wizard.draft import NO_TRAINING, Draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.presets import GOALS, PRESETS, advise, goal_of, preset_of
+from llamaforge.wizard.question import Kind, Option, Question, Step
 from llamaforge.words import count_words, size_words
 
 _FEW_ROWS: Final = 50
-_LEAST_MEMORY: Final = 1_500_000_000
-"""Bytes that training takes beside the model's file, at the least."""
-
-
-class Kind(StrEnum):
-    """How a question is answered."""
-
-    CHOICE = "choice"
-    TEXT = "text"
-    SOURCES = "sources"
-    """Places of data, one or more."""
-    YES_NO = "yes_no"
-
-
-@dataclass(frozen=True)
-class Option:
-    """One answer to choose."""
-
-    value: str
-    title: str
-    explanation: str = ""
-    refusal: str = ""
-    """Why it cannot be chosen; empty where it can."""
-
-
-Words = Callable[[Draft, Facts], str]
-
-
-@dataclass(frozen=True)
-class Question:
-    """One thing that is asked."""
-
-    key: str
-    """The attribute of the draft that takes the answer."""
-    flag: str
-    """The option that gives it on the command line."""
-    title: str
-    help: str
-    """A sentence for somebody who hears of it for the first time."""
-    kind: Kind
-    options: Callable[[Draft, Facts], list[Option]] = lambda draft, facts: []
-    default: Callable[[Draft, Facts], Any] = lambda draft, facts: ""
-    problem: Callable[[Any, Draft, Facts], str] = lambda answer, draft, facts: ""
-    """What speaks against an answer, in one sentence; empty where nothing does."""
-    applies: Callable[[Draft, Facts], bool] = lambda draft, facts: True
-    is_optional: bool = False
-
-
-@dataclass(frozen=True)
-class Step:
-    """Some questions that belong together."""
-
-    key: str
-    title: str
-    purpose: str
-    questions: tuple[Question, ...]
 
 
 def _models(draft: Draft, facts: Facts) -> list[Option]:
@@ -80,7 +25,7 @@ def _models(draft: Draft, facts: Facts) -> list[Option]:
     options = []
     for model in facts.models:
         size = f"{count_words(model.parameter_count)} {model.quantization}".strip()
-        needed = model.size_bytes * 1.3 + 1.5e9
+        needed = packed_memory(model)
         fits = (
             "" if needed < facts.machine.memory else f"needs about {size_words(needed)} of memory"
         )
@@ -207,6 +152,23 @@ def _trains(draft: Draft, facts: Facts) -> bool:
     return draft.goal != NO_TRAINING
 
 
+def _are_pairs(draft: Draft, facts: Facts) -> bool:
+    del draft
+    return facts.report.get("code") == "unsupported_format" and "preference" in str(
+        facts.report.get("message", "")
+    )
+
+
+def _rows_problem(draft: Draft, facts: Facts) -> str:
+    """Return why the rows cannot be looked through, unless the next question mends that."""
+    report = facts.report
+    if "rows" in report or _are_pairs(draft, facts):
+        return ""
+    if not draft.map and _needs_map(draft, facts):
+        return ""
+    return f"{report['message']} {report['hint']}"
+
+
 def _needs_map(draft: Draft, facts: Facts) -> bool:
     return bool(draft.map) or facts.report.get("code") in {"unknown_format", "ambiguous_format"}
 
@@ -227,6 +189,7 @@ STEPS: Final = (
         "Which of your models shall learn? Its own file stays as it is.",
         (MODEL,),
     ),
+    base_step.STEP,
     Step(
         "data",
         "Rows",
@@ -239,6 +202,8 @@ STEPS: Final = (
                 "JSON Lines, JSON, CSV, Parquet, text; a folder, a pattern or hf:OWNER/NAME.",
                 Kind.SOURCES,
                 problem=_sources_problem,
+                looks="rows",
+                judged=_rows_problem,
             ),
             Question(
                 "map",
@@ -248,6 +213,9 @@ STEPS: Final = (
                 Kind.TEXT,
                 problem=_map_problem,
                 applies=_needs_map,
+                needs="rows",
+                looks="rows",
+                judged=_rows_problem,
                 is_optional=True,
             ),
             Question(
@@ -261,10 +229,9 @@ STEPS: Final = (
                     Option("refuse", "No"),
                 ],
                 default=lambda draft, facts: "chosen",
-                applies=lambda draft, facts: (
-                    facts.report.get("code") == "unsupported_format"
-                    and "preference" in str(facts.report.get("message", ""))
-                ),
+                applies=_are_pairs,
+                needs="rows",
+                looks="rows",
             ),
             Question(
                 "allow_secrets",
@@ -277,6 +244,7 @@ STEPS: Final = (
                     item.get("code") == "secrets" and item.get("level") == "stop"
                     for item in facts.report.get("problems", ())
                 ),
+                looks="rows",
             ),
         ),
     ),
@@ -295,6 +263,7 @@ STEPS: Final = (
                     Option(goal.key, goal.title, goal.explanation) for goal in GOALS
                 ],
                 default=_default_goal,
+                needs="rows",
             ),
             Question(
                 "preset",
@@ -374,3 +343,15 @@ def taken(question: Question, answer: Any) -> Mapping[str, Any]:
     if question.key == "settings":
         return {"settings": settings_of(str(answer))}
     return {question.key: tuple(answer) if question.kind is Kind.SOURCES else answer}
+
+
+def questions_of(
+    draft: Draft, facts: Facts, *, without: frozenset[str] = frozenset()
+) -> list[Question]:
+    """Return the questions that apply as far as is known now, in their order."""
+    return [
+        question
+        for step in STEPS
+        for question in step.questions
+        if question.key not in without and question.applies(draft, facts)
+    ]

@@ -50,6 +50,8 @@ async def begin(pilot: Pilot[Any]) -> None:
     await until(pilot, lambda: is_read(pilot))
     await pilot.press("enter")
     await until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+    await until(pilot, lambda: asked(pilot, "base"))
+    await pilot.press("enter")
     await until(pilot, lambda: asked(pilot, "sources"))
 
 
@@ -114,27 +116,31 @@ async def test_going_back_loses_no_answer(rows: Path) -> None:
         await to_the_review(pilot, rows)
         await pilot.press("escape")
         await until(pilot, lambda: asked(pilot, "publish"))
-        for key in ("name", "settings", "preset", "goal", "sources"):
+        for key in ("name", "settings", "preset", "goal", "sources", "base"):
             await pilot.press("escape")
             await until(pilot, lambda key=key: asked(pilot, key))  # type: ignore[misc]
+        await pilot.press("enter")
+        await until(pilot, lambda: asked(pilot, "sources"))
         assert "rows.jsonl" in wizard(pilot).query_one(Input).value
         await pilot.press("enter")  # the same rows need not be read again
         await until(pilot, lambda: asked(pilot, "goal"))
         menu = wizard(pilot).query_one(OptionList)
         assert menu.highlighted_option is not None
         assert menu.highlighted_option.id == "o-extract"
-        await pilot.press("escape", "escape")
+        await pilot.press("escape", "escape", "escape")
         await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
 
 
 async def test_what_was_left_behind_is_offered_again(rows: Path) -> None:
     async with app().run_test(size=(80, 24)) as pilot:
         await to_the_goal(pilot, rows)
-        await pilot.press("escape", "escape")
+        await pilot.press("escape", "escape", "escape")
         await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
         await pilot.press("enter")
         await until_shown(pilot, "Go on with them")
         await pilot.press("y")
+        await until(pilot, lambda: asked(pilot, "base"))
+        await pilot.press("enter")
         await until(pilot, lambda: asked(pilot, "sources"))
         assert "rows.jsonl" in wizard(pilot).query_one(Input).value
 
@@ -223,3 +229,23 @@ async def test_paths_are_completed(rows: Path, monkeypatch: pytest.MonkeyPatch) 
         await until(pilot, lambda: field._suggestion == "folder/")
         await pilot.press("right", *"/a"[1:])
         await until(pilot, lambda: field._suggestion == "folder/a.csv")
+
+
+async def test_weights_that_nobody_knows_cannot_be_chosen_and_can_be_named(tmp_path: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: is_read(pilot))
+        await pilot.press("enter")
+        await until(pilot, lambda: asked(pilot, "base"))
+        menu = wizard(pilot).query_one(OptionList)
+        assert [option.disabled for option in menu.options] == [False, True, False]
+        await until_shown(pilot, "nobody knows what this model was made from")
+        await choose(pilot, "other")
+        await until(pilot, lambda: asked(pilot, "full_base"))
+        await say(pilot, str(tmp_path))
+        await until_shown(pilot, "folder that holds a config.json")
+        (tmp_path / "config.json").write_text("{}")
+        await pilot.press("enter")
+        await until_shown(pilot, "complete model")
+        await say(pilot, "maker/tiny")  # it would have to be downloaded
+        await until(pilot, lambda: asked(pilot, "sources"))
+        assert wizard(pilot).draft.full_base == "maker/tiny"

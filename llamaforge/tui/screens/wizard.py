@@ -1,10 +1,9 @@
 """The way to a run, one question at a time; the questions are those of the plain wizard."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -22,23 +21,12 @@ from llamaforge.tui.screens.base import ForgeScreen
 from llamaforge.tui.screens.review import ReviewScreen
 from llamaforge.tui.widgets.lines import MUTED, Lines, hanging
 from llamaforge.tui.widgets.title_bar import TitleBar
-from llamaforge.tui.wizard_view import completed_path, report_lines, trail_lines, words_of
+from llamaforge.tui.wizard_view import completed_path, known_lines, trail_lines, words_of
 from llamaforge.wizard.draft import Draft, keep_draft
 from llamaforge.wizard.facts import Facts, Machine, gathered
-from llamaforge.wizard.looking import report_on
-from llamaforge.wizard.questions import (
-    MODEL,
-    STEPS,
-    Kind,
-    Option,
-    Question,
-    open_questions,
-    places,
-    taken,
-)
-
-_OF_ROWS: Final = frozenset({"sources", "map", "preference", "allow_secrets"})
-"""Answers after which the rows are looked through again."""
+from llamaforge.wizard.looking import LOOKS, Look, due
+from llamaforge.wizard.question import Kind, Option, Question
+from llamaforge.wizard.questions import MODEL, open_questions, places, questions_of, taken
 
 
 class WizardScreen(ForgeScreen[None]):
@@ -65,12 +53,13 @@ class WizardScreen(ForgeScreen[None]):
             self.facts = facts
 
     class Looked(Message):
-        """The rows were looked through."""
+        """Something was looked at."""
 
-        def __init__(self, draft: Draft, report: dict[str, Any]) -> None:
+        def __init__(self, number: int, facts: Facts) -> None:
             super().__init__()
-            self.draft = draft
-            self.report = report
+            self.number = number
+            """Of the look."""
+            self.facts = facts
 
     class Counted(Message):
         """More rows were read."""
@@ -93,6 +82,9 @@ class WizardScreen(ForgeScreen[None]):
         self._path: list[str] = []
         """The keys of the questions on the way to the one that is asked."""
         self._looking = False
+        self._looks = 0
+        """How often something was looked at: what came too late is told by it."""
+        self._then: Callable[[], Awaitable[None]] = self._resume
 
     def compose(self) -> ComposeResult:
         """Lay out the steps, the question with its answer, and what is known beside it."""
@@ -136,9 +128,21 @@ class WizardScreen(ForgeScreen[None]):
         if open_questions(self.draft, self.facts):
             await self._ask(self._next_after(None))
             return
-        self._path = [question.key for question in self._questions()]
-        self._show_trail()
-        self._look()
+        for name in LOOKS:
+            look = due(name, self.draft, self.facts)
+            if look is not None:
+                self._look(look, self._resume)
+                return
+        questions = self._questions()
+        self._path = [question.key for question in questions]
+        bad = next((item for item in questions if item.judged(self.draft, self.facts)), None)
+        if bad is None:
+            self._show_trail()
+            await self._ask(None)
+        else:
+            self._path = self._path[: self._path.index(bad.key) + 1]
+            await self._ask(bad)
+            self._tell_problem(bad.judged(self.draft, self.facts))
 
     @property
     def question(self) -> Question | None:
@@ -148,12 +152,7 @@ class WizardScreen(ForgeScreen[None]):
 
     def _questions(self) -> list[Question]:
         """Return the questions that apply; the model was chosen before this screen."""
-        return [
-            question
-            for step in STEPS
-            for question in step.questions
-            if question.key != "model" and question.applies(self.draft, self.facts)
-        ]
+        return questions_of(self.draft, self.facts, without=frozenset({"model"}))
 
     def _next_after(self, key: str | None) -> Question | None:
         keys = [question.key for question in self._questions()]
@@ -166,6 +165,10 @@ class WizardScreen(ForgeScreen[None]):
             self.app.push_screen(
                 ReviewScreen(self.draft, self.facts, self._clock), self._after_review
             )
+            return
+        look = due(question.needs, self.draft, self.facts)
+        if look is not None:
+            self._look(look, partial(self._ask, question))
             return
         if not self._path or self._path[-1] != question.key:
             self._path.append(question.key)
@@ -199,7 +202,10 @@ class WizardScreen(ForgeScreen[None]):
         self.query_one("#steps", Lines).show(lines)
 
     def _show_known(self) -> None:
-        self.query_one("#known", Lines).show(partial(report_lines, self.facts))
+        question = self.question
+        if question is not None:
+            lines = partial(known_lines, question, self.draft, self.facts)
+            self.query_one("#known", Lines).show(lines)
 
     def _tell_problem(self, text: str) -> None:
         words = Content.styled(safe_line(text, limit=400), "$text-error") if text else Content("")
@@ -234,23 +240,35 @@ class WizardScreen(ForgeScreen[None]):
         if problem:
             self._tell_problem(problem)
             return
-        before = self.draft
-        self.draft = before.with_answers(**taken(question, answer))
+        self.draft = self.draft.with_answers(**taken(question, answer))
         keep_draft(self.draft)
-        if question.key in _OF_ROWS and (self.draft != before or not self.facts.report):
-            self._look()
+        look = due(question.looks, self.draft, self.facts)
+        if look is not None:
+            self._look(look, partial(self._go_on, question))
         else:
-            await self._ask(self._next_after(question.key))
+            await self._go_on(question)
 
-    def _look(self) -> None:
-        """Look through the rows, in a thread: it takes as long as there are rows."""
-        self._looking = True
-        self._tell("Looking through the rows …")
-        draft = self.draft
+    async def _go_on(self, question: Question) -> None:
+        """Ask the next question, unless what was seen speaks against the answer to this one."""
+        problem = question.judged(self.draft, self.facts)
+        if not problem:
+            await self._ask(self._next_after(question.key))
+            return
+        if not self.query("#answer > *"):
+            await self._ask(question)
+        self._show_known()
+        self._tell_problem(problem)
+
+    def _look(self, look: Look, then: Callable[[], Awaitable[None]]) -> None:
+        """Look at something in a thread, and go on with `then` once it was seen."""
+        self._looking, self._then = True, then
+        self._looks += 1
+        self._tell(f"{look.words} …")
+        number, draft, facts = self._looks, self.draft, self.facts
 
         def work() -> None:
-            told = report_on(draft, lambda what, rows: self._count(rows))
-            self.post_message(self.Looked(draft, told))
+            seen = look.at(draft, facts, lambda what, rows: self._count(rows))
+            self.post_message(self.Looked(number, seen))
 
         self.run_worker(work, thread=True, exclusive=True, group="look", exit_on_error=False)
 
@@ -263,20 +281,12 @@ class WizardScreen(ForgeScreen[None]):
             self._tell(f"Looking through the rows … {message.rows:,}")
 
     async def on_wizard_screen_looked(self, message: Looked) -> None:
-        """Go on with what the rows are, unless other rows were named meanwhile."""
-        if message.draft != self.draft:
+        """Go on with what was seen, unless somebody went back meanwhile."""
+        if message.number != self._looks or not self._looking:
             return
         self._looking = False
-        self.facts = replace(self.facts, report=message.report)
-        asked = self.question
-        keys = [question.key for question in self._questions()]
-        answered = asked.key if asked is not None else ""
-        if "rows" in message.report or any(key in keys and key not in self._path
-                                           for key in ("map", "preference")):  # fmt: skip
-            await self._ask(self._next_after(answered))
-        else:
-            self._show_known()
-            self._tell_problem(f"{message.report['message']} {message.report['hint']}")
+        self.facts = message.facts
+        await self._then()
 
     def _tell(self, text: str) -> None:
         self.query_one("#known", Lines).show(lambda width: Content.styled(text, MUTED).wrap(width))

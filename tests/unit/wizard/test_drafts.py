@@ -12,7 +12,8 @@ from llamaforge.cli import train
 from llamaforge.recipe.resolve import with_settings
 from llamaforge.wizard.draft import Draft, forget_draft, keep_draft, kept_draft
 from llamaforge.wizard.facts import Facts, Machine
-from llamaforge.wizard.questions import STEPS, Kind, advice_for, open_questions, settings_of, taken
+from llamaforge.wizard.question import Kind
+from llamaforge.wizard.questions import STEPS, advice_for, open_questions, settings_of, taken
 
 MACHINE = Machine(2, 8 << 30, 50 << 30)
 FACTS = Facts(
@@ -26,6 +27,8 @@ FACTS = Facts(
 DRAFT = Draft(
     model="qwen2.5:3b",
     store="/models/my store",
+    base="other",
+    full_base="maker/tiny",
     sources=("/data/a b.jsonl", "/data/c.csv@0.5"),
     map='prompt="{title}: {body}",completion=answer',
     preference="chosen",
@@ -57,6 +60,7 @@ def test_file_and_command_make_the_same_recipe(draft: Draft, tmp_path: Path) -> 
     words = shlex.split(draft.command(advice))
     found = from_command(words[1:])
     assert getattr(found, "training", None) == recipe.training
+    assert getattr(found, "model", recipe.model).base == recipe.model.base
     assert getattr(found, "data", None) == recipe.data
     assert getattr(found, "publish", None) == recipe.publish
 
@@ -91,17 +95,17 @@ def test_questions_are_asked_once_and_know_their_options() -> None:
     for question in questions:
         assert hasattr(Draft(), question.key)
         assert question.flag.startswith("--")
-        assert question.help.endswith((".", "answer"))
+        assert question.help.endswith((".", "answer", "?"))
         if question.kind is Kind.CHOICE and question.key != "model":
             assert question.options(DRAFT, FACTS)
 
 
 def test_what_stands_open_is_what_must_be_said() -> None:
     assert [q.flag for q in open_questions(Draft(), FACTS)] == [
-        "--model", "--data", "--goal", "--preset"
+        "--model", "--from", "--data", "--goal", "--preset"
     ]  # fmt: skip
     assert open_questions(DRAFT, FACTS) == []
-    prompt = Draft(model="m", sources=("a",), goal="prompt")
+    prompt = Draft(model="m", base="gguf", sources=("a",), goal="prompt")
     assert [q.flag for q in open_questions(prompt, FACTS)] == ["--system"]
 
 
@@ -109,6 +113,8 @@ def test_what_stands_open_is_what_must_be_said() -> None:
     ("key", "answer", "words"),
     [
         ("model", "none", "no model"),
+        ("base", "no", "gguf"),
+        ("full_base", "no such/base/name", "OWNER/NAME"),
         ("sources", ("/nowhere/x.jsonl",), "no file"),
         ("map", "=", ""),
         ("settings", "learning_rate=fast", "learning_rate"),
