@@ -11,6 +11,8 @@ from llamaforge.errors import ExitCode, UsageError
 from llamaforge.safe_text import safe_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llamaforge.wizard.checks import Check
     from llamaforge.wizard.draft import Draft
     from llamaforge.wizard.facts import Facts
@@ -49,10 +51,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--data", nargs="+", dest="sources", metavar="SOURCE", help="files, folders or datasets"
     )
     parser.add_argument("--map", metavar="MAP", help="what the columns are")
-    parser.add_argument("--preference", choices=("refuse", "chosen"), help="as in train")
     parser.add_argument("--allow-secrets", action="store_true", default=None, help="as in train")
     parser.add_argument(
-        "--goal", choices=("style", "extract", "domain", "prompt"), help="what you want"
+        "--held-out", metavar="PART", help="the part of the rows that is held back, 0 to 0.5"
+    )
+    parser.add_argument(
+        "--goal", choices=("style", "extract", "domain", "prefer", "prompt"), help="what you want"
     )
     parser.add_argument(
         "--preset", choices=("quick", "balanced", "thorough"), help="how much time it gets"
@@ -111,8 +115,8 @@ def _given(arguments: argparse.Namespace) -> "Draft":
         full_base=arguments.full_base or "",
         sources=tuple(arguments.sources or ()),
         map=arguments.map or "",
-        preference=arguments.preference or "refuse",
         allow_secrets=bool(arguments.allow_secrets),
+        held_out=arguments.held_out or "",
         goal=arguments.goal or "",
         preset=arguments.preset or "",
         settings=settings_of(" ".join(arguments.settings or ())),
@@ -126,8 +130,7 @@ def _answered(
     draft: "Draft", facts: "Facts", dialogue: "_Dialogue | None"
 ) -> tuple["Draft", "Facts"]:
     """Return the draft with every question answered, and the facts with the rows' report."""
-    from llamaforge.wizard.draft import keep_draft
-    from llamaforge.wizard.questions import STEPS, taken
+    from llamaforge.wizard.questions import STEPS
 
     for step in STEPS:
         if dialogue is not None:
@@ -139,28 +142,49 @@ def _answered(
             given = getattr(draft, question.key)
             if given and question.kind.value != "yes_no":
                 _require(question, given, draft, facts)
+                draft = draft.with_answers(**_again(question, given, facts))
                 facts = _looked(question.looks, draft, facts)
                 _require_judged(question, draft, facts)
                 continue
-            while True:
-                if dialogue is not None:
-                    answer = dialogue.ask(question, draft, facts)
-                elif not question.is_optional and question.kind.value != "yes_no":
-                    answer = _default(question, draft, facts)
-                else:
-                    break
-                draft = draft.with_answers(**taken(question, answer))
-                if dialogue is not None:
-                    keep_draft(draft)
-                facts = _looked(question.looks, draft, facts)
-                if dialogue is None:
-                    _require_judged(question, draft, facts)
-                    break
-                problem = question.judged(draft, facts)
-                if not problem:
-                    break
-                narrate(problem)
+            draft, facts = _ask(question, draft, facts, dialogue)
+            if question.key == "held_out" and dialogue is not None and dialogue.wants_to_see():
+                _show_row(draft)
     return draft, facts
+
+
+def _ask(
+    question: "Question", draft: "Draft", facts: "Facts", dialogue: "_Dialogue | None"
+) -> tuple["Draft", "Facts"]:
+    """Return the draft with one more answer, and the facts with what was looked at because of it.
+
+    Without a dialogue it is the usual answer.
+    """
+    from llamaforge.wizard.draft import keep_draft
+    from llamaforge.wizard.questions import taken
+
+    if dialogue is None:
+        if question.is_optional or question.kind.value == "yes_no":
+            return draft, facts
+        answer = _default(question, draft, facts)
+        draft = draft.with_answers(**taken(question, answer, facts))
+        facts = _looked(question.looks, draft, facts)
+        _require_judged(question, draft, facts)
+        return draft, facts
+    while True:
+        draft = draft.with_answers(**taken(question, dialogue.ask(question, draft, facts), facts))
+        keep_draft(draft)
+        facts = _looked(question.looks, draft, facts)
+        problem = question.judged(draft, facts)
+        if not problem:
+            return draft, facts
+        narrate(problem)
+
+
+def _again(question: "Question", given: Any, facts: "Facts") -> "Mapping[str, Any]":
+    """Return what an answer that was given before changes in the draft, now that more is known."""
+    from llamaforge.wizard.questions import taken
+
+    return taken(question, given, facts) if question.key == "goal" else {}
 
 
 def _looked(name: str, draft: "Draft", facts: "Facts") -> "Facts":
@@ -175,6 +199,21 @@ def _looked(name: str, draft: "Draft", facts: "Facts") -> "Facts":
     if name == "rows":
         _tell_rows(seen)
     return seen
+
+
+def _show_row(draft: "Draft") -> None:
+    """Print the first row as tokens; what cannot be shown keeps nothing from going on."""
+    from llamaforge.cli.data_preview import LEGEND, preview_text
+    from llamaforge.errors import LlamaForgeError
+    from llamaforge.wizard.row_preview import token_row
+
+    try:
+        shown = token_row(draft, 1).previews
+    except LlamaForgeError as error:
+        narrate(f"{error.message} {error.hint}")
+        return
+    for preview in shown:
+        narrate(f"{preview_text(preview, colour=False, width=_WIDTH)}\n{LEGEND}")
 
 
 def _require_judged(question: "Question", draft: "Draft", facts: "Facts") -> None:
@@ -310,7 +349,7 @@ class _Dialogue:
         for label, text in question.known(draft, facts):
             narrate(f"  {label:<13}{text}")
         while True:
-            if question.kind is Kind.CHOICE:
+            if question.kind in {Kind.CHOICE, Kind.COLUMNS}:
                 answer: Any = self._choice(question, draft, facts)
             elif question.kind is Kind.YES_NO:
                 answer = self._answer(
@@ -332,6 +371,11 @@ class _Dialogue:
         verb = "Replace" if path.exists() else "Write"
         return bool(self._answer("confirm", f"{verb} {safe_line(str(path))}?", default=True))
 
+    def wants_to_see(self) -> bool:
+        """Return whether the first row shall be shown as the model sees it."""
+        words = "See the first row as the model sees it?"
+        return bool(self._answer("confirm", words, default=False))
+
     def wants_to_begin(self) -> bool:
         """Return whether the run shall begin now."""
         return bool(self._answer("confirm", "Begin the run now?", default=True))
@@ -339,8 +383,10 @@ class _Dialogue:
     def _choice(self, question: "Question", draft: "Draft", facts: "Facts") -> str:
         import questionary
 
+        from llamaforge.wizard.question import Kind
+
         options = question.options(draft, facts)
-        if not any(not option.refusal for option in options):
+        if question.kind is Kind.CHOICE and all(option.refusal for option in options):
             raise UsageError(
                 "There is nothing to choose: no model can be trained.",
                 "Pull one with: ollama pull qwen2.5:3b, or try: llamaforge demo",
@@ -358,8 +404,14 @@ class _Dialogue:
             )
             for option in options
         ]
+        if question.kind is Kind.COLUMNS:
+            choices.append(questionary.Choice("Something else: write it", value=""))
         usual = question.default(draft, facts)
-        return str(self._answer("select", question.title, choices=choices, default=usual or None))
+        answer = self._answer("select", question.title, choices=choices, default=usual or None)
+        if not answer and question.kind is Kind.COLUMNS:
+            narrate("  Such as: prompt=question,completion=answer")
+            answer = self._answer("text", question.title)
+        return str(answer)
 
     @staticmethod
     def _answer(kind: str, title: str, **more: Any) -> Any:

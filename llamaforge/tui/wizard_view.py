@@ -21,7 +21,6 @@ MARKS: Final = {
     "warn": ("!", "$text-warning"),
     "fail": ("✗", "$text-error"),
 }
-_MOST_ENTRIES: Final = 2_000
 _SHOWN_PROBLEMS: Final = 6
 
 
@@ -50,28 +49,6 @@ def words_of(question: Question, answer: Any) -> str:
     if isinstance(answer, bool):
         return "yes" if answer else ""
     return str(answer or "")
-
-
-def completed_path(value: str) -> str | None:
-    """Return `value` with the path at its end completed to a file or folder that is there."""
-    start = value.rfind(" ") + 1
-    typed = value[start:]
-    if not typed:
-        return None
-    place = Path(typed).expanduser()
-    folder, begin = (place, "") if typed.endswith("/") else (place.parent, place.name)
-    try:
-        names = sorted(
-            entry.name + ("/" if entry.is_dir() else "")
-            for number, entry in enumerate(folder.iterdir())
-            if number < _MOST_ENTRIES and entry.name.startswith(begin)
-        )
-    except OSError:
-        return None
-    shown = [name for name in names if name.isprintable() and not name.startswith(".")]
-    if not shown:
-        return None
-    return value[:start] + typed[: len(typed) - len(begin)] + shown[0]
 
 
 def known_lines(question: Question, draft: Draft, known: Facts, width: int) -> list[Content]:

@@ -38,6 +38,8 @@ class Draft:
     """What the columns are, where the rows do not say it themselves."""
     preference: str = "refuse"
     allow_secrets: bool = False
+    held_out: str = ""
+    """Part of the rows that is held back, as a number; empty means the usual tenth."""
     goal: str = ""
     preset: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -72,6 +74,8 @@ class Draft:
         for key, usual in (("map", ""), ("preference", "refuse"), ("allow_secrets", False)):
             if getattr(self, key) != usual:
                 recipe["data"][key] = getattr(self, key)
+        if self.held_out:
+            recipe["data"]["validation_fraction"] = float(self.held_out)
         if self.trains_on_base:
             recipe["training"]["base"] = "hub"
         if self.base == "other":
@@ -126,7 +130,10 @@ class Draft:
             words.append("--allow-secrets")
         if self.name:
             words += ["--name", self.name]
-        settings = {item.key: str(item.value) for item in advice} | dict(self.settings)
+        settings = {item.key: str(item.value) for item in advice}
+        if self.held_out:
+            settings["validation_fraction"] = self.held_out
+        settings |= self.settings
         for key, value in settings.items():
             words += ["--set", f"{key}={value}"]
         if self.publish:

@@ -15,6 +15,7 @@ from llamaforge.words import size_words
 
 if TYPE_CHECKING:
     from llamaforge.wizard.bases import BaseFacts
+    from llamaforge.wizard.columns import ColumnFacts
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Facts:
     """The answers that it was made for."""
     base: "BaseFacts | None" = None
     """The full-precision base of the draft's model; None before it was looked up."""
+    columns: "ColumnFacts | None" = None
+    """What the columns of the rows could be; None before they were looked at."""
 
     @property
     def trainable(self) -> tuple[StoredModel, ...]:

@@ -14,8 +14,10 @@ from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.recipe.spec import DataChoice, parse
 from llamaforge.runs.data_checks import check
 from llamaforge.wizard.bases import about, base_facts
+from llamaforge.wizard.columns import column_facts
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
+from llamaforge.wizard.recent import remember_sources
 
 OnProgress = Callable[[str, int], None]
 """Takes what is going on and how many rows it has come to."""
@@ -67,8 +69,23 @@ def rows_about(draft: Draft) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _refuses_pairs(report: Mapping[str, Any]) -> bool:
+    return report.get("code") == "unsupported_format" and "preference" in report["message"]
+
+
 def _at_rows(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
-    return replace(facts, report=report_on(draft, on_progress), report_of=rows_about(draft))
+    report = report_on(draft, on_progress)
+    if draft.preference == "refuse" and _refuses_pairs(report):
+        # What becomes of pairs is asked with the goal; until then they are looked at as pairs.
+        report = report_on(replace(draft, preference="pairs"), on_progress)
+    if "rows" in report:
+        remember_sources([absolute_source(text) for text in draft.sources])
+    return replace(facts, report=report, report_of=rows_about(draft))
+
+
+def _at_columns(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
+    del on_progress
+    return replace(facts, columns=column_facts(draft))
 
 
 def _at_base(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
@@ -81,6 +98,11 @@ LOOKS: Final[Mapping[str, Look]] = {
         "Looking through the rows",
         lambda draft, facts: not facts.report or facts.report_of != rows_about(draft),
         _at_rows,
+    ),
+    "columns": Look(
+        "Looking at the columns",
+        lambda draft, facts: facts.columns is None or facts.columns.of != draft.sources,
+        _at_columns,
     ),
     "base": Look(
         "Looking for the full-precision weights",

@@ -16,6 +16,8 @@ class Kind(StrEnum):
     TEXT = "text"
     SOURCES = "sources"
     """Places of data, one or more."""
+    COLUMNS = "columns"
+    """What the columns of rows are: a choice, or a mapping written by hand."""
     YES_NO = "yes_no"
 
 

@@ -9,11 +9,12 @@ from llamaforge.catalog.names import parse_name
 from llamaforge.errors import LlamaForgeError
 from llamaforge.runs.directory import check_run_name
 from llamaforge.safe_text import safe_line
-from llamaforge.wizard import base_step
+from llamaforge.wizard import base_step, data_step
 from llamaforge.wizard.base_step import packed_memory
+from llamaforge.wizard.data_step import are_pairs, rows_problem
 from llamaforge.wizard.draft import NO_TRAINING, Draft
 from llamaforge.wizard.facts import Facts
-from llamaforge.wizard.presets import GOALS, PRESETS, advise, goal_of, preset_of
+from llamaforge.wizard.presets import GOALS, PREFER, PRESETS, advise, goal_of, preset_of
 from llamaforge.wizard.question import Kind, Option, Question, Step
 from llamaforge.words import count_words, size_words
 
@@ -42,35 +43,31 @@ def _model_problem(answer: Any, draft: Draft, facts: Facts) -> str:
     return safe_line(model.reason)
 
 
-def _sources_problem(answer: Any, draft: Draft, facts: Facts) -> str:
-    del draft, facts
-    from llamaforge.data.sources import expand, parse_source  # noqa: PLC0415 - asked late
+def _goals(draft: Draft, facts: Facts) -> list[Option]:
+    del draft
+    pairs = are_pairs(facts)
+    options = []
+    for goal in GOALS:
+        words, refusal = goal.explanation, ""
+        if pairs and goal.key not in {PREFER, NO_TRAINING}:
+            words = f"Learns the better answers alone. {words}"
+        elif goal.key == PREFER and "rows" in facts.report and not pairs:
+            refusal = "it needs rows with a better and a worse answer: chosen and rejected"
+        options.append(Option(goal.key, goal.title, words, refusal))
+    return options
 
-    if not answer:
-        return "Name at least one file."
-    try:
-        found = [parse_source(text) for text in answer]
-        expand([source for source in found if not source.is_on_the_hub])
-    except LlamaForgeError as error:
-        return f"{error.message} {error.hint}".strip()
-    return ""
 
-
-def _map_problem(answer: Any, draft: Draft, facts: Facts) -> str:
-    del draft, facts
-    from llamaforge.data.mapping import Mapping as Columns  # noqa: PLC0415
-
-    if not answer:
-        return ""
-    try:
-        Columns.parse(str(answer))
-    except LlamaForgeError as error:
-        return f"{error.message} {error.hint}".strip()
-    return ""
+def _goal_problem(answer: Any, draft: Draft, facts: Facts) -> str:
+    found = next((goal for goal in _goals(draft, facts) if goal.value == answer), None)
+    if found is None:
+        return f"Choose one of {', '.join(goal.key for goal in GOALS)}."
+    return f"That is not possible: {found.refusal}." if found.refusal else ""
 
 
 def _default_goal(draft: Draft, facts: Facts) -> str:
     del draft
+    if are_pairs(facts):
+        return PREFER
     return NO_TRAINING if 0 < facts.rows.count < _FEW_ROWS else "style"
 
 
@@ -152,27 +149,6 @@ def _trains(draft: Draft, facts: Facts) -> bool:
     return draft.goal != NO_TRAINING
 
 
-def _are_pairs(draft: Draft, facts: Facts) -> bool:
-    del draft
-    return facts.report.get("code") == "unsupported_format" and "preference" in str(
-        facts.report.get("message", "")
-    )
-
-
-def _rows_problem(draft: Draft, facts: Facts) -> str:
-    """Return why the rows cannot be looked through, unless the next question mends that."""
-    report = facts.report
-    if "rows" in report or _are_pairs(draft, facts):
-        return ""
-    if not draft.map and _needs_map(draft, facts):
-        return ""
-    return f"{report['message']} {report['hint']}"
-
-
-def _needs_map(draft: Draft, facts: Facts) -> bool:
-    return bool(draft.map) or facts.report.get("code") in {"unknown_format", "ambiguous_format"}
-
-
 MODEL: Final = Question(
     "model",
     "--model",
@@ -190,64 +166,7 @@ STEPS: Final = (
         (MODEL,),
     ),
     base_step.STEP,
-    Step(
-        "data",
-        "Rows",
-        "What shall it learn from? Your rows stay on this machine.",
-        (
-            Question(
-                "sources",
-                "--data",
-                "Files, folders or datasets",
-                "JSON Lines, JSON, CSV, Parquet, text; a folder, a pattern or hf:OWNER/NAME.",
-                Kind.SOURCES,
-                problem=_sources_problem,
-                looks="rows",
-                judged=_rows_problem,
-            ),
-            Question(
-                "map",
-                "--map",
-                "What the columns are",
-                "For rows that no known format fits: prompt=question,completion=answer",
-                Kind.TEXT,
-                problem=_map_problem,
-                applies=_needs_map,
-                needs="rows",
-                looks="rows",
-                judged=_rows_problem,
-                is_optional=True,
-            ),
-            Question(
-                "preference",
-                "--preference",
-                "Train on the better answers?",
-                "The rows are pairs of a better and a worse answer.",
-                Kind.CHOICE,
-                options=lambda draft, facts: [
-                    Option("chosen", "Yes", "the worse answers are left aside"),
-                    Option("refuse", "No"),
-                ],
-                default=lambda draft, facts: "chosen",
-                applies=_are_pairs,
-                needs="rows",
-                looks="rows",
-            ),
-            Question(
-                "allow_secrets",
-                "--allow-secrets",
-                "Train although some rows look like they hold keys or passwords?",
-                "A model repeats what it learned. It is better to take them out.",
-                Kind.YES_NO,
-                default=lambda draft, facts: False,
-                applies=lambda draft, facts: any(
-                    item.get("code") == "secrets" and item.get("level") == "stop"
-                    for item in facts.report.get("problems", ())
-                ),
-                looks="rows",
-            ),
-        ),
-    ),
+    data_step.STEP,
     Step(
         "goal",
         "Goal",
@@ -259,11 +178,12 @@ STEPS: Final = (
                 "What you want",
                 "It decides how large the adapter is.",
                 Kind.CHOICE,
-                options=lambda draft, facts: [
-                    Option(goal.key, goal.title, goal.explanation) for goal in GOALS
-                ],
+                options=_goals,
                 default=_default_goal,
+                problem=_goal_problem,
                 needs="rows",
+                looks="rows",
+                judged=rows_problem,
             ),
             Question(
                 "preset",
@@ -338,10 +258,13 @@ def open_questions(draft: Draft, facts: Facts) -> list[Question]:
     ]
 
 
-def taken(question: Question, answer: Any) -> Mapping[str, Any]:
+def taken(question: Question, answer: Any, facts: Facts) -> Mapping[str, Any]:
     """Return what an answer changes in the draft."""
     if question.key == "settings":
         return {"settings": settings_of(str(answer))}
+    if question.key == "goal":
+        better = are_pairs(facts) and answer not in {PREFER, NO_TRAINING}
+        return {"goal": answer, "preference": "chosen" if better else "refuse"}
     return {question.key: tuple(answer) if question.kind is Kind.SOURCES else answer}
 
 

@@ -11,7 +11,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.suggester import Suggester
 from textual.widget import Widget
 from textual.widgets import Footer, Input, OptionList
 from textual.widgets.option_list import Option as Row
@@ -19,14 +18,18 @@ from textual.widgets.option_list import Option as Row
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.screens.base import ForgeScreen
 from llamaforge.tui.screens.review import ReviewScreen
+from llamaforge.tui.widgets.answers import Answered
+from llamaforge.tui.widgets.column_mapper import ColumnMapper
 from llamaforge.tui.widgets.lines import MUTED, Lines, hanging
+from llamaforge.tui.widgets.source_picker import SourcePicker
 from llamaforge.tui.widgets.title_bar import TitleBar
-from llamaforge.tui.wizard_view import completed_path, known_lines, trail_lines, words_of
+from llamaforge.tui.wizard_view import known_lines, trail_lines, words_of
 from llamaforge.wizard.draft import Draft, keep_draft
 from llamaforge.wizard.facts import Facts, Machine, gathered
 from llamaforge.wizard.looking import LOOKS, Look, due
 from llamaforge.wizard.question import Kind, Option, Question
-from llamaforge.wizard.questions import MODEL, open_questions, places, questions_of, taken
+from llamaforge.wizard.questions import MODEL, open_questions, questions_of, taken
+from llamaforge.wizard.recent import recent_sources
 
 
 class WizardScreen(ForgeScreen[None]):
@@ -35,6 +38,7 @@ class WizardScreen(ForgeScreen[None]):
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "take", "Take it", id="wizard.take"),
+        Binding("ctrl+t", "rows", "Rows as tokens", id="wizard.rows"),
         Binding("escape", "back", "Back", id="wizard.back"),
     ]
     HELP_TITLE = "A new run"
@@ -179,7 +183,8 @@ class WizardScreen(ForgeScreen[None]):
         place = self.query_one("#answer", Container)
         await place.remove_children()
         await place.mount(self._widget(question))
-        place.children[0].focus()
+        if place.children[0].can_focus:
+            place.children[0].focus()
 
     def _after_review(self, begun: bool | None) -> None:
         if begun:
@@ -194,8 +199,12 @@ class WizardScreen(ForgeScreen[None]):
         if question.kind is Kind.YES_NO:
             options = [Option("no", "No"), Option("yes", "Yes")]
             return _menu(options, "yes" if now else "no")
-        suggester = _Paths() if question.kind is Kind.SOURCES else None
-        return Input(words_of(question, now), suggester=suggester, id="input")
+        if question.kind is Kind.SOURCES:
+            return SourcePicker(tuple(now or ()), recent_sources())
+        if question.kind is Kind.COLUMNS:
+            options = question.options(self.draft, self.facts)
+            return ColumnMapper(self.draft, options, str(now))
+        return Input(words_of(question, now), id="input")
 
     def _show_trail(self) -> None:
         lines = partial(trail_lines, self.draft, self.facts, self._path[-1] if self._path else "")
@@ -216,9 +225,7 @@ class WizardScreen(ForgeScreen[None]):
         """Take a text."""
         question = self.question
         if question is not None:
-            text = event.value.strip()
-            answer: Any = places(text) if question.kind is Kind.SOURCES else text
-            await self._take(question, answer)
+            await self._take(question, event.value.strip())
 
     @on(OptionList.OptionSelected)
     async def on_choice(self, event: OptionList.OptionSelected) -> None:
@@ -227,6 +234,11 @@ class WizardScreen(ForgeScreen[None]):
         if question is not None and event.option.id is not None:
             chosen = event.option.id.removeprefix("o-")
             await self._take(question, chosen == "yes" if question.kind is Kind.YES_NO else chosen)
+
+    async def on_answered(self, message: Answered) -> None:
+        """Take the answer of a widget of its own."""
+        if self.question is not None:
+            await self._take(self.question, message.answer)
 
     def action_take(self) -> None:
         """Enter reaches the answer's own widget; this names the key."""
@@ -240,7 +252,7 @@ class WizardScreen(ForgeScreen[None]):
         if problem:
             self._tell_problem(problem)
             return
-        self.draft = self.draft.with_answers(**taken(question, answer))
+        self.draft = self.draft.with_answers(**taken(question, answer, self.facts))
         keep_draft(self.draft)
         look = due(question.looks, self.draft, self.facts)
         if look is not None:
@@ -286,10 +298,22 @@ class WizardScreen(ForgeScreen[None]):
             return
         self._looking = False
         self.facts = message.facts
+        self.refresh_bindings()
         await self._then()
 
     def _tell(self, text: str) -> None:
         self.query_one("#known", Lines).show(lambda width: Content.styled(text, MUTED).wrap(width))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hide what there is nothing for yet."""
+        del parameters
+        return action != "rows" or "rows" in self.facts.report
+
+    def action_rows(self) -> None:
+        """Show the rows as the model will see them."""
+        from llamaforge.tui.screens.rows import RowsScreen  # noqa: PLC0415 - seldom opened
+
+        self.app.push_screen(RowsScreen(self.draft))
 
     async def action_back(self) -> None:
         """Go to the question before, or leave; the answers are kept."""
@@ -300,17 +324,6 @@ class WizardScreen(ForgeScreen[None]):
             self.dismiss()
         else:
             await self._ask(question)
-
-
-class _Paths(Suggester):
-    """Proposes the name of a file that begins as what was typed."""
-
-    def __init__(self) -> None:
-        super().__init__(use_cache=False, case_sensitive=True)
-
-    async def get_suggestion(self, value: str) -> str | None:
-        """Return the value with its last path completed, if there is one."""
-        return completed_path(value)
 
 
 def _menu(options: list[Option], chosen: str) -> OptionList:

@@ -32,10 +32,11 @@ DRAFT = Draft(
     sources=("/data/a b.jsonl", "/data/c.csv@0.5"),
     map='prompt="{title}: {body}",completion=answer',
     preference="chosen",
+    held_out="0.05",
     allow_secrets=True,
     goal="domain",
     preset="thorough",
-    settings={"learning_rate": "3e-5", "training.seed": "7", "validation_fraction": "0.2"},
+    settings={"learning_rate": "3e-5", "training.seed": "7", "max_length": "128"},
     name="night",
     publish="mine:v1",
 )
@@ -102,10 +103,10 @@ def test_questions_are_asked_once_and_know_their_options() -> None:
 
 def test_what_stands_open_is_what_must_be_said() -> None:
     assert [q.flag for q in open_questions(Draft(), FACTS)] == [
-        "--model", "--from", "--data", "--goal", "--preset"
+        "--model", "--from", "--data", "--held-out", "--goal", "--preset"
     ]  # fmt: skip
     assert open_questions(DRAFT, FACTS) == []
-    prompt = Draft(model="m", base="gguf", sources=("a",), goal="prompt")
+    prompt = Draft(model="m", base="gguf", sources=("a",), held_out="0", goal="prompt")
     assert [q.flag for q in open_questions(prompt, FACTS)] == ["--system"]
 
 
@@ -133,5 +134,5 @@ def test_an_answer_that_cannot_be_is_refused_in_words(key: str, answer: object, 
 
 def test_settings_are_taken_as_words() -> None:
     question = next(q for step in STEPS for q in step.questions if q.key == "settings")
-    assert taken(question, "a=1  b=x") == {"settings": {"a": "1", "b": "x"}}
+    assert taken(question, "a=1  b=x", FACTS) == {"settings": {"a": "1", "b": "x"}}
     assert settings_of("") == {}
