@@ -162,7 +162,7 @@ def _problems(shown: Preview) -> Iterator["Text"]:
         style = "bold red" if item.level == "error" else "bold yellow"
         yield Text.assemble((f"{item.level}:", style), " ", safe_line(item.message))
     for turn in shown.left_out[:_LEFT_OUT_SHOWN]:
-        said = safe_line(turn.content, limit=_LEFT_OUT_CHARACTERS)
+        said = safe_line(turn.words, limit=_LEFT_OUT_CHARACTERS)
         yield Text(f"  left out: {safe_line(turn.role, limit=20)}: {said}")
     more = len(shown.left_out) - _LEFT_OUT_SHOWN
     if more > 0:

@@ -175,7 +175,7 @@ def shown(row: "Record") -> str:
     ):
         for turn in turns:
             lines.append(f"{_WORDS[turn.role]}{where}:")
-            lines.append(_shortened(turn.content))
+            lines.append(_shortened(turn.words))
     return "\n".join(lines)
 
 

@@ -26,6 +26,7 @@ from llamaforge.data.records import (
     source_name,
 )
 from llamaforge.data.row_writer import RowWriter
+from llamaforge.data.tool_calls import offered
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.safe_text import safe_line
 
@@ -52,6 +53,9 @@ class _Turn(BaseModel):
     role: str
     content: str
     trained: bool = True
+    calls: str = ""
+    name: str = ""
+    call_id: str = ""
 
 
 class _Line(BaseModel):
@@ -313,7 +317,7 @@ def require_whole(texts: Texts) -> None:
         RowError: one is.
     """
     for turn in (*texts.messages, *texts.chosen, *texts.rejected):
-        if turn.role in {"user", "assistant"} and not turn.content.strip():
+        if turn.role in {"user", "assistant"} and not turn.words.strip():
             raise RowError(f"the text of {turn.role} is empty")
 
 
@@ -329,7 +333,7 @@ def _texts(line: _Line) -> Texts | None:
 
 
 def _turns(turns: list[_Turn]) -> tuple[Message, ...]:
-    return tuple(Message(turn.role, turn.content, turn.trained) for turn in turns)
+    return tuple(Message(**turn.model_dump()) for turn in turns)
 
 
 def _kept(row: Record, decision: Decision) -> dict[str, Any]:
@@ -409,13 +413,27 @@ def _all(texts: Texts) -> list[tuple[str, Message]]:
     return [(where, turn) for where, turns in parts for turn in turns]
 
 
+def _with_content(turn: Message, content: str) -> Message:
+    """Return a message with another content; what it calls stays.
+
+    Raises:
+        RowError: it is the tools on offer, and the content is none of them.
+    """
+    if turn.role != "tools":
+        return replace(turn, content=content)
+    tools = offered({"tools": content})
+    if not tools:
+        raise RowError("tools is empty")
+    return tools[0]
+
+
 def _heading(where: str, turn: Message, nonce: str) -> str:
     return f"{_MARK}{where}{turn.role} {nonce} ==="
 
 
 def _with_contents(texts: Texts, contents: list[str]) -> Texts:
     turns = [
-        replace(turn, content=content)
+        _with_content(turn, content)
         for (_, turn), content in zip(_all(texts), contents, strict=True)
     ]
     one = len(texts.messages)

@@ -1,30 +1,19 @@
 """Conversations as token ids, with a mask of the tokens that are trained.
 
-A template may do anything with a message, so where each content ended up is found by rendering
-twice: once for real, once with a mark in place of each content. What a content says can then
-never become a control token, and exactly the assistant's words and the end of its turn are trained.
+What a content says never becomes a control token, and exactly the assistant's words and calls and
+the end of its turn are trained.
 """
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal, NoReturn, Protocol
+from typing import Literal, Protocol
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from llamaforge.data.privacy import masked_line
-from llamaforge.data.records import Message, RowError
+from llamaforge.data.answer_spans import AnswerSpans, Span
+from llamaforge.data.pieces import ControlToken, ControlTokens, Piece, PieceCutter
+from llamaforge.data.records import HEAD_ROLES, LEARNED_ROLES, Message, RowError, is_raw_text
+from llamaforge.data.rendering import CompiledTemplate
 from llamaforge.data.templates import Template
-from llamaforge.errors import InvalidFileError
-
-# Two private-use characters around a number: no template looks for them, few texts hold them.
-_OPEN, _CLOSE = "\uf8d0", "\uf8d1"
-_OUTPUT_CHARACTERS: Final = 1_000_000
-_LOOP_TURNS: Final = 100_000
-_MARK: Final = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
 TrainOn = Literal["all", "last"]
 """Which of the assistant's turns are trained: every one, or only the last."""
@@ -69,6 +58,8 @@ class EncodedRow:
     """Whether the end of every trained turn is trained too; without it a model never stops."""
     shortened: int = 0
     """Messages that were left out in front, so that the row fits."""
+    is_part: bool = False
+    """Whether it is a part of raw text that does not fit into one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +96,6 @@ class FittedRow:
     """Whether the row has room; if not, it is the last exchange alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A stretch of rendered text: the template's own (`message` None), or one content."""
-
-    text: str
-    message: int | None
-
-
 class ChatRenderer:
     """Renders conversations with one template and one tokenizer."""
 
@@ -124,27 +107,10 @@ class ChatRenderer:
         """
         self.template = template
         self._tokenizer = tokenizer
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = today.strftime
-        self._budget = _Budget()
-        environment.globals["range"] = self._budget.range
-        try:
-            self._compiled = environment.from_string(template.text)
-        # Beside its own errors Jinja lets through what Python says of the code made from it: blocks
-        # nested too deep, numbers and texts that are too large.
-        except Exception as error:
-            raise InvalidFileError(
-                f"The chat template cannot be read: {_reason(error, limit=160)}.",
-                "Give another one: --set chat_template=chatml",
-                code="chat_template",
-            ) from error
-        # Longest first: one token's text may begin with another's.
-        texts = sorted(tokenizer.special_ids, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+        self._compiled = CompiledTemplate(template, tokenizer, today)
+        self._control = ControlTokens(tokenizer)
+        self._cutter = PieceCutter(self._compiled, self._control)
+        self._spans = AnswerSpans(self._compiled, self._cutter, self._control)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -157,7 +123,7 @@ class ChatRenderer:
         Raises:
             RowError: the template refuses the conversation.
         """
-        return self._render([message.content for message in messages], messages, generation_prompt)
+        return self._compiled.render(messages, generation_prompt=generation_prompt)
 
     def encode(self, messages: Sequence[Message], *, train_on: TrainOn = "all") -> EncodedRow:
         """Return the whole conversation with its mask.
@@ -187,6 +153,27 @@ class ChatRenderer:
             )
         return _encoded(fitted.row, fitted.dropped)
 
+    def encode_fitting(
+        self, messages: Sequence[Message], max_length: int, *, train_on: TrainOn = "all"
+    ) -> list[EncodedRow]:
+        """Return `encode_within`, or raw text in as many parts as fit into `max_length` each.
+
+        Raises:
+            RowError: as `encode_within`.
+        """
+        if not is_raw_text(messages):
+            return [self.encode_within(messages, max_length, train_on=train_on)]
+        row = self._trained_trace(messages, train_on)
+        if len(row.ids) <= max_length:
+            return [_encoded(row)]
+        bos = len(row.ids) - sum(row.trained)
+        ids, size = row.ids[bos:], max(1, max_length - bos)
+        parts = (self._tokenizer.with_bos(ids[at : at + size]) for at in range(0, len(ids), size))
+        return [
+            EncodedRow(part, [number >= bos for number in range(len(part))], True, is_part=True)
+            for part in parts
+        ]
+
     def fit(
         self, messages: Sequence[Message], max_length: int, *, train_on: TrainOn = "all"
     ) -> FittedRow:
@@ -196,10 +183,12 @@ class ChatRenderer:
             RowError: as `encode`.
         """
         row = self._trained_trace(messages, train_on)
-        head = [message for message in messages if message.role == "system"]
-        turns = [message for message in messages if message.role != "system"]
+        head = [message for message in messages if message.role in HEAD_ROLES]
+        turns = [message for message in messages if message.role not in HEAD_ROLES]
         dropped = 0
         while len(row.ids) > max_length:
+            if is_raw_text(messages):  # it is trained in parts
+                break
             later = [place for place in range(1, len(turns)) if turns[place].role == "user"]
             if not later:
                 return FittedRow(row, dropped, fits=False)
@@ -222,12 +211,12 @@ class ChatRenderer:
         offsets: list[tuple[int, int]] = []
         trained: list[bool] = []
         control: list[bool] = []
-        pieces = self._pieces(messages, generation_prompt=False)
+        pieces = self._cutter.cut(messages, generation_prompt=False)
         targets = _targets(messages, train_on)
-        spans = list(self._trained_spans(messages, pieces, targets))
+        spans = list(self._spans.find(messages, pieces, targets))
         for part, start, special in self._segments(pieces):
             if special is not None:
-                part_ids, part_offsets = [special], [(0, len(part))]
+                part_ids, part_offsets = [special.id], [(0, len(part))]
             else:
                 part_ids, part_offsets = self._tokenizer.encode_with_offsets(
                     part, parse_special=False
@@ -263,11 +252,11 @@ class ChatRenderer:
         Raises:
             RowError: the template refuses the conversation.
         """
-        pieces = self._pieces(messages, generation_prompt=True)
+        pieces = self._cutter.cut(messages, generation_prompt=True)
         ids: list[int] = []
         for part, _, special in self._segments(pieces):
             if special is not None:
-                ids.append(special)
+                ids.append(special.id)
             else:
                 ids += self._tokenizer.encode_with_offsets(part, parse_special=False)[0]
         return self._tokenizer.with_bos(ids)
@@ -278,87 +267,22 @@ class ChatRenderer:
         Raises:
             RowError: the template refuses the conversation.
         """
-        literals = (
-            p.text for p in self._pieces(messages, generation_prompt=True) if p.message is None
-        )
-        found = {token.group() for text in literals for token in self._special.finditer(text)}
-        ends = {
-            token
-            for token in found
-            if self._tokenizer.special_ids[token] in self._tokenizer.end_ids
+        pieces = self._cutter.cut(messages, generation_prompt=True)
+        found = {
+            token.text
+            for piece in pieces
+            if piece.message is None
+            for token in self._control.within(piece.text)
+            if not token.ends
         }
-        return found - ends - {self._tokenizer.text_of(self._tokenizer.bos_id)}
+        return found - {self._tokenizer.text_of(self._tokenizer.bos_id)}
 
     def spells_special(self, content: str) -> bool:
         """Return whether `content` holds the text of a control token."""
-        return self._special.search(content) is not None
+        return self._control.spelled_in(content)
 
-    def _render(
-        self, contents: Sequence[str], messages: Sequence[Message], generation_prompt: bool
-    ) -> str:
-        turns = [
-            {"role": message.role, "content": content}
-            for message, content in zip(messages, contents, strict=True)
-        ]
-        room = _OUTPUT_CHARACTERS + 8 * sum(map(len, contents))
-        self._budget.refill()
-        parts: list[str] = []
-        try:
-            for part in self._compiled.generate(
-                messages=turns,
-                add_generation_prompt=generation_prompt,
-                bos_token=self._tokenizer.text_of(self._tokenizer.bos_id),
-                eos_token=self._tokenizer.text_of(self._tokenizer.eos_id),
-                tools=None,
-            ):
-                parts.append(part)
-                room -= len(part)
-                if room < 0:
-                    _raise("it writes without end")
-        # A template is a program from outside: whatever it raises is a reason to leave the row out.
-        except Exception as error:
-            raise RowError(f"the chat template refuses it: {_reason(error, limit=120)}") from error
-        return "".join(parts)
-
-    def _pieces(self, messages: Sequence[Message], *, generation_prompt: bool) -> list[_Piece]:
-        """Return the rendered text in pieces, each the template's own or one message's content."""
-        contents = [message.content for message in messages]
-        if any(_OPEN in content or _CLOSE in content for content in contents):
-            raise RowError("it holds the private-use characters U+F8D0 or U+F8D1")
-        text = self._render(contents, messages, generation_prompt)
-        marks = [f"{_OPEN}{number}{_CLOSE}" for number in range(len(contents))]
-        marked = self._render(marks, messages, generation_prompt)
-        pieces = _aligned(text, marked, contents)
-        if pieces is None:
-            pieces = self._last_answer(text, messages, generation_prompt)
-        return pieces
-
-    def _last_answer(
-        self, text: str, messages: Sequence[Message], generation_prompt: bool
-    ) -> list[_Piece]:
-        """Return pieces for a template that treats contents by what they say.
-
-        Only the last answer is told apart then, as what follows the prompt that asks for it.
-        """
-        if any(self.spells_special(message.content) for message in messages):
-            raise RowError("it holds a control token's text that the template would obey")
-        if generation_prompt or messages[-1].role != "assistant":
-            return [_Piece(text, None)]
-        prompt = self._render(
-            [message.content for message in messages[:-1]], messages[:-1], generation_prompt=True
-        )
-        answer = messages[-1].content.strip()
-        place = text.rfind(answer)
-        if not text.startswith(prompt) or place < len(prompt):
-            raise RowError("the chat template changes what the assistant says")
-        return [
-            _Piece(text[:place], None),
-            _Piece(answer, len(messages) - 1),
-            _Piece(text[place + len(answer) :], None),
-        ]
-
-    def _segments(self, pieces: Sequence[_Piece]) -> Iterator[tuple[str, int, int | None]]:
-        """Yield text between control tokens, and those tokens: text, its start, the token's id.
+    def _segments(self, pieces: Sequence[Piece]) -> Iterator[tuple[str, int, ControlToken | None]]:
+        """Yield text between control tokens, and those tokens: text, its start, the token.
 
         Only the template's own text can hold control tokens. Text on both sides of a content is
         encoded together with it, since tokens reach over that border when it is served.
@@ -367,98 +291,19 @@ class ChatRenderer:
         text = "".join(piece.text for piece in pieces)
         for piece in pieces:
             if piece.message is None:
-                for found in self._special.finditer(piece.text):
-                    if position + found.start() > start:
-                        yield text[start : position + found.start()], start, None
-                    start = position + found.end()
-                    token = found.group()
-                    yield token, position + found.start(), self._tokenizer.special_ids[token]
+                for token in self._control.within(piece.text):
+                    if position + token.start > start:
+                        yield text[start : position + token.start], start, None
+                    start = position + token.stop
+                    yield token.text, position + token.start, token
             position += len(piece.text)
         if start < len(text):
             yield text[start:], start, None
 
-    def _trained_spans(
-        self, messages: Sequence[Message], pieces: Sequence[_Piece], targets: frozenset[int]
-    ) -> Iterator["_Span"]:
-        """Yield the characters to train: each answer in `targets` and what ends it."""
-        opening, lead = self._answer_opening(messages, pieces)
-        position = 0
-        for number, piece in enumerate(pieces):
-            if piece.message in targets:
-                # What a template puts between the prompt's end and the answer (an empty thinking
-                # block) must come from the model when it is served, so it is trained too.
-                before = pieces[number - 1].text if number else ""
-                place = before.rfind(opening) if opening else -1
-                extra = len(before) - place - len(opening) if place >= 0 else 0
-                if lead and before.endswith(lead):
-                    extra = len(lead)
-                after = pieces[number + 1].text if number + 1 < len(pieces) else ""
-                end = self._special.search(after)
-                ends = end is not None and (
-                    self._tokenizer.special_ids[end.group()] in self._tokenizer.end_ids
-                )
-                stop = end.end() if ends and end is not None else 0
-                yield _Span(position - extra, position + len(piece.text) + stop, ends)
-            position += len(piece.text)
-
-    def _answer_opening(
-        self, messages: Sequence[Message], pieces: Sequence[_Piece]
-    ) -> tuple[str, str]:
-        """Return what the template adds to ask for an answer, such as `<|im_start|>assistant`.
-
-        Where it adds nothing, the second text is the white space that it writes in front of an
-        answer, which the model has to write itself then.
-        """
-        asked = next(
-            (place for place, message in enumerate(messages) if message.role == "assistant"), 0
-        )
-        if asked == 0:
-            return "", ""
-        question = messages[:asked]
-        without = self.render(question)
-        with_prompt = self.render(question, generation_prompt=True)
-        if with_prompt != without:
-            return with_prompt[len(without) :] if with_prompt.startswith(without) else "", ""
-        before = "".join(piece.text for piece in _before(pieces, asked))
-        lead = before.removeprefix(with_prompt)
-        return "", lead if lead.isspace() and lead != before else ""
-
-
-class _Budget:
-    """How often the loops of one rendering may turn; templates from outside could turn for ever."""
-
-    def __init__(self) -> None:
-        self._left = 0
-
-    def refill(self) -> None:
-        """Begin another rendering."""
-        self._left = _LOOP_TURNS
-
-    def range(self, *bounds: int) -> range:
-        """Return Python's `range`, if the budget has room for it."""
-        wanted = range(*bounds)
-        self._left -= len(wanted)
-        if self._left < 0:
-            _raise("it loops without end")
-        return wanted
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    start: int
-    stop: int
-    terminated: bool
-
-
-def _before(pieces: Sequence[_Piece], message: int) -> Sequence[_Piece]:
-    """Return the pieces in front of a message; all where it is not among them."""
-    numbers = [piece.message for piece in pieces]
-    return pieces[: numbers.index(message) if message in numbers else len(pieces)]
-
 
 def _targets(messages: Sequence[Message], train_on: TrainOn) -> frozenset[int]:
     """Return the places of the messages that are trained."""
-    answers = [place for place, turn in enumerate(messages) if turn.role == "assistant"]
+    answers = [place for place, turn in enumerate(messages) if turn.role in LEARNED_ROLES]
     chosen = answers[-1:] if train_on == "last" else answers
     return frozenset(place for place in chosen if messages[place].trained)
 
@@ -467,54 +312,5 @@ def _encoded(row: TracedRow, shortened: int = 0) -> EncodedRow:
     return EncodedRow(row.ids, row.trained, row.terminated, shortened)
 
 
-def _overlaps(spans: Sequence[_Span], start: int, stop: int) -> bool:
+def _overlaps(spans: Sequence[Span], start: int, stop: int) -> bool:
     return any(span.start < stop and start < span.stop for span in spans)
-
-
-def _aligned(text: str, marked: str, contents: Sequence[str]) -> list[_Piece] | None:
-    """Return `text` in pieces as `marked` shows them; None where the two do not fit together.
-
-    A template may trim a content; anything else it does to one makes the two differ.
-    """
-    parts = _MARK.split(marked)  # literal, number, literal, number, …, literal
-    if not text.startswith(parts[0]):
-        return None
-    pieces = [_Piece(parts[0], None)]
-    position = len(parts[0])
-    for number, literal in zip(parts[1::2], parts[2::2], strict=True):
-        for variant in _variants(contents[int(number)]):
-            end = position + len(variant)
-            if text.startswith(variant, position) and text.startswith(literal, end):
-                pieces += [_Piece(variant, int(number)), _Piece(literal, None)]
-                position = end + len(literal)
-                break
-        else:
-            return None
-    return pieces if position == len(text) else None
-
-
-def _variants(content: str) -> Iterator[str]:
-    """Yield what trimming can make of a content, the least change first."""
-    yield from dict.fromkeys(
-        (content, content.rstrip(), content.lstrip(), content.strip(), content.strip("\n"),
-         content.lstrip("\n"))
-    )  # fmt: skip
-
-
-def _to_json(value: Any, **options: Any) -> str:
-    # Jinja's own filter escapes HTML, which no chat template wants.
-    known: Mapping[str, Any] = {
-        key: options[key] for key in ("indent", "separators", "sort_keys") if key in options
-    }
-    return json.dumps(value, ensure_ascii=bool(options.get("ensure_ascii", False)), **known)
-
-
-def _reason(error: Exception, limit: int) -> str:
-    """Return what an error of a template says, safe to print."""
-    if isinstance(error, MemoryError):
-        return "it asks for too much memory"
-    return masked_line(str(error), limit=limit) or type(error).__name__
-
-
-def _raise(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from llamaforge.data.languages import language_of
 from llamaforge.data.privacy import mask_text
-from llamaforge.data.records import Message, Record
+from llamaforge.data.records import HEAD_ROLES, Message, Record
 from llamaforge.data.refusals import is_refusal
 from llamaforge.data.row_refs import (
     Example,
@@ -125,7 +125,7 @@ def row_flags(record: Record) -> list[str]:
     """Return the codes of what is wrong with one row, looked at alone."""
     answer, question = answer_of(record), question_of(record)
     asks = any(turn.role == "user" for turn in record.messages)
-    text = "\n".join(turn.content for turn in all_turns(record))
+    text = "\n".join(turn.words for turn in all_turns(record))
     checks: tuple[tuple[str, bool], ...] = (
         ("empty_answer", not answer.strip()),
         ("empty_question", asks and not question.strip()),
@@ -294,7 +294,7 @@ class FlagCounter:
         roles = [turn.role for turn in record.messages]
         self._roles.update(roles)
         self._system += "system" in roles
-        turns = sum(role != "system" for role in roles) + bool(record.chosen)
+        turns = sum(role not in HEAD_ROLES for role in roles) + bool(record.chosen)
         self._turns[min(turns, _TURN_BINS)] += 1
         language = language_of(answer)
         self._languages[language] += 1
@@ -304,7 +304,7 @@ class FlagCounter:
     def _count_pair(self, record: Record) -> None:
         self._pairs += 1
         chosen, rejected = (
-            sum(len(turn.content) for turn in turns) for turns in (record.chosen, record.rejected)
+            sum(len(turn.words) for turn in turns) for turns in (record.chosen, record.rejected)
         )
         self._longer += chosen > rejected
         self._chosen_size += chosen
@@ -351,4 +351,4 @@ def _same(one: str, other: str) -> bool:
 
 
 def _said(turns: tuple[Message, ...]) -> list[tuple[str, str]]:
-    return [(turn.role, " ".join(turn.content.split())) for turn in turns]
+    return [(turn.role, " ".join(turn.words.split())) for turn in turns]

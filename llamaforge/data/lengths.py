@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from llamaforge.data.records import Record
+from llamaforge.data.records import HEAD_ROLES, Record, is_raw_text
 from llamaforge.data.row_refs import Example, RowRef, is_pair
 
 STEP: Final = 64
@@ -109,15 +109,19 @@ def by_text(count_tokens: Callable[[str], int], turn_tokens: int = TURN_TOKENS) 
     """
 
     def measure(record: Record) -> RowLength:
-        prompt = [(turn.role, count_tokens(turn.content) + turn_tokens) for turn in record.messages]
+        prompt = [(turn.role, count_tokens(turn.words) + turn_tokens) for turn in record.messages]
         answer = 0
         if is_pair(record):
             answer = max(
-                sum(count_tokens(turn.content) + turn_tokens for turn in turns)
+                sum(count_tokens(turn.words) + turn_tokens for turn in turns)
                 for turns in (record.chosen, record.rejected)
             )
         asked = max((n for n, (role, _) in enumerate(prompt) if role == "user"), default=0)
-        last = sum(size for n, (role, size) in enumerate(prompt) if n >= asked or role == "system")
+        last = sum(
+            size for n, (role, size) in enumerate(prompt) if n >= asked or role in HEAD_ROLES
+        )
+        if is_raw_text(record.messages):  # it is cut into rows that fit
+            last = 0
         return RowLength(sum(size for _, size in prompt) + answer, last + answer)
 
     return measure

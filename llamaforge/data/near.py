@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamaforge.data.privacy import mask_text
-from llamaforge.data.records import Record, prompt_key, record_id
+from llamaforge.data.records import HEAD_ROLES, Record, prompt_key, record_id
 from llamaforge.data.row_refs import (
     Example,
     RowRef,
@@ -282,9 +282,9 @@ class _Refs:
 
 
 def _text(record: Record) -> str:
-    """Return what is compared: all that is said, without system messages, which rows share."""
-    turns = [turn.content for turn in record.messages if turn.role != "system"]
-    turns += [turn.content for turn in (*record.chosen, *record.rejected)]
+    """Return what is compared: all that is said, without what rows share in front."""
+    turns = [turn.words for turn in record.messages if turn.role not in HEAD_ROLES]
+    turns += [turn.words for turn in (*record.chosen, *record.rejected)]
     return "\n".join(turns)
 
 
@@ -302,10 +302,10 @@ def _conflict_keys(record: Record) -> tuple[int, int]:
     """
     if is_pair(record) or not any(turn.role == "user" for turn in record.messages):
         return 0, 0
-    system = "\n".join(turn.content for turn in record.messages if turn.role == "system")
-    answers = (turn.content for turn in record.messages if turn.role == "assistant")
+    head = "\n".join(turn.content for turn in record.messages if turn.role in HEAD_ROLES)
+    answers = (turn.words for turn in record.messages if turn.role == "assistant")
     said = "\x1e".join(" ".join(answer.split()) for answer in answers)
-    return _bits(f"{prompt_key(record.messages)}{system}") or 1, _bits(said)
+    return _bits(f"{prompt_key(record.messages)}{head}") or 1, _bits(said)
 
 
 def _bits(text: str) -> int:

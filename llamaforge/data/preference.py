@@ -143,8 +143,6 @@ def _openai_input(value: object, reader: TurnReader) -> list[Message]:
         return [reader.question(value)]
     if not isinstance(value, dict):
         raise RowError(f"input is {kind(value)}, not an object with messages")
-    if value.get("tools"):
-        raise RowError("the row offers tools, which are not trained on yet")
     if "messages" not in value:
         raise RowError("input has no messages")
     return reader.turns(value["messages"], "input.messages")
@@ -164,8 +162,8 @@ def _common_prefix(one: Sequence[Message], other: Sequence[Message]) -> int:
 
 
 def _same(one: Sequence[Message], other: Sequence[Message]) -> bool:
-    return [(turn.role, settled(turn.content)) for turn in one] == [
-        (turn.role, settled(turn.content)) for turn in other
+    return [(turn.role, settled(turn.words)) for turn in one] == [
+        (turn.role, settled(turn.words)) for turn in other
     ]
 
 

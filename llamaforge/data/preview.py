@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from llamaforge.data.chat import ChatRenderer, Tokenizer, TracedRow, TrainOn, UntrainedError
-from llamaforge.data.records import Message, RowError
+from llamaforge.data.records import HEAD_ROLES, Message, RowError
 
 MOST_TOKENS: Final = 20_000
 """Tokens of one row that a preview shows; the rest is counted."""
@@ -120,7 +120,7 @@ def preview(
                 " would never learn to stop",
             )
         )
-    turns = [message for message in messages if message.role != "system"]
+    turns = [message for message in messages if message.role not in HEAD_ROLES]
     left_out = tuple(turns[: fitted.dropped])
     if left_out:
         problems.append(

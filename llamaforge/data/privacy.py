@@ -130,7 +130,7 @@ class PrivacyScan:
 
     def add(self, record: Record) -> bool:
         """Look through one row; return whether anything was found."""
-        text = "\n\n".join(turn.content for turn in all_turns(record))
+        text = "\n\n".join(turn.words for turn in all_turns(record))
         spans = find_private(text)
         if record.meta:  # it is frozen with the row; numbers in it are rarely a person's
             beside = _spelled(record.meta)

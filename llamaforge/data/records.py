@@ -3,6 +3,7 @@
 import hashlib
 import json
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +23,19 @@ ROLES: Final = {
     "tool": "tool",
     "observation": "tool",
     "function": "tool",
+    "function_call": "assistant",
+    "tool_call": "assistant",
 }
 """What each known role is called from here on. Any other role rejects its row."""
+
+RAW_TEXT: Final = "text"
+"""The role of a message that is the whole row: a text without a question and an answer."""
+
+LEARNED_ROLES: Final = frozenset({"assistant", RAW_TEXT})
+"""What a model learns to write."""
+
+HEAD_ROLES: Final = frozenset({"tools", "system"})
+"""What stays in front of a conversation however much of it is left out."""
 
 SPLIT_NAMES: Final = {
     "train": "train",
@@ -34,17 +46,36 @@ SPLIT_NAMES: Final = {
 }
 """What a row's own `split` may say, in lower case, and the side that it means."""
 
+_ASKING: Final = ("user", RAW_TEXT)
+_OF_TOOLS: Final = ("calls", "name", "call_id")
 _ID_CHARACTERS: Final = 16  # 64 bits: a chance of one in 300,000 for a clash in ten million rows
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn: `role` is `system`, `user`, `assistant` or `tool`; `content` is as it was given."""
+    """One turn: `role` is `system`, `user`, `assistant` or `tool`; `content` is as it was given.
+
+    Raw text is one message of role `text`.
+
+    What a conversation has on offer stands in front of it as a message of role `tools`, whose
+    content is the JSON list of functions that chat templates are given.
+    """
 
     role: str
     content: str
     trained: bool = True
     """Of an assistant's message: whether it is learned. OpenAI's files say no by a weight of 0."""
+    calls: str = ""
+    """Of an assistant's message: the tools it calls, as the JSON list that templates are given."""
+    name: str = ""
+    """Of a tool's message: which tool it is of, where the row says so."""
+    call_id: str = ""
+    """Of a tool's message: the id of the call that it answers, where the row says so."""
+
+    @property
+    def words(self) -> str:
+        """All that the message says: its content and what it calls."""
+        return f"{self.content}\n{self.calls}" if self.calls else self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +135,11 @@ def record_id(
     return _sha256(json.dumps(turns, ensure_ascii=False))[:_ID_CHARACTERS]
 
 
+def is_raw_text(messages: Sequence[Message]) -> bool:
+    """Return whether a row is raw text, which no template is put around."""
+    return len(messages) == 1 and messages[0].role == RAW_TEXT
+
+
 def settled(text: str) -> str:
     """Return `text` without the differences that do not count: composition, line ends, margins."""
     text = unicodedata.normalize("NFC", text)
@@ -112,18 +148,28 @@ def settled(text: str) -> str:
 
 def _identity(messages: tuple[Message, ...]) -> list[list[str]]:
     return [
-        [turn.role, settled(turn.content), *([] if turn.trained else ["untrained"])]
+        [
+            turn.role,
+            settled(turn.content),
+            *([] if turn.trained else ["untrained"]),
+            *([_without_ids(turn.calls)] if turn.calls else []),
+        ]
         for turn in messages
     ]
+
+
+def _without_ids(calls: str) -> str:
+    """Return calls without their ids, which are made up anew whenever a row is written."""
+    return json.dumps([call["function"] for call in json.loads(calls)], ensure_ascii=False)
 
 
 def prompt_key(messages: tuple[Message, ...]) -> str:
     """Return a key that is the same for rows that ask the same thing.
 
-    It covers the text of all user messages, with case and white space folded. Rows with equal
-    `record_id` have equal keys, since this folding is the coarser one.
+    It covers the text of all user messages, or raw text, with case and white space folded. Rows
+    with equal `record_id` have equal keys, since this folding is the coarser one.
     """
-    asked = [_folded(message.content) for message in messages if message.role == "user"]
+    asked = [_folded(message.content) for message in messages if message.role in _ASKING]
     return _sha256(json.dumps(asked, ensure_ascii=False))
 
 
@@ -148,7 +194,9 @@ def canonical_line(record: Record) -> bytes:
 def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     """Return messages as JSON; what is trained goes without saying, so older lines stay as is."""
     return [
-        {"role": turn.role, "content": turn.content} | ({} if turn.trained else {"trained": False})
+        {"role": turn.role, "content": turn.content}
+        | ({} if turn.trained else {"trained": False})
+        | {key: value for key in _OF_TOOLS if (value := getattr(turn, key))}
         for turn in messages
     ]
 

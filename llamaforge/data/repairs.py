@@ -7,7 +7,7 @@ rejected, and nothing happens in silence.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Final
 
@@ -115,7 +115,7 @@ class Mender:
             raise RowError(f"{name} is empty")
         if turns[0].role != "assistant" or turns[-1].role != "assistant":
             raise RowError(f"{name} is not an answer to the prompt")
-        if any(not turn.content.strip() for turn in turns if turn.role != "tool"):
+        if any(not turn.words.strip() for turn in turns if turn.role != "tool"):
             raise RowError(f"{name} is empty")
         return turns
 
@@ -130,7 +130,7 @@ class Mender:
             elif content == message.content:
                 turns.append(message)
             else:
-                turns.append(Message(message.role, content, message.trained))
+                turns.append(replace(message, content=content))
         return turns
 
     def _trimmed(self, text: str) -> str:
@@ -157,7 +157,8 @@ class Mender:
         merged: list[Message] = []
         for (role, trained), group in groupby(turns, lambda turn: (turn.role, turn.trained)):
             members = list(group)
-            if len(members) == 1 or role == "tool":  # one answer may follow several tools' results
+            if len(members) == 1 or role == "tool" or any(turn.calls for turn in members):
+                # One answer may follow several tools' results; a call is a turn of its own.
                 merged += members
             else:
                 self.note("merged_turns")
@@ -184,5 +185,5 @@ def _require_texts(turns: Sequence[Message]) -> None:
         raise RowError("the prompt is empty: no user message")
     if any(not turn.content.strip() for turn in asked):
         raise RowError("the prompt is empty: a user message without text")
-    if any(turn.role == "assistant" and not turn.content.strip() for turn in turns):
+    if any(turn.role == "assistant" and not turn.words.strip() for turn in turns):
         raise RowError("the row has no answer: an assistant message is empty")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llamaforge.data.records import Message, Record
+from llamaforge.data.records import LEARNED_ROLES, Message, Record
 from llamaforge.safe_text import safe_line
 
 EXCERPT_CHARACTERS: Final = 60
@@ -48,9 +48,9 @@ def is_pair(record: Record) -> bool:
 
 
 def answer_of(record: Record) -> str:
-    """Return the text to learn: the last answer, or the better one of a preference pair."""
+    """Return the text to learn: the last answer, the better one of a pair, or raw text."""
     turns = record.chosen or record.messages
-    return next((turn.content for turn in reversed(turns) if turn.role == "assistant"), "")
+    return next((turn.words for turn in reversed(turns) if turn.role in LEARNED_ROLES), "")
 
 
 def question_of(record: Record) -> str:
@@ -68,7 +68,7 @@ def all_turns(record: Record) -> Iterable[Message]:
 
 def text_bytes(turns: Iterable[Message]) -> int:
     """Return how long the texts of `turns` are together, in bytes of UTF-8."""
-    return sum(len(turn.content.encode("utf-8", "surrogatepass")) for turn in turns)
+    return sum(len(turn.words.encode("utf-8", "surrogatepass")) for turn in turns)
 
 
 def excerpt(text: str, limit: int = EXCERPT_CHARACTERS) -> str:

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from llamaforge.data.json_row import kind
 from llamaforge.data.preference import is_preference, mended_pair, read_pair
-from llamaforge.data.records import Message, RowError
+from llamaforge.data.records import RAW_TEXT, Message, RowError
 from llamaforge.data.repairs import Mender
+from llamaforge.data.tool_calls import offered
 from llamaforge.data.trees import is_nested_tree, is_tree_message
 from llamaforge.data.turns import TurnChoices, TurnReader, key_list
 
@@ -20,6 +21,7 @@ Fields = Mapping[str, Any]
 UNKNOWN: Final = "unknown"
 PREFERENCE: Final = "preference"
 TREE: Final = "oasst"
+TEXT: Final = "text"
 
 _PAIRS: Final = (
     ("question", "answer"),
@@ -29,7 +31,6 @@ _PAIRS: Final = (
 )
 _ANSWERS: Final = (("prompt", "completion"), ("instruction", "output"), *_PAIRS)
 """The key that asks in each format, and the one that answers."""
-_NO_TOOLS: Final = (None, "", "[]", "null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +146,12 @@ def conversation_of(
         raise RowError(_no_conversation(shape, fields))
     mender = Mender()
     fields = _clean_keys(fields, mender)
-    _require_no_tools(fields)
+    tools = offered(fields)
     reader = TurnReader(fields, choices or TurnChoices(), mender)
     messages = _with_links(shape.read(fields, reader), reader)
     messages = _with_system(fields, messages, mender)
     messages = mender.conversation(messages)
-    return Reading(tuple(messages), repairs=mender.rules)
+    return Reading((*tools, *messages), repairs=mender.rules)
 
 
 def pair_of(
@@ -168,12 +169,26 @@ def pair_of(
         raise RowError(_no_pair(shape, fields))
     mender = Mender()
     fields = _clean_keys(fields, mender)
-    _require_no_tools(fields)
+    tools = offered(_holder_of_tools(fields))
     reader = TurnReader(fields, choices or TurnChoices(), mender)
     pair = read_pair(fields, reader, mender)
     prompt = _with_system(fields, _with_links(pair.prompt, reader), mender)
     pair = mended_pair(pair.with_prompt(prompt), mender)
-    return Reading(tuple(pair.prompt), tuple(pair.chosen), tuple(pair.rejected), mender.rules)
+    return Reading((*tools, *pair.prompt), tuple(pair.chosen), tuple(pair.rejected), mender.rules)
+
+
+def raw_text_of(fields: Fields) -> Reading:
+    """Return a row's text, which is to be learned as it stands, as a message of role `text`.
+
+    Raises:
+        RowError: there is none.
+    """
+    text = fields.get("text")
+    if not isinstance(text, str):
+        raise RowError(f"text is {kind(text)}, not a text")
+    if not text.strip():
+        raise RowError("text is empty")
+    return Reading((Message(RAW_TEXT, text),))
 
 
 def _given(fields: Fields) -> Fields:
@@ -212,10 +227,10 @@ def _no_pair(shape: Shape, fields: Fields) -> str:
     return f"the row is {shape.name}, not a preference pair"
 
 
-def _require_no_tools(fields: Fields) -> None:
-    tools = fields.get("tools")
-    if tools and tools not in _NO_TOOLS:
-        raise RowError("the row offers tools, which are not trained on yet")
+def _holder_of_tools(fields: Fields) -> Fields:
+    """Return what may hold the tools of a pair: OpenAI's have them in their `input`."""
+    inner = fields.get("input")
+    return inner if isinstance(inner, dict) and "tools" in inner else fields
 
 
 def _with_links(messages: list[Message], reader: TurnReader) -> list[Message]:
@@ -398,7 +413,7 @@ SHAPES: Final = (
         refusal="the row holds token ids, which fit one tokenizer only",
     ),
     Shape(
-        "text",
+        TEXT,
         _has("text"),
         refusal="the row is raw text, without a question and an answer",
     ),

@@ -16,6 +16,7 @@ from llamaforge.data.json_row import kind, parse_object
 from llamaforge.data.privacy import masked_line
 from llamaforge.data.records import ROLES, Message, RowError
 from llamaforge.data.repairs import Mender
+from llamaforge.data.tool_calls import CALLING_ROLES, calls_in, calls_in_text
 from llamaforge.safe_text import safe_line
 
 Fields = Mapping[str, Any]
@@ -83,20 +84,32 @@ class TurnReader:
         """Return one message, written as `role` and `content` or as `from` and `value`.
 
         Raises:
-            RowError: it is none, it calls a tool, or its role or its content cannot be used.
+            RowError: it is none, or its role, its content or what it calls cannot be used.
         """
         if not isinstance(turn, dict):
             raise RowError(f"{where} is {kind(turn)}, not an object")
-        if turn.get("tool_calls") or turn.get("function_call"):
-            raise RowError(f"{where} calls a tool, which is not trained on yet")
         role_key, content_key = self._keys(turn)
         if role_key not in turn:
             raise RowError(f"{where} has no {_named(role_key, 'role')}: {key_list(turn)}")
-        if content_key not in turn:
+        calls = calls_in(turn, where)
+        if content_key not in turn and not calls:
             raise RowError(f"{where} has no {safe_line(content_key, limit=40)}")
         role = self._role(turn[role_key], where)
-        content = self._content(turn[content_key], where)
-        return Message(role, self._marked(content), _is_trained(turn, role, where))
+        if calls and turn.get(content_key) is None:
+            content = ""
+        else:
+            content = self._content(turn[content_key], where)
+        if not calls and _is_call(turn[role_key]):
+            content, calls = "", calls_in_text(content, where)
+        if calls and role != "assistant":
+            raise RowError(f"{where} calls a tool, and is not an answer")
+        return Message(
+            role,
+            self._marked(content),
+            _is_trained(turn, role, where),
+            calls,
+            *(_short(turn, key) if role == "tool" else "" for key in ("name", "tool_call_id")),
+        )
 
     def links_left(self) -> Iterator[str]:
         """Yield the addresses of the row's images that no text has a mark for."""
@@ -188,6 +201,15 @@ class TurnReader:
         if self._choices.images == "link":
             return with_links(text, self._links)
         return without_placeholders(text)
+
+
+def _is_call(role: str) -> bool:
+    return role.strip().lower() in CALLING_ROLES
+
+
+def _short(turn: Fields, key: str) -> str:
+    value = turn.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def _named(key: str, usual: str) -> str:

@@ -5,9 +5,9 @@ What the file says of itself, vocabulary and template included, is copied from t
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -89,7 +89,8 @@ def write_merged(
 
     Args:
         path: where it goes; what lies there is replaced at the very end.
-        base: the file that was trained on.
+        base: the model that was trained on, as the server reads it; what its file holds beside
+            is copied.
         adapter: what was trained; None only packs the base anew.
         provenance: what the file says of its making.
         full: full-precision weights, with what was learned in them, that take the place of the
@@ -105,13 +106,18 @@ def write_merged(
             (`overflow`), or it was `stopped`.
     """
     pairs = None if adapter is None else Adapter(adapter, base, provenance.base_digest)
-    types = {name: info.type for name, info in base.tensors.items()}
+    stored = base.stored
+    names = {base.stored_names.get(name, name): name for name in base.tensors}
+    types = {name: info.type for name, info in stored.tensors.items()}
     if quantization is not None:
-        types |= tensor_types(base, quantization)
-    touched = set() if pairs is None else pairs.names
-    touched = touched if full is None else set(full.names)
-    _check_packable(base, types, touched)
-    planned = [PlannedTensor(name, info.shape, types[name]) for name, info in base.tensors.items()]
+        chosen = tensor_types(base, quantization)
+        types |= {name: chosen[served] for name, served in names.items()}
+    learned = _Learned(pairs, full, names)
+    touched = {name for name in names if learned.touches(name)}
+    _check_packable(stored, types, touched)
+    planned = [
+        PlannedTensor(name, info.shape, types[name]) for name, info in stored.tensors.items()
+    ]
     total = sum(tensor.n_bytes for tensor in planned)
     remove_leftovers(path)
     check_room(path, total, "choose a smaller quantisation")
@@ -121,17 +127,18 @@ def write_merged(
         with temporary.open("wb") as file:
             changes = _changes(base, provenance, quantization)
             hashing = HashingFile(file)
-            stream = GgufStream(hashing, base, changes, planned)
+            stream = GgufStream(hashing, stored, changes, planned)
             done = 0
-            with (
-                base.path.open("rb") as source,
-                closing(
-                    _in_order(
-                        _pieces(base, planned, pairs, full),
-                        lambda part: part.result(source.fileno()),
+            with ExitStack() as stack:
+                sources = [stack.enter_context(path.open("rb")).fileno() for path in stored.files]
+                results = stack.enter_context(
+                    closing(
+                        _in_order(
+                            _pieces(stored, planned, learned),
+                            lambda part: part.result(sources[part.info.file]),
+                        )
                     )
-                ) as results,
-            ):
+                )
                 for piece, data in results:
                     stream.write(data)
                     done += len(data)
@@ -139,8 +146,7 @@ def write_merged(
                     check_stop(stopped)
                     if piece.ends_tensor:
                         stream.end_tensor()
-                        if piece.full is not None:
-                            piece.full.release(piece.info.name)
+                        learned.release(piece.info.name)
             file.flush()
             os.fsync(file.fileno())
         commit(temporary, path)
@@ -159,8 +165,7 @@ class _Piece:
     last: int
     pair: tuple[Array, Array] | None
     """A and B of the tensor's adapter."""
-    full: BaseTensors | None = None
-    """Where its values come from, if not from the file."""
+    learned: "_Learned"
 
     @property
     def ends_tensor(self) -> bool:
@@ -170,8 +175,9 @@ class _Piece:
     def result(self, file: int) -> bytes | memoryview:
         """Return the rows: read, and where something changes unpacked, added to and packed."""
         info, rows = self.info, self.last - self.first
-        if self.full is not None:
-            return self._packed(self.full.rows(info.name, self.first, self.last))
+        full = self.learned.rows(info.name, self.first, self.last)
+        if full is not None:
+            return self._packed(full)
         row = info.n_bytes // info.rows
         raw = os.pread(file, rows * row, info.offset + self.first * row)
         if len(raw) != rows * row:
@@ -210,23 +216,50 @@ class _Piece:
         return packed.data
 
 
-def _pieces(
-    base: Header,
-    planned: Sequence[PlannedTensor],
-    pairs: Adapter | None,
-    full: BaseTensors | None,
-) -> Iterator[_Piece]:
+@dataclass(frozen=True)
+class _Learned:
+    """What was learned, by the names that tensors have in the file."""
+
+    adapter: Adapter | None
+    full: BaseTensors | None
+    names: Mapping[str, str]
+    """The names of those that are served, as they are called there."""
+
+    def touches(self, name: str) -> bool:
+        """Return whether a tensor comes out otherwise than it lies in the file."""
+        served = self.names.get(name)
+        if self.full is not None:
+            return served in self.full.names
+        return self.adapter is not None and served in self.adapter.names
+
+    def factors(self, name: str) -> tuple[Array, Array] | None:
+        """Return A, already scaled, and B; None for a tensor that no adapter changes."""
+        if self.full is not None or self.adapter is None or not self.touches(name):
+            return None
+        return self.adapter.factors(self.names[name])
+
+    def rows(self, name: str, first: int, last: int) -> Array | None:
+        """Return rows out of the full-precision weights; None for a tensor of the file's own."""
+        if self.full is None or not self.touches(name):
+            return None
+        return self.full.rows(self.names[name], first, last)
+
+    def release(self, name: str) -> None:
+        """Let the system have back the memory of what a tensor came from."""
+        if self.full is not None and self.touches(name):
+            self.full.release(self.names[name])
+
+
+def _pieces(base: Header, planned: Sequence[PlannedTensor], learned: _Learned) -> Iterator[_Piece]:
     """Yield everything to write, in the file's order."""
     for tensor in planned:
         info = base.tensors[tensor.name]
-        touched = pairs is not None and tensor.name in pairs.names
-        pair = pairs.factors(tensor.name) if pairs is not None and touched else None
-        origin = full if full is not None and tensor.name in full.names else None
-        is_copied = pair is None and origin is None and tensor.type is info.type
+        pair = learned.factors(tensor.name)
+        is_copied = not learned.touches(tensor.name) and tensor.type is info.type
         weights = _COPIED_WEIGHTS if is_copied else _ROWS_WEIGHTS
         step = max(1, weights // info.width)
         for first in range(0, info.rows, step):
-            yield _Piece(info, tensor.type, first, min(first + step, info.rows), pair, origin)
+            yield _Piece(info, tensor.type, first, min(first + step, info.rows), pair, learned)
 
 
 def _in_order(

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from llamaforge.export.merged import (
 from llamaforge.export.mix import check_quantization
 from llamaforge.files import sha256_of
 from llamaforge.gguf.header import Header, read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.spec import ResolvedModel, RunSpec, merged_name
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.runs.launcher import worker_environment
@@ -117,7 +118,7 @@ def merge_run(
     on_check()
     spec = RunSpec.load(run.spec_file)
     if spec.model.full is None:
-        check = _checked(made, _held_against_adapter(made, spec.model.blob, adapter_of(run)))
+        check = _checked(made, _held_against_adapter(made, spec.model.files, adapter_of(run)))
     else:
         check = _checked(made, _held_against_base(made, run))
     run.list_artifact(_KIND, made.path, made.sha256, beside=True)
@@ -144,7 +145,8 @@ def write_run_merged(
     result = result_of(run, spec)
     path = default_target(run, quantization) if target is None else target
     require_blob(spec.model)
-    base, about = read_header(spec.model.blob), _provenance(run, spec.model, result)
+    base = read_model(spec.model.blob, spec.model.files)
+    about = _provenance(run, spec.model, result)
     made = _listed(run, path, base, about, quantization) if reuse else None
     if made is not None:
         return made
@@ -196,9 +198,10 @@ def require_blob(model: ResolvedModel) -> None:
     Raises:
         NotFoundError: it is gone.
     """
-    if not model.blob.is_file():
+    gone = next((path for path in model.files if not path.is_file()), None)
+    if gone is not None:
         raise NotFoundError(
-            f"The model's file {safe_line(str(model.blob))} is gone.",
+            f"The model's file {safe_line(str(gone))} is gone.",
             f"Pull the model again: ollama pull {safe_line(model.name)}",
             code="missing_blob",
         )
@@ -234,10 +237,10 @@ def _provenance(run: RunDirectory, model: ResolvedModel, adapter: Path) -> Prove
     )
 
 
-def _held_against_adapter(made: Merged, blob: Path, adapter: Path) -> list[str]:
-    """Return what compares the file with the adapter over the model's own file."""
+def _held_against_adapter(made: Merged, like: Sequence[Path], adapter: Path) -> list[str]:
+    """Return what compares the file with the adapter over the model's own files."""
     command = ["llamaforge.evaluation.check_file", str(made.path)]
-    return [*command, "--like", str(blob), "--adapter", str(adapter)]
+    return [*command, "--like", *map(str, like), "--adapter", str(adapter)]
 
 
 def _held_against_base(made: Merged, run: RunDirectory) -> list[str]:

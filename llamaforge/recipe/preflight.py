@@ -12,6 +12,7 @@ from llamaforge.data.sources import Source, expand
 from llamaforge.errors import RefusedError
 from llamaforge.gguf.ggml import can_pack
 from llamaforge.gguf.header import Header
+from llamaforge.gguf.llama_files import is_translated
 from llamaforge.recipe.spec import RunSpec, TrainingSettings
 from llamaforge.safe_text import safe_line
 
@@ -25,6 +26,8 @@ _COPIES_IN_MEMORY: Final = 4
 _BFLOAT16_BYTES: Final = 2
 _NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight of four bits; for 64 of them a scale in eight bits, for 256 scales one in 32 bits."""
+_MOST_BYTES: Final = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 1.0625, "Q6_K": 0.83}
+"""Bytes of a weight in the types that may be larger than the model's own."""
 _SNAPSHOT_GROWTH: Final = 2
 """Rows in the program's own form are larger than most that people write."""
 _PACKED: Final = frozenset({".gz", ".zst", ".zstd", ".parquet"})
@@ -41,6 +44,8 @@ class Needs:
 
     adapter: int
     """The adapter's weights as float32, if every linear layer of the blocks is adapted."""
+    made: int
+    """The rows, and what the stages beside training make of them."""
     disk: int
     """The most that its directory will hold at one time."""
     memory: int
@@ -49,23 +54,30 @@ class Needs:
 
 
 def needs_of(spec: RunSpec, header: Header) -> Needs:
-    """Return what the run takes on the model whose file has `header`."""
-    trained = trained_parameters(header, spec.training)
-    adapter = trained * _FLOAT32_BYTES
+    """Return what the run takes on a model, whose `header` is as the server reads it."""
+    adapter = trained_parameters(header, spec.training) * _FLOAT32_BYTES
     local = [source for source in spec.data.sources if not source.is_on_the_hub]
     snapshot = sum(map(_snapshot_bytes, expand(local).files)) if local else 0
     if spec.data.snapshot is not None:
         snapshot = sum(file.bytes for file in find(spec.data.snapshot).manifest.files.values())
     checkpoints = _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
-    blob = header.path.stat().st_size
     # A server that takes no adapters gets a file with both merged, as large as the model's own.
     is_merged = spec.publish.name is not None or not spec.training.makes_adapter
-    merged = blob if is_merged else 0
+    merged = _merged_bytes(spec, header) if is_merged else 0
+    # llama.cpp is asked about a file that says what Ollama's server reads.
+    translated = header.tensor_bytes if is_translated(header) else 0
     return Needs(
         adapter=adapter,
-        disk=checkpoints + adapter + snapshot + merged + _SLACK_DISK_BYTES,
+        made=adapter + snapshot + merged,
+        disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
         memory=frozen_bytes(spec, header) + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
     )
+
+
+def _merged_bytes(spec: RunSpec, header: Header) -> int:
+    """Return how large a merged file is: as the model's own, or in its own type at most."""
+    most = _MOST_BYTES.get(spec.publish.quantization or "", 0.0)
+    return max(header.stored.file_bytes, int(most * header.parameters))
 
 
 def trained_parameters(header: Header, training: TrainingSettings) -> int:
@@ -82,7 +94,7 @@ def frozen_bytes(spec: RunSpec, header: Header) -> int:
     """
     training = spec.training
     if training.base == "gguf":
-        return header.path.stat().st_size
+        return header.tensor_bytes
     if not training.use_peft:
         return 0
     size = _BFLOAT16_BYTES if training.compute_dtype == "bfloat16" else _FLOAT32_BYTES

@@ -13,6 +13,7 @@ from llamaforge.errors import UsageError
 from llamaforge.hardware import cpu_has_fast_bfloat16
 from llamaforge.recipe.spec import (
     DataChoice,
+    FurtherPart,
     Recipe,
     ResolvedBase,
     ResolvedModel,
@@ -55,6 +56,7 @@ class ModelFacts:
     """The full-precision base, where that is trained on."""
     positions: int | None = None
     """Tokens that the full-precision base can take at most."""
+    further: tuple[FurtherPart, ...] = ()
 
 
 def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
@@ -90,6 +92,7 @@ def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
             store=facts.store,
             blob=facts.blob,
             digest=facts.digest,
+            further=facts.further,
             architecture=facts.architecture,
             quantization=facts.quantization,
             context_length=facts.context_length,

@@ -1,16 +1,18 @@
 """The training loop: transformers' Trainer with our loss, our batches and our checkpoints."""
 
 import math
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import psutil
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -21,9 +23,11 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.batches import RowLoader, collate
 from llamaforge.training.checkpoints import (
+    bytes_of,
     commit_checkpoint,
     newest_checkpoint,
     partial_folder,
+    set_aside,
     step_of,
 )
 from llamaforge.training.lora import base_model, compute_type, hidden_states
@@ -33,6 +37,10 @@ _SPEED_STEPS: Final = 10
 """Steps over which tokens a second and the time left are averaged."""
 _EVAL_ROWS: Final = 256
 """Validation rows at most; the same ones every time."""
+_SAVED_BYTES_A_WEIGHT: Final = 12
+"""A checkpoint's share of each trained weight: itself and Adam's two moments in float32."""
+_SAVED_EXTRA_BYTES: Final = 4_000_000
+"""What a checkpoint holds beside them."""
 
 Emit = Callable[[events.Event], None]
 
@@ -42,7 +50,28 @@ class Wishes:
     """What a person may ask while training runs; each is looked for after every step."""
 
     stop: Callable[[], bool]
+    """Whether to save and end."""
     save: Callable[[], bool]
+    """Whether to save and go on; each wish is told once."""
+    samples: Callable[[], list[str] | None] = lambda: None
+    """Prompts to answer now, or an empty list for any; None where nobody asks."""
+    pause: Callable[[Callable[[], None], Callable[[], None]], None] = lambda _before, _meanwhile: (
+        None
+    )
+    """Wait for as long as a pause is wanted. Calls the first function where there is a pause at
+    all, and the second one again and again while it lasts."""
+    space: Callable[[int], bool] = lambda _bytes: True
+    """Wait until so many bytes are free for a checkpoint. Returns whether there was a wait."""
+
+
+class Probes(Protocol):
+    """What answers prompts with the model as it is."""
+
+    def at_eval(self, step: int) -> None:
+        """Answer the prompts of the recipe."""
+
+    def asked(self, step: int, prompts: Sequence[str]) -> None:
+        """Answer `prompts`; without any, some that are at hand."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,7 @@ def train(
     *,
     emit: Emit,
     wishes: Wishes,
+    probes: Probes | None = None,
 ) -> Outcome:
     """Train what is to be trained of `model` in place; goes on from the newest whole checkpoint.
 
@@ -77,9 +107,10 @@ def train(
         checkpoints: the folder that holds them.
         emit: takes `Step`, `Eval`, `Checkpoint` and `Warn` events.
         wishes: what was asked from outside.
+        probes: answers prompts whenever the validation loss is measured, and on request.
 
     Raises:
-        LlamaForgeError: the loss is no longer a number (`diverged`).
+        LlamaForgeError: the loss, or a weight, is no longer a number (`diverged`).
     """
     arguments = TrainingArguments(
         output_dir=str(partial_folder(checkpoints)),
@@ -106,14 +137,16 @@ def train(
     if settings.gradient_checkpointing:
         base: Any = base_model(model)
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    reporter = _Reporter(model, head, validation, settings, checkpoints, emit, wishes)
+    reporter = _Reporter(model, head, validation, settings, checkpoints, emit, wishes, probes)
     trainer = _PackedTrainer(model, head, rows, settings, arguments, reporter)
     newest, damaged = newest_checkpoint(checkpoints)
-    for path in damaged:
+    for item in damaged:
+        aside = set_aside(item.path)
         emit(
             events.Warn(
                 code="damaged_checkpoint",
-                message=f"The checkpoint {path.name} is damaged and was passed over.",
+                message=f"The checkpoint {item.path.name} is damaged and was passed over: "
+                f"{item.reason}. It is kept as {aside.name} until the next one is saved.",
             )
         )
     if newest is not None and step_of(newest) >= reporter.total_steps(trainer):
@@ -185,7 +218,10 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> RowLoader:
         """Return the batches of one epoch."""
         return RowLoader(
-            self._rows, self._settings.per_device_train_batch_size, self._settings.seed
+            self._rows,
+            self._settings.per_device_train_batch_size,
+            self._settings.seed,
+            accumulation=self._settings.gradient_accumulation_steps,
         )
 
     def compute_loss(
@@ -207,10 +243,15 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         """Load the adapter of a checkpoint without training on."""
         self._load_from_checkpoint(str(checkpoint))
 
+    @property
+    def unfinished(self) -> Path:
+        """The folder that this step's checkpoint is written into."""
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
     def write_checkpoint(self) -> Path:
         """Write everything that a resumed run needs, and return the folder."""
         self._save_checkpoint(self.model, trial=None)
-        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        return self.unfinished
 
 
 class _Reporter(TrainerCallback):  # type: ignore[misc]
@@ -225,6 +266,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         checkpoints: Path,
         emit: Emit,
         wishes: Wishes,
+        probes: Probes | None,
     ) -> None:
         self.tokens = 0
         """Tokens read since the last step, padding not counted."""
@@ -236,10 +278,12 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._checkpoints = checkpoints
         self._emit = emit
         self._wishes = wishes
+        self._probes = probes
         self._process = psutil.Process()
         self._recent: deque[tuple[float, int]] = deque(maxlen=_SPEED_STEPS)
         self._since = 0.0
         self._saved_step = -1
+        self._saved_bytes = 0
         self._trainer: _PackedTrainer | None = None
 
     def take(self, trainer: _PackedTrainer) -> None:
@@ -262,7 +306,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
         """Report one optimizer step."""
-        del args, control
+        del args
         if not logs or "loss" not in logs:
             return
         now = time.monotonic()
@@ -288,34 +332,39 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             )
         )
         if not finite:
-            raise LlamaForgeError(
-                f"The loss of step {state.global_step} is not a number: training has diverged.",
-                "Start again with a lower rate, for example: --set learning_rate="
-                f"{self._settings.learning_rate / 10:g}",
-                code="diverged",
-            )
+            raise self._diverged(f"The loss of step {state.global_step}")
+        if not math.isfinite(norm):
+            raise self._diverged(f"The gradient of step {state.global_step}")
         self._after_step(state)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Obey a wish to stop."""
-        del args, state
         if self._wishes.stop():
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what the last steps learned."""
         del args, control
-        if state.global_step != self._saved_step:
-            self._save(state)
+        self._save_new(state)
 
     def _after_step(self, state: Any) -> None:
         started = time.monotonic()
         is_last = state.global_step == state.max_steps
-        if self._validation and (is_last or state.global_step % self._settings.eval_steps == 0):
-            self._evaluate(state.global_step)
-        if self._wishes.save() or state.global_step % self._settings.save_steps == 0:
+        if is_last or state.global_step % self._settings.eval_steps == 0:
+            if self._validation:
+                self._evaluate(state.global_step)
+            if self._probes is not None:
+                self._probes.at_eval(state.global_step)
+        if state.global_step % self._settings.save_steps == 0:
             self._save(state)
+        self._obey(state)
+        self._wishes.pause(lambda: self._save_new(state), lambda: self._obey(state))
         self._since += time.monotonic() - started  # a step's time is the step's alone
+
+    def _obey(self, state: Any) -> None:
+        """Do what was asked and lets training go on."""
+        if self._wishes.save():
+            self._save(state)
+        prompts = self._wishes.samples()
+        if prompts is not None and self._probes is not None:
+            self._probes.asked(state.global_step, prompts)
 
     def _memory_bytes(self) -> int:
         """Return what the process holds: on the host, or on the GPU that it computes on."""
@@ -346,9 +395,49 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._model.train(was_training)
         self._emit(events.Eval(step=step, loss=round(total / count, 6), rows=len(order)))
 
+    def _save_new(self, state: Any) -> None:
+        """Write a checkpoint unless this step's is there already."""
+        if state.global_step != self._saved_step:
+            self._save(state)
+
     def _save(self, state: Any) -> None:
+        """Write a checkpoint; where the disk is full, wait until it is not.
+
+        Raises:
+            LlamaForgeError: a weight is not a number (`diverged`); checkpoints stay as they are.
+        """
+        for parameter in self._model.parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                raise self._diverged(f"A weight after step {state.global_step}")
         trainer = cast("_PackedTrainer", self._trainer)
-        written = trainer.write_checkpoint()
-        path = commit_checkpoint(written, self._checkpoints, state.global_step)
+        self._wishes.space(self._needed_bytes())
+        while True:
+            try:
+                written = trainer.write_checkpoint()
+                path = commit_checkpoint(written, self._checkpoints, state.global_step)
+                break
+            except (OSError, RuntimeError, SafetensorError):
+                # Libraries say "disk full" in many ways: what is free tells.
+                shutil.rmtree(trainer.unfinished, ignore_errors=True)
+                if not self._wishes.space(self._needed_bytes()):
+                    raise
         self._saved_step = state.global_step
+        self._saved_bytes = bytes_of(path)
         self._emit(events.Checkpoint(step=state.global_step, path=str(path)))
+
+    def _needed_bytes(self) -> int:
+        """Return what the next checkpoint takes: as much as the last one, or a bound."""
+        if self._saved_bytes:
+            return self._saved_bytes + _SAVED_EXTRA_BYTES
+        trained = sum(item.numel() for item in self._model.parameters() if item.requires_grad)
+        return _SAVED_BYTES_A_WEIGHT * trained + _SAVED_EXTRA_BYTES
+
+    def _diverged(self, what: str) -> LlamaForgeError:
+        newest, _ = newest_checkpoint(self._checkpoints)
+        kept = "" if newest is None else f" The checkpoint of step {step_of(newest):,} is kept."
+        return LlamaForgeError(
+            f"{what} is not a number: training has diverged.{kept}",
+            "Start again with a lower rate, for example: --set learning_rate="
+            f"{self._settings.learning_rate / 10:g}",
+            code="diverged",
+        )

@@ -17,7 +17,7 @@ from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.preflight import (
     Needs,
     check_disk,
@@ -26,7 +26,7 @@ from llamaforge.recipe.preflight import (
     needs_of,
 )
 from llamaforge.recipe.resolve import ModelFacts, resolve
-from llamaforge.recipe.spec import Recipe, ResolvedBase, RunSpec
+from llamaforge.recipe.spec import FurtherPart, Recipe, ResolvedBase, RunSpec
 from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
 from llamaforge.safe_text import safe_line
 
@@ -77,7 +77,8 @@ def prepare(
     for note in found.problems:
         on_note(note)
     model = found.require_trainable(recipe.model.name)
-    header = read_header(facts_of(model).blob)
+    plain = facts_of(model)
+    header = read_model(plain.blob, (plain.blob, *(part.blob for part in plain.further)))
     base = full_base(recipe, found, model)
     if base is not None:
         check_fits(base, header)
@@ -197,4 +198,7 @@ def facts_of(model: StoredModel, base: LocalBase | None = None) -> ModelFacts:
             chat_template=base.chat_template,
         ),
         positions=None if base is None else base.positions,
+        further=tuple(
+            FurtherPart(blob=part.path, digest=f"sha256:{part.digest}") for part in model.further
+        ),
     )

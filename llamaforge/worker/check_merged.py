@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamaforge.errors import ExitCode, LlamaForgeError
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.llama_files import llama_files
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.worker.job import conversations_of, max_length_of
@@ -48,11 +49,15 @@ def check_merged(run: RunDirectory, path: Path) -> dict[str, Any]:
     from llamaforge.worker.trained_base import load_trained_base
 
     spec = RunSpec.load(run.spec_file)
-    full, header = base_of(spec), read_header(spec.model.blob)
+    full, header = base_of(spec), read_model(spec.model.blob, spec.model.files)
     encoded = conversations_of(run, spec, header).rows
     chosen = proof_rows(encoded, min(_ROWS, spec.evaluation.fidelity_rows))
     rows = [FidelityRow(item.row.ids, item.row.trained) for item in chosen]
-    with ServedPair(spec.model.blob, path, context=max_length_of(spec)) as served:
+    with (
+        llama_files(header, path.parent) as before,
+        llama_files(read_model(path), path.parent) as after,
+        ServedPair(before, after, context=max_length_of(spec)) as served,
+    ):
         trained = load_trained_base(header, full, spec.training, learned_file(run))
         return {"loads": True} | measure_distance(trained, served, rows)
 

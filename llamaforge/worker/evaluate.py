@@ -26,6 +26,7 @@ def evaluate(job: Job) -> None:
         nonlocal done
         done += 1
         job.progress("evaluate", done, total, "answers")
+        job.check_stop()
 
     longest = max(len(question.prompt) for question in questions)
     with serve(job, longest + settings.max_new_tokens) as server:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from llamaforge.data.encoding import EncodedRecord
-from llamaforge.data.records import RowError
+from llamaforge.data.records import RowError, is_raw_text
 from llamaforge.evaluation.answers import Question
 from llamaforge.worker.job import Conversations
 
@@ -37,7 +37,7 @@ def held_out_sets(conversations: Conversations, max_rows: int) -> list[Set]:
         sides[NEW_TEMPLATES if is_new else HELD_OUT].append(item)
     sets = []
     for name, items in sides.items():
-        questions = [_question(conversations, item) for item in spread(items, max_rows)]
+        questions = [question_of(conversations, item) for item in spread(items, max_rows)]
         found = [question for question in questions if question is not None]
         if found:
             sets.append(Set(name, found))
@@ -51,14 +51,28 @@ def spread(items: Sequence[_T], count: int) -> list[_T]:
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def _question(conversations: Conversations, item: EncodedRecord) -> Question | None:
-    """Return what is asked before the last answer; None where the template cannot say it."""
+def question_of(conversations: Conversations, item: EncodedRecord) -> Question | None:
+    """Return what is asked before the last answer; None where it cannot be asked."""
     messages = item.record.messages
+    if is_raw_text(messages):
+        return None
     last = max(place for place, turn in enumerate(messages) if turn.role == "assistant")
     asked = messages[:last]
     try:
         prompt = conversations.renderer.encode_prompt(asked)
     except RowError:
         return None
-    shown = "\n".join(f"{turn.role}: {turn.content}" for turn in asked)
-    return Question(prompt, shown, messages[last].content)
+    shown = "\n".join(f"{turn.role}: {turn.words}" for turn in asked if turn.role != "tools")
+    answer = messages[last]
+    expected = _as_written(conversations, item) if answer.calls else answer.content
+    return Question(prompt, shown, expected)
+
+
+def _as_written(conversations: Conversations, item: EncodedRecord) -> str:
+    """Return the last answer as the template writes it, without the token that ends it."""
+    row, tokenizer = item.row, conversations.tokenizer
+    stop = len(row.ids) - row.trained[::-1].index(True)
+    start = stop
+    while start and row.trained[start - 1]:
+        start -= 1
+    return tokenizer.decode([i for i in row.ids[start:stop] if i not in tokenizer.end_ids])

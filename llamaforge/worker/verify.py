@@ -1,8 +1,8 @@
 """Stage 4: the proof that what is served is what was trained."""
 
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +10,8 @@ from llamaforge.catalog.store import Store
 from llamaforge.data.encoding import EncodedRecord, EncodedSplits
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_atomic
+from llamaforge.gguf.llama_files import llama_files
+from llamaforge.gguf.model_file import read_model
 from llamaforge.runs import events
 from llamaforge.worker.artifacts import (
     add_artifact,
@@ -40,15 +42,23 @@ def is_verified(job: Job) -> bool:
     return bool(report["passed"])
 
 
-def serve(job: Job, context: int) -> "AbstractContextManager[Server | ServedPair]":
-    """Return what llama.cpp serves of the run: the adapter over the file, or the merged file."""
+@contextmanager
+def serve(job: Job, context: int) -> "Iterator[Server | ServedPair]":
+    """Give what llama.cpp serves of the run: the adapter over the file, or the merged file."""
     from llamaforge.evaluation.llama import Server
     from llamaforge.evaluation.pair import ServedPair
 
-    blob = job.spec.model.blob
-    if job.spec.training.makes_adapter:
-        return Server(blob, context=context, adapter=artifact_path(job, "adapter"))
-    return ServedPair(blob, artifact_path(job, "merged"), context=context)
+    with job.llama_files() as files:
+        if job.spec.training.makes_adapter:
+            with Server(files, context=context, adapter=artifact_path(job, "adapter")) as server:
+                yield server
+            return
+        merged = artifact_path(job, "merged")
+        with (
+            llama_files(read_model(merged), job.run.data) as tuned,
+            ServedPair(files, tuned, context=context) as pair,
+        ):
+            yield pair
 
 
 def proof_rows(rows: EncodedSplits, most: int) -> list[EncodedRecord]:

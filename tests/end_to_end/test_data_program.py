@@ -114,3 +114,48 @@ def test_rows_are_written_in_another_form(program: Program, tmp_path: Path) -> N
     assert [json.loads(line)["conversations"][0]["value"] for line in out.open()] == [
         pair(number)["prompt"] for number in range(3)
     ]
+
+
+TOOLS_IN_TAGS = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}<call>{{ call.function | tojson }}</call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_rows_that_call_tools_need_a_template_that_shows_them(
+    program: Program, tmp_path: Path
+) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    rows: list[object] = []
+    for number in range(20):
+        arguments = json.dumps({"day": number})
+        call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+        messages = [
+            {"role": "user", "content": f"Rain on day {number}?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+        ]
+        rows.append({"messages": messages, "tools": [tool]})
+    data = written(tmp_path / "tools.jsonl", rows)
+    refused = program.json("data", "check", data, *MODEL, code=3)
+    assert "does not show the tools" in json.dumps(refused["problems"])
+    template = ["--chat-template", TOOLS_IN_TAGS]
+    assert program.json("data", "check", data, *MODEL, *template)["can_train"] is True
+    shown = program.json("data", "preview", data, *MODEL, *template, "--row", "2")
+    trained = "".join(token["text"] for token in shown["tokens"] if token["trained"])
+    assert trained == '<call>{"name": "weather", "arguments": {"day": 1}}</call><|im_end|>'
+
+
+def test_a_text_is_trained_as_it_stands_where_asked(program: Program, tmp_path: Path) -> None:
+    data = tmp_path / "notes.md"
+    data.write_text("".join(f"# Day {n}\n\nIt rained {n} times.\n\n" for n in range(1_000)))
+    refused = program.json("data", "check", str(data), *MODEL, code=2)
+    assert "--map text=text" in refused["error"]["hint"]
+    mapped = [str(data), "--map", "text=text"]
+    found = program.json("data", "check", *mapped, *MODEL)
+    assert found["can_train"] is True
+    assert found["truncated_answers"] == 0
+    converted = ["data", "convert", *mapped, "--to", "chat", "--out", str(tmp_path / "rows.jsonl")]
+    assert program.json(*converted, code=3)["error"]["code"] == "nothing_to_write"

@@ -5,6 +5,7 @@ templates put line ends around an answer in there too: those no model is asked t
 has stopped by then or the prompt has them already.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.records import Message
 from llamaforge.data.templates import Template
+from llamaforge.data.tool_calls import split_offer
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from tools.random_models import Shape, Vocabulary, write_random_model
@@ -147,8 +149,14 @@ def masked(
     tokenizer: GgufTokenizer, template: str, messages: Sequence[Message]
 ) -> tuple[list[int], list[bool]]:
     """Return ids and mask as transformers gives them to TRL, with BOS where the file wants one."""
+    tools, turns = split_offer(messages)
     found = peer_of(tokenizer).apply_chat_template(
-        [{"role": turn.role, "content": turn.content} for turn in messages],
+        [
+            {"role": turn.role, "content": turn.content}
+            | ({"tool_calls": json.loads(turn.calls)} if turn.calls else {})
+            for turn in turns
+        ],
+        tools=tools or None,
         chat_template=template,
         tokenize=True,
         return_dict=True,
@@ -210,6 +218,41 @@ def test_the_mask_is_that_of_trls_own_template(
     beside = [number for number, there, here in pairs if there and not here]
     assert {tokenizer.text_of(number) for number in beside} == set(style.may_differ)
     assert len(beside) <= 2 * 2 + 1
+
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln", "n": 2}}}
+WITH_TOOLS = (
+    Message("tools", json.dumps([WEATHER])),
+    Message("system", "Be brief."),
+    Message("user", "Rain in Köln?"),
+    Message("assistant", "", calls=json.dumps([CALL])),
+    Message("tool", '{"sky": "rain"}'),
+    Message("assistant", "It rains."),
+    Message("user", "And now?"),
+    Message("assistant", "I look again.", calls=json.dumps([CALL, CALL])),
+)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3_instruct_2507", "qwen3_vl"])
+def test_the_mask_of_calls_is_that_of_trls_own_template(
+    name: str, tokenizers: Callable[[str], GgufTokenizer]
+) -> None:
+    trl = pytest.importorskip("trl")
+
+    tokenizer = tokenizers("qwen2")
+    folder = Path(trl.__file__).parent / "chat_templates"
+    marked = (folder / f"{name}_training.jinja").read_text(encoding="utf-8")
+    original = (folder / f"{name}.jinja").read_text(encoding="utf-8")
+    ids, mask = masked(tokenizer, marked, WITH_TOOLS)
+    found = ChatRenderer(tokenizer, Template("file", original), TODAY).encode(WITH_TOOLS)
+    assert found.ids == ids
+    pairs = list(zip(ids, mask, found.trained, strict=True))
+    assert not any(here and not there for _, there, here in pairs)
+    beside = [tokenizer.text_of(number) for number, there, here in pairs if there and not here]
+    assert set(beside) == {"Ċ"}
+    assert len(beside) <= 3 * 2
+    assert sum(found.trained) > 60
 
 
 @pytest.mark.parametrize("name", STYLES)

@@ -86,3 +86,11 @@ def test_what_cannot_be_compared_is_said() -> None:
     assert compare_templates(renderer(), None).state == "no_template"
     refused = compare_templates(renderer("{{ raise_exception('never') }}"), GO_CHATML)
     assert (refused.state, "never" in refused.reason) == ("not_compared", True)
+
+
+def test_a_row_with_tools_is_not_compared() -> None:
+    turns = [Message("tools", '[{"function": {"name": "f"}}]'), *SAMPLE]
+    found = compare_templates(renderer(), GO_CHATML, messages=turns)
+    assert (found.state, "has no place for them" in found.reason) == ("not_compared", True)
+    placed = compare_templates(renderer(), GO_CHATML + "{{ .Tools }}", messages=turns)
+    assert (placed.state, "not rendered here" in placed.reason) == ("not_compared", True)

@@ -93,7 +93,7 @@ def test_every_form_of_a_pair_is_read(row: Row, prompt: list[Message]) -> None:
         (
             {"input": {"messages": Q, "tools": [1]}, "preferred_output": A,
              "non_preferred_output": B},
-            "the row offers tools",
+            "tools entry 1 is a number, not an object",
         ),
         ({"input": 7, "preferred_output": A, "non_preferred_output": B}, "input is a number, not"),
         ({"prompt": "Q", "completion": "A", "label": True}, "labelled good or bad by itself"),
