@@ -19,6 +19,7 @@ from llamaforge.safe_text import safe_line
 from llamaforge.words import duration_words, size_words
 
 if TYPE_CHECKING:
+    from llamaforge.export.importance import Importance
     from llamaforge.export.merged_run import MergedRun
     from llamaforge.recipe.spec import RunSpec
     from llamaforge.runs.directory import RunDirectory
@@ -49,6 +50,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         metavar="TYPE",
         help="pack the merged file as Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16, BF16 and so on; "
         "without it every tensor keeps its type",
+    )
+    parser.add_argument(
+        "--imatrix",
+        action="store_true",
+        help="while packing, weigh each column by what the tuned model multiplies it with in the "
+        "training data; to measure that, some ten thousand tokens of it are read once",
     )
     parser.add_argument(
         "--dtype",
@@ -125,6 +132,13 @@ def _check_options(arguments: argparse.Namespace) -> None:
                 f"Leave it out, or say --as {form}.",
                 code="option",
             )
+
+    if arguments.imatrix and arguments.form != "gguf":
+        raise UsageError(
+            f"--imatrix has no meaning with --as {arguments.form}.",
+            "Leave it out, or say --as gguf.",
+            code="option",
+        )
 
 
 def _target(arguments: argparse.Namespace, default: Path, model: Sequence[Path]) -> Path:
@@ -233,12 +247,14 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
     quantization = check_quantization(arguments.quant) if arguments.quant else None
     spec = RunSpec.load(directory.spec_file)
     target = _target(arguments, default_target(directory, quantization), spec.model.files)
-    narrator = MergeNarrator()
     try:
+        importance = _importance(directory) if arguments.imatrix else None
+        narrator = MergeNarrator()
         made = merge_run(
             directory,
             quantization=quantization,
             target=target,
+            importance=importance,
             on_progress=narrator.tell,
             on_check=narrator.tell_check,
         )
@@ -260,8 +276,24 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
         "sha256": merged.sha256,
         "size_bytes": merged.size_bytes,
         "quantization": merged.quantization or spec.model.quantization,
+        "imatrix_rows": importance.rows if importance else None,
         "check": made.check,
     }
+
+
+def _importance(directory: "RunDirectory") -> "Importance":
+    from llamaforge.export.importance_run import importance_of
+
+    narrate("Measuring what counts, on the rows that were trained …")
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _SAID_SECONDS or done == total:
+            told = time.monotonic()
+            narrate(f"{done / max(total, 1):4.0%}  {done:,} of {total:,} tokens")
+
+    return importance_of(directory, tell)
 
 
 def _tell(made: "MergedRun", like: str) -> None:

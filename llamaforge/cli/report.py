@@ -106,9 +106,27 @@ class ShownSample(_Lenient):
     tuned: str = ""
 
 
+class Preference(_Lenient):
+    """How one model ranks the answers of pairs."""
+
+    accuracy: float | None = None
+    """Part of the pairs whose better answer is the likelier one, 0 to 1."""
+    margin: float | None = None
+    """By how many nats it is, in the mean."""
+
+
+class Preferences(_Lenient):
+    """Held-out pairs that both models ranked."""
+
+    pairs: int | None = None
+    base: Preference = Preference()
+    tuned: Preference = Preference()
+
+
 class Evaluation(_Lenient):
     """The content of `evaluation.json`."""
 
+    preferences: Preferences | None = None
     sets: tuple[ScoredSet, ...] = ()
     samples: tuple[ShownSample, ...] = ()
 
@@ -219,6 +237,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    if evaluation.preferences is not None:
+        _print_preferences(evaluation.preferences)
     if evaluation.sets:
         _print_title("Exactly the expected answer, before and after")
         table = Table(box=None, pad_edge=False)
@@ -247,6 +267,16 @@ def _print_evaluation(evaluation: Evaluation) -> None:
             shown = safe_text(text.strip(), limit=_SHOWN_CHARACTERS)
             grid.add_row(Text(label), Text(shown or "(nothing)"))
         _print(grid)
+
+
+def _print_preferences(found: Preferences) -> None:
+    _print_title("Better answers that are the likelier ones, before and after")
+    _print(
+        f"Of {whole_words(found.pairs)} pairs that were not trained on: "
+        f"{percent_words(found.base.accuracy)} before, {percent_words(found.tuned.accuracy)} "
+        f"after. In the mean they are ahead by {short_number(found.base.margin)} nats before, "
+        f"{short_number(found.tuned.margin)} after."
+    )
 
 
 def _print_next(run: RunDirectory, spec: RunSpec, published: str) -> None:

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from llamaforge.recipe.spec import Recipe
 
 _SNAPSHOT: Final = "snapshot:"
-_AVAILABLE: Final = {"method": "sft"}
-_FLAGS: Final = {"method": "--method"}
-_LATER: Final = {
-    "dpo": "Training on preferences (DPO) is not available in this version.",
-}
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -56,8 +51,15 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     parser.add_argument(
         "--method",
-        choices=("sft", "dpo"),
-        help="how to train: on answers (sft); on preferences (dpo) is not available yet",
+        choices=("sft", "dpo", "orpo"),
+        help="how to train: on answers (sft, the default), or on pairs of a better and a worse "
+        "answer (dpo, orpo)",
+    )
+    parser.add_argument(
+        "--continue",
+        dest="continue_from",
+        metavar="RUN",
+        help="go on from the adapter of an earlier run on the same model, or of latest",
     )
     parser.add_argument(
         "--set",
@@ -152,7 +154,6 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     Raises:
         NotFoundError: the recipe file cannot be read.
         UsageError: no model or no data is named, or a value has no meaning.
-        RefusedError: it asks for a way of training that does not exist yet (`not_available`).
     """
     from llamaforge.recipe.resolve import with_settings
 
@@ -168,15 +169,31 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     _lay(training, "base", arguments.base or (arguments.full_base and "hub"))
     _lay(training, "method", arguments.method)
     _lay(body, "name", arguments.name)
-    for key, available in _AVAILABLE.items():
-        if training.get(key) in _LATER:
-            raise RefusedError(
-                _LATER[training[key]],
-                f"Leave {_FLAGS[key]} out, or say {_FLAGS[key]} {available}.",
-                code="not_available",
-            )
+    _lay(body, "continue_from", arguments.continue_from)
+    _lay_earlier(body, has_store=arguments.store is not None)
     _require(body, arguments.settings)
     return with_settings(body, arguments.settings)
+
+
+def _lay_earlier(body: dict[str, Any], *, has_store: bool) -> None:
+    """Where a run goes on from another one, take what is not named from that: model and base.
+
+    Raises:
+        NotFoundError: there is no such run.
+    """
+    from llamaforge.recipe.spec import RunSpec
+    from llamaforge.runs.directory import open_run
+
+    if not isinstance(body.get("continue_from"), str):
+        return
+    before = RunSpec.load(open_run(body["continue_from"]).spec_file)
+    if before.training.base == "hub":
+        body["training"].setdefault("base", "hub")
+        body["model"].setdefault("base", before.model.base)
+    if not body["model"].get("name"):
+        body["model"]["name"] = before.model.name
+        if not has_store:
+            body["model"].setdefault("store", before.model.store)
 
 
 def _lay_data(data: dict[str, Any], given: list[str] | None) -> None:
@@ -220,9 +237,11 @@ def _read(path: Path) -> dict[str, Any]:
             "A recipe has the parts model and data.",
             code="bad_recipe",
         )
-    data, model = body.get("data"), body.get("model")
-    if isinstance(data, dict) and isinstance(data.get("sources"), list):
-        data["sources"] = [_source_beside(path, source) for source in data["sources"]]
+    model, then = body.get("model"), body.get("then")
+    for phase in [body, *(then if isinstance(then, list) else [])]:
+        data = phase.get("data") if isinstance(phase, dict) else None
+        if isinstance(data, dict) and isinstance(data.get("sources"), list):
+            data["sources"] = [_source_beside(path, source) for source in data["sources"]]
     if isinstance(model, dict) and "store" in model:
         model["store"] = _beside(path, model["store"])
     if isinstance(model, dict) and isinstance(model.get("base"), str):

@@ -21,6 +21,9 @@ class Served(Protocol):
     ) -> npt.NDArray[np.float32]:
         """Return log P(next token | ids up to and including p) for each p of `positions`."""
 
+    def token_log_probabilities(self, ids: Sequence[int], places: Collection[int]) -> list[float]:
+        """Return log P(ids[p] | the ids before it) for each p of `places`."""
+
     def generate(
         self,
         prompt: Sequence[int],
@@ -61,6 +64,10 @@ class ServedPair:
     ) -> npt.NDArray[np.float32]:
         """Return log P(next token) as `Server.log_probabilities` does."""
         return self._current.log_probabilities(ids, positions)
+
+    def token_log_probabilities(self, ids: Sequence[int], places: Collection[int]) -> list[float]:
+        """Return log P of given tokens as `Server.token_log_probabilities` does."""
+        return self._current.token_log_probabilities(ids, places)
 
     def generate(
         self,

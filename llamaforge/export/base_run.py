@@ -93,7 +93,7 @@ def tuned_tensors(spec: RunSpec, learned: Path, header: Header) -> BaseTensors:
     Raises:
         LlamaForgeError: as `tuned_of` and `ask_layout`.
     """
-    layout = ask_layout(spec.model.files)
+    layout = ask_layout(header.files)
     return BaseTensors(header, layout, tuned_of(spec, learned, layout))
 
 

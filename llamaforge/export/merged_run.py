@@ -12,6 +12,7 @@ from llamaforge import __version__
 from llamaforge.errors import InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.export.adapter import BASE_DIGEST_KEY
 from llamaforge.export.base_run import learned_file, tuned_tensors
+from llamaforge.export.importance import Importance
 from llamaforge.export.merged import (
     ADAPTER_DIGEST_KEY,
     Merged,
@@ -85,6 +86,7 @@ def merge_run(
     quantization: str | None = None,
     target: Path | None = None,
     reuse: bool = False,
+    importance: Importance | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_check: Callable[[], None] = lambda: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -96,6 +98,7 @@ def merge_run(
         quantization: one of `mix.FILE_TYPES`; None keeps the type of every tensor.
         target: where it goes; None is `default_target`.
         reuse: take the file that is listed, if it is unchanged, instead of writing it again.
+        importance: how much an error in each column counts, where that was measured.
         on_progress: takes the bytes that are written, and all of them.
         on_check: called when the file is written, before llama.cpp loads it.
         stopped: asked between rows; True ends it without a file.
@@ -112,6 +115,7 @@ def merge_run(
         quantization=quantization,
         target=target,
         reuse=reuse,
+        importance=importance,
         on_progress=on_progress,
         stopped=stopped,
     )
@@ -131,6 +135,7 @@ def write_run_merged(
     quantization: str | None = None,
     target: Path | None = None,
     reuse: bool = False,
+    importance: Importance | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Merged:
@@ -158,6 +163,7 @@ def write_run_merged(
         about,
         full=None if on_file else tuned_tensors(spec, result, base),
         quantization=quantization,
+        importance=importance,
         on_progress=on_progress,
         stopped=stopped,
     )

@@ -55,12 +55,16 @@ class Needs:
 
 def needs_of(spec: RunSpec, header: Header) -> Needs:
     """Return what the run takes on a model, whose `header` is as the server reads it."""
-    adapter = trained_parameters(header, spec.training) * _FLOAT32_BYTES
-    local = [source for source in spec.data.sources if not source.is_on_the_hub]
+    trained = trained_parameters(header, spec.training)
+    adapter = trained * _FLOAT32_BYTES
+    sources = [source for phase in spec.phases for source in phase.data.sources]
+    local = [source for source in sources if not source.is_on_the_hub]
     snapshot = sum(map(_snapshot_bytes, expand(local).files)) if local else 0
-    if spec.data.snapshot is not None:
-        snapshot = sum(file.bytes for file in find(spec.data.snapshot).manifest.files.values())
-    checkpoints = _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
+    for phase in spec.phases:
+        if phase.data.snapshot is not None:
+            files = find(phase.data.snapshot).manifest.files.values()
+            snapshot += sum(file.bytes for file in files)
+    checkpoints = len(spec.phases) * _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
     # A server that takes no adapters gets a file with both merged, as large as the model's own.
     is_merged = spec.publish.name is not None or not spec.training.makes_adapter
     merged = _merged_bytes(spec, header) if is_merged else 0
@@ -68,7 +72,7 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     translated = header.tensor_bytes if is_translated(header) else 0
     return Needs(
         adapter=adapter,
-        made=adapter + snapshot + merged,
+        made=adapter + snapshot + merged + translated,
         disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
         memory=frozen_bytes(spec, header) + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
     )
@@ -94,7 +98,7 @@ def frozen_bytes(spec: RunSpec, header: Header) -> int:
     """
     training = spec.training
     if training.base == "gguf":
-        return header.tensor_bytes
+        return header.path.stat().st_size
     if not training.use_peft:
         return 0
     size = _BFLOAT16_BYTES if training.compute_dtype == "bfloat16" else _FLOAT32_BYTES
@@ -145,6 +149,21 @@ def adapter_parameters(header: Header, lora_r: int) -> int:
         for name, tensor in header.tensors.items()
         if name.startswith("blk.") and len(tensor.shape) == 2
     )
+
+
+def check_trackers(spec: RunSpec) -> None:
+    """Refuse a run whose figures shall go to a program that is not installed.
+
+    Raises:
+        RefusedError: `no_tracker`, with what to install.
+    """
+    for name in spec.training.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise RefusedError(
+                f"The figures shall go to {name}, which is not installed.",
+                f"Install it: pip install 'llamaforge[{name}]', or leave out report_to.",
+                code="no_tracker",
+            )
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:

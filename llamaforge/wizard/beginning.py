@@ -22,6 +22,7 @@ from llamaforge.recipe.preflight import (
     Needs,
     check_disk,
     check_memory,
+    check_trackers,
     check_way,
     needs_of,
 )
@@ -29,6 +30,7 @@ from llamaforge.recipe.resolve import ModelFacts, resolve
 from llamaforge.recipe.spec import FurtherPart, Recipe, ResolvedBase, RunSpec
 from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
 from llamaforge.safe_text import safe_line
+from llamaforge.wizard.continuing import earlier_adapter, take_adapter
 
 _NAME_CHARACTERS: Final = 45
 """Of a model's name in a run's: with a date and a number it stays within 64."""
@@ -47,6 +49,8 @@ class Prepared:
     needs: Needs
     numbered: bool
     """Whether a name that is taken gets a number."""
+    start_file: Path | None = None
+    """The adapter that training goes on from, where the run before keeps it."""
 
 
 def prepare(
@@ -77,20 +81,27 @@ def prepare(
     for note in found.problems:
         on_note(note)
     model = found.require_trainable(recipe.model.name)
-    plain = facts_of(model)
-    header = read_model(plain.blob, (plain.blob, *(part.blob for part in plain.further)))
+    bare = facts_of(model)
+    header = read_model(bare.blob, (bare.blob, *(part.blob for part in bare.further)))
     base = full_base(recipe, found, model)
     if base is not None:
         check_fits(base, header)
-    spec = resolve(recipe, facts_of(model, base), name)
+    facts = facts_of(model, base)
+    before = None if recipe.continue_from is None else earlier_adapter(recipe.continue_from, facts)
+    start = None if before is None else (before.start, before.training)
+    spec = resolve(recipe, facts, name, start=start)
     check_way(spec, header)
-    if spec.data.snapshot is None:
-        data = spec.data
-        first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
+    for phase in spec.phases:
+        data = phase.data
+        if data.snapshot is None:
+            first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
     needs = needs_of(spec, header)
+    check_trackers(spec)
     check_memory(needs.memory)
     check_disk(paths.runs_folder(), needs.disk)
-    return Prepared(spec, needs, numbered or recipe.name is None)
+    return Prepared(
+        spec, needs, numbered or recipe.name is None, None if before is None else before.file
+    )
 
 
 def create(prepared: Prepared) -> RunDirectory:
@@ -110,6 +121,8 @@ def create(prepared: Prepared) -> RunDirectory:
             code="home_not_writable",
         ) from error
     try:
+        if prepared.start_file is not None and prepared.spec.start is not None:
+            take_adapter(prepared.start_file, prepared.spec.start, run)
         prepared.spec.model_copy(update={"run": run.id}).save(run.spec_file)
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
@@ -189,6 +202,9 @@ def facts_of(model: StoredModel, base: LocalBase | None = None) -> ModelFacts:
         architecture=model.architecture,
         quantization=model.quantization,
         context_length=model.context_length,
+        further=tuple(
+            FurtherPart(blob=part.path, digest=f"sha256:{part.digest}") for part in model.further
+        ),
         full=None
         if base is None
         else ResolvedBase(
@@ -198,7 +214,4 @@ def facts_of(model: StoredModel, base: LocalBase | None = None) -> ModelFacts:
             chat_template=base.chat_template,
         ),
         positions=None if base is None else base.positions,
-        further=tuple(
-            FurtherPart(blob=part.path, digest=f"sha256:{part.digest}") for part in model.further
-        ),
     )

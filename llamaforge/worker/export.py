@@ -33,7 +33,7 @@ def export(job: Job) -> None:
     from llamaforge.worker.trained import load_trained
 
     settings = job.spec.training
-    checkpoint = final_checkpoint(job)
+    checkpoint = final_checkpoint(job.run)
     if job.spec.model.full is None:
         layers = load_trained(job.header, settings, checkpoint).layers()
     else:

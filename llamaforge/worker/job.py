@@ -63,7 +63,7 @@ def max_length_of(spec: RunSpec) -> int:
 
 
 def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conversations:
-    """Return the rows of the run's snapshot as tokens of the model with `header`.
+    """Return the rows of a run's snapshot as tokens of the model with `header`.
 
     Raises:
         InvalidFileError: the snapshot was changed.
@@ -77,8 +77,27 @@ def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conver
         tokenizer.special_ids,
     )
     renderer = ChatRenderer(tokenizer, template, spec.created)
-    rows = encode_splits(splits, renderer, max_length_of(spec), train_on=spec.data.train_on)
+    rows = encode_splits(
+        splits,
+        renderer,
+        max_length_of(spec),
+        train_on=spec.data.train_on,
+        preference=spec.data.preference,
+    )
     return Conversations(tokenizer, renderer, rows)
+
+
+def counted_on(event: events.Event, steps: int) -> events.Event:
+    """Return an event of a later phase with `steps` more on its count of optimizer steps."""
+    match event:
+        case events.Step():
+            return replace(event, step=event.step + steps, total=event.total + steps)
+        case events.Eval() | events.Checkpoint() | events.Sampled():
+            return replace(event, step=event.step + steps)
+        case events.Sample(step=int(step)):
+            return replace(event, step=step + steps)
+        case _:
+            return event
 
 
 class Job:
@@ -87,6 +106,10 @@ class Job:
     def __init__(self, run: RunDirectory, spec: RunSpec) -> None:
         self.run = run
         self.spec = spec
+        self._whole = (run, spec)
+        self.phase = 1
+        """The phase of training that stages see as the run."""
+        self._steps_before = 0
         self._writer = events.EventWriter(run.events_file)
         self._status = Status()
         self._written = 0.0
@@ -98,6 +121,26 @@ class Job:
         """Whether the system ended the worker before this one because memory was used up."""
         self._conversations: Conversations | None = None
         self._header: Header | None = None
+
+    def turn_to(self, phase: int, steps_before: int) -> None:
+        """Let this phase of training be what stages see as the run, from now on.
+
+        Args:
+            phase: its number, from 1 on.
+            steps_before: optimizer steps of all phases before it; events count on from there.
+        """
+        self.run = self._whole[0].of_phase(phase)
+        self.spec = self._whole[1].of_phase(phase)
+        self.phase = phase
+        self._steps_before = steps_before
+        self._conversations = None
+        for folder in (self.run.data, self.run.checkpoints):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def phases(self) -> int:
+        """How many phases of training the run has."""
+        return len(self._whole[1].phases)
 
     @property
     def header(self) -> Header:
@@ -191,8 +234,9 @@ class Job:
         self._write_status()
         self.emit(events.Stage(name=stage, state="started"))
 
-    def emit(self, event: events.Event) -> None:
-        """Write an event, and take what it says into the run's state."""
+    def emit(self, event: events.Event) -> events.Event:
+        """Write an event, and take what it says into the run's state; return it as written."""
+        event = counted_on(event, self._steps_before)
         self._heart.work()
         durable = not isinstance(event, events.Step | events.Progress)
         self._on_disk(lambda: self._writer.write(event, durable=durable))
@@ -209,7 +253,7 @@ class Job:
                     self._status,
                     step=event.step,
                     total=event.total,
-                    metrics=self._status.metrics | metrics,
+                    metrics=self._status.metrics | metrics | event.metrics,
                 )
                 if time.monotonic() - self._written >= _STATE_SECONDS:
                     self._write_status()
@@ -219,6 +263,7 @@ class Job:
                 print(f"warning: {event.message}", flush=True)  # noqa: T201 - the worker's log
             case _:
                 pass
+        return event
 
     def note(self, **metrics: Any) -> None:
         """Add figures to the run's state."""

@@ -22,6 +22,7 @@ from llamaforge.worker.bases import base_stamp, check_base
 from llamaforge.worker.job import Conversations, Job
 from llamaforge.worker.probes import probe_questions
 from llamaforge.worker.sampling import spread
+from llamaforge.worker.start import warn_of_known_prompts
 
 _COMPARED_ROWS: Final = 200
 _PROGRESS_BYTES: Final = 256 * 1024 * 1024
@@ -56,6 +57,7 @@ def prepare(job: Job) -> None:
     _judge_rows(job, conversations.rows)
     probe_questions(job, job.spec.evaluation.probe_prompts)  # refused now rather than later
     _warn(job, conversations, collected)
+    warn_of_known_prompts(job)
     _warn_of_other_template(job, conversations)
     _compare_tokens(job, conversations)
     figures, counts = conversations.rows.figures(), manifest.counts
@@ -241,7 +243,7 @@ def _warn_of_other_template(job: Job, conversations: Conversations) -> None:
     """Tell where Ollama would put other control tokens around a turn than training does."""
     try:
         served = Store.open(job.spec.model.store).find(job.spec.model.name)
-        used = conversations.renderer.opening_tokens(conversations.rows.train[0].record.messages)
+        used = conversations.renderer.opening_tokens(conversations.rows.train[0].messages)
     except (LlamaForgeError, RowError):
         return
     # A renderer of Ollama's own cannot be read; it does what the template in the file does, which
@@ -294,7 +296,7 @@ def _plain_text(renderer: ChatRenderer, item: EncodedRecord) -> str | None:
 
     That is so where a content spells a control token, and where something was left out.
     """
-    messages = item.record.messages
+    messages = item.messages
     if (
         item.row.shortened
         or item.row.is_part

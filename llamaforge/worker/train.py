@@ -12,44 +12,41 @@ from llamaforge.hardware import available_memory_bytes
 from llamaforge.recipe.preflight import frozen_bytes
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
+from llamaforge.runs.directory import RunDirectory
+from llamaforge.training import finished
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
 from llamaforge.training.fit import Fit, fit_to_memory, smaller
 from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.memory import memory_shortage, shortage_words
 
-_DONE: Final = "finished.json"
 _FIT: Final = "fit.json"
 
 
 def is_trained(job: Job) -> bool:
     """Return whether training came to its end and its last checkpoint is whole."""
-    return _last(job) is not None
+    return finished.finished_checkpoint(job.run.checkpoints) is not None
 
 
-def final_checkpoint(job: Job) -> Path:
+def final_checkpoint(run: RunDirectory) -> Path:
     """Return the checkpoint after the last step.
 
     Raises:
         LlamaForgeError: it is damaged.
     """
-    last = _last(job)
+    last = finished.finished_checkpoint(run.checkpoints)
     if last is None:
         raise LlamaForgeError(
             "The last checkpoint of the run is damaged.",
-            f"Train on from the one before: llamaforge runs resume {job.run.id}",
+            f"Train on from the one before: llamaforge runs resume {run.id}",
             code="bad_checkpoint",
         )
     return last
 
 
-def _last(job: Job) -> Path | None:
-    try:
-        noted = json.loads((job.run.checkpoints / _DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    newest, _ = newest_checkpoint(job.run.checkpoints)
-    return newest if newest is not None and step_of(newest) == noted.get("step") else None
+def finished_steps(job: Job) -> int:
+    """Return the optimizer steps of a training that came to its end; 0 where it did not."""
+    return finished.finished_steps(job.run.checkpoints) or 0
 
 
 def train(job: Job) -> None:
@@ -68,6 +65,7 @@ def train(job: Job) -> None:
 
     if job.was_killed_for_memory:
         _cut_smaller(job, "host_kill")
+        job.was_killed_for_memory = False  # it was this phase of training, no later one
     while True:
         try:
             _train(job)
@@ -135,11 +133,13 @@ def _train(job: Job) -> None:
     from llamaforge.training.lora import compute_type, trainable_parameters
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_adapter
+    from llamaforge.worker.objectives import objective_of
     from llamaforge.worker.probes import Prober
+    from llamaforge.worker.start import start_weights
+    from llamaforge.worker.trackers import Trackers
 
     settings = job.spec.training
     _require_device(settings)
-    rows = job.conversations().rows
     set_seed(settings.seed)
     loaded, model = load_to_train(job, settings)
     job.emit(
@@ -163,26 +163,32 @@ def _train(job: Job) -> None:
         )
     )
     settings = _fitted(job, settings, trainable_parameters(model))
-    outcome = train_adapter(
-        model,
-        loaded.head,
-        [item.row for item in rows.train],
-        [item.row for item in rows.validation],
-        settings,
-        job.run.checkpoints,
-        emit=job.emit,
-        wishes=Wishes(
-            stop=job.stop_asked,
-            save=job.save_asked,
-            samples=job.samples_asked,
-            pause=job.wait_while_paused,
-            space=job.wait_for_space,
-        ),
-        probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
-    )
+    trackers = Trackers(job.spec, job.run.path, job.warn)
+
+    def emit(event: events.Event) -> None:
+        trackers.take(job.emit(event))
+
+    try:
+        outcome = train_adapter(
+            model,
+            objective_of(job, loaded.head, settings, start_weights(job, model)),
+            settings,
+            job.run.checkpoints,
+            emit=emit,
+            wishes=Wishes(
+                stop=job.stop_asked,
+                save=job.save_asked,
+                samples=job.samples_asked,
+                pause=job.wait_while_paused,
+                space=job.wait_for_space,
+            ),
+            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
+        )
+    finally:
+        trackers.close()
     if outcome.stopped:
         raise Stopped
-    write_json(job.run.checkpoints / _DONE, {"step": outcome.step})
+    finished.note_finished(job.run.checkpoints, outcome.step)
 
 
 def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> TrainingSettings:
@@ -190,10 +196,12 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
 
     The cut of a run is chosen once: a resumed run has to see the same batches.
     """
+    from llamaforge.worker.objectives import longest_tokens
+
     noted = _noted_fit(job, settings)
     if noted is not None:
         return noted
-    longest = max(len(item.row.ids) for item in job.conversations().rows.train)
+    longest = longest_tokens(job.conversations().rows.train)
     fit = fit_to_memory(
         settings,
         job.header,

@@ -50,12 +50,12 @@ def serve(job: Job, context: int) -> "Iterator[Server | ServedPair]":
 
     with job.llama_files() as files:
         if job.spec.training.makes_adapter:
-            with Server(files, context=context, adapter=artifact_path(job, "adapter")) as server:
+            adapter = artifact_path(job, "adapter")
+            with Server(files, context=context, adapter=adapter) as server:
                 yield server
             return
-        merged = artifact_path(job, "merged")
         with (
-            llama_files(read_model(merged), job.run.data) as tuned,
+            llama_files(read_model(artifact_path(job, "merged")), job.run.data) as tuned,
             ServedPair(files, tuned, context=context) as pair,
         ):
             yield pair
@@ -108,7 +108,7 @@ def _over_the_file(job: Job, rows: "Sequence[FidelityRow]") -> "Fidelity":
     """Hold the packed model in torch against the adapter over the file in llama.cpp."""
     from llamaforge.worker.trained import load_trained
 
-    trained = load_trained(job.header, job.spec.training, final_checkpoint(job))
+    trained = load_trained(job.header, job.spec.training, final_checkpoint(job.run))
     return _measured(job, trained, rows, done=0, total=len(rows))
 
 

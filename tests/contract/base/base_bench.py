@@ -18,6 +18,7 @@ from llamaforge.runs import events
 from llamaforge.training.dense import load_dense_model
 from llamaforge.training.lora import attach_lora, compute_type
 from llamaforge.training.model import LoadedModel
+from llamaforge.training.objective import Supervised
 from llamaforge.training.trainer import Outcome, Wishes, train
 from tests.contract.engine.engine_bench import SETTINGS, VOCABULARY, make_rows
 from tests.contract.export.hub_bench import TEMPLATE, Bench
@@ -78,9 +79,7 @@ class Session:
     def run(self, wishes: Wishes = NEVER, validation: Sequence[EncodedRow] = ()) -> Outcome:
         return train(
             self.model,
-            self.loaded.head,
-            self.rows,
-            validation,
+            Supervised(self.loaded.head, self.rows, validation, self.settings),
             self.settings,
             self.folder,
             emit=self.events.append,
