@@ -182,9 +182,7 @@ def _train(job: Job) -> None:
                 pause=job.wait_while_paused,
                 space=job.wait_for_space,
             ),
-            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype))
-            if settings.use_peft
-            else None,  # the model before is not there any more
+            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
         )
     finally:
         trackers.close()
