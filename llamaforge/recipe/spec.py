@@ -167,6 +167,34 @@ class EvaluationSettings(_Strict):
     cut."""
 
 
+class LaunchSettings(_Strict):
+    """On how many devices training runs; all of them train the same adapter.
+
+    A step then has batch size × accumulation × processes × machines rows.
+    """
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes on each machine: one for each GPU, or for each part of its cores."""
+    machines: Annotated[int, Field(ge=1, le=64)] = 1
+    rendezvous: Annotated[str, Field(pattern=r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}")] | None = None
+    """`HOST:PORT` of the first machine, where the others reach it."""
+    interface: Annotated[str, Field(pattern=r"[A-Za-z0-9_.:-]{1,15}")] | None = None
+    """The network device that the machines see each other through; empty means any."""
+    max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often all processes are started again, from the last checkpoint, after one has failed."""
+
+    @property
+    def world(self) -> int:
+        """Processes on all machines together."""
+        return self.processes * self.machines
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "LaunchSettings":
+        if self.machines > 1 and self.rendezvous is None:
+            raise ValueError("several machines need a rendezvous, HOST:PORT of the first one")
+        return self
+
+
 class PublishChoice(_Strict):
     """Under which name the result goes to Ollama; empty means that it is not published."""
 
@@ -182,6 +210,7 @@ class Recipe(_Strict):
     data: DataChoice
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice = PublishChoice()
 
 
@@ -225,6 +254,7 @@ class RunSpec(_Strict):
     data: DataChoice
     training: TrainingSettings
     evaluation: EvaluationSettings
+    launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice
 
     def save(self, path: Path) -> None:

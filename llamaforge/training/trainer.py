@@ -32,6 +32,7 @@ from llamaforge.training.checkpoints import (
 )
 from llamaforge.training.lora import compute_type, hidden_states
 from llamaforge.training.loss import OutputHead, token_losses, trained_positions
+from llamaforge.training.ranks import ALONE, Ranks
 
 _SPEED_STEPS: Final = 10
 """Steps over which tokens a second and the time left are averaged."""
@@ -95,6 +96,7 @@ def train(
     emit: Emit,
     wishes: Wishes,
     probes: Probes | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train the adapter of `model` in place; goes on from the newest whole checkpoint.
 
@@ -108,12 +110,15 @@ def train(
         emit: takes `Step`, `Eval`, `Checkpoint` and `Warn` events.
         wishes: what was asked from outside.
         probes: answers prompts whenever the validation loss is measured, and on request.
+        ranks: the processes that train together; all but the first one are silent.
 
     Raises:
         LlamaForgeError: the loss, or a weight, is no longer a number (`diverged`).
     """
     arguments = TrainingArguments(
-        output_dir=str(partial_folder(checkpoints)),
+        output_dir=str(
+            partial_folder(checkpoints) if ranks.is_first else checkpoints / f".rank-{ranks.rank}"
+        ),
         use_cpu=settings.device == "cpu",
         seed=settings.seed,
         data_seed=settings.seed,
@@ -123,7 +128,7 @@ def train(
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=_warmup_steps(settings, len(rows)),
+        warmup_steps=_warmup_steps(settings, len(rows), ranks.world),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         logging_steps=1,
@@ -137,10 +142,12 @@ def train(
     if settings.gradient_checkpointing:
         base: Any = model.get_base_model()
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    reporter = _Reporter(model, head, validation, settings, checkpoints, emit, wishes, probes)
-    trainer = _PackedTrainer(model, head, rows, settings, arguments, reporter)
-    newest, damaged = newest_checkpoint(checkpoints)
-    for item in damaged:
+    reporter = _Reporter(
+        model, head, validation, settings, checkpoints, emit, wishes, probes, ranks
+    )
+    trainer = _PackedTrainer(model, head, rows, settings, arguments, reporter, ranks)
+    newest, damaged = ranks.share(newest_checkpoint(checkpoints) if ranks.is_first else (None, []))
+    for item in damaged if ranks.is_first else []:
         aside = set_aside(item.path)
         emit(
             events.Warn(
@@ -177,14 +184,14 @@ def token_loss(
     return losses.sum(), int(targets.numel())
 
 
-def _warmup_steps(settings: TrainingSettings, rows: int) -> int:
-    return math.ceil(settings.warmup_ratio * _planned_steps(settings, rows))
+def _warmup_steps(settings: TrainingSettings, rows: int, world: int) -> int:
+    return math.ceil(settings.warmup_ratio * _planned_steps(settings, rows, world))
 
 
-def _planned_steps(settings: TrainingSettings, rows: int) -> int:
+def _planned_steps(settings: TrainingSettings, rows: int, world: int) -> int:
     if settings.max_steps is not None:
         return settings.max_steps
-    batches = math.ceil(rows / settings.per_device_train_batch_size)
+    batches = math.ceil(rows / (settings.per_device_train_batch_size * world))
     steps = math.ceil(batches / settings.gradient_accumulation_steps)
     return max(1, math.ceil(steps * settings.num_train_epochs))
 
@@ -200,7 +207,11 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         settings: TrainingSettings,
         arguments: TrainingArguments,
         reporter: "_Reporter",
+        ranks: Ranks,
     ) -> None:
+        self.step_loss = torch.zeros(())
+        """Mean loss of the step's tokens so far, of all ranks once their gradients are summed."""
+        self._ranks = ranks
         self._head = head
         self._rows = rows
         self._settings = settings
@@ -218,6 +229,8 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
             self._settings.per_device_train_batch_size,
             self._settings.seed,
             accumulation=self._settings.gradient_accumulation_steps,
+            rank=self._ranks.rank,
+            world=self._ranks.world,
         )
 
     def compute_loss(
@@ -233,7 +246,32 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
             model, self._head, inputs["input_ids"], inputs["labels"], self._dtype
         )
         self._reporter.tokens += int(inputs["lengths"].sum())
-        return total / (count if num_items_in_batch is None else num_items_in_batch)
+        loss = total / (count if num_items_in_batch is None else num_items_in_batch)
+        self.step_loss = self.step_loss.to(loss.device) + loss.detach()
+        return loss
+
+    def _get_num_items_in_batch(self, *arguments: Any) -> Tensor | int | None:
+        """Count the trained tokens of a step, those of all ranks."""
+        count = super()._get_num_items_in_batch(*arguments)
+        if count is None or self._ranks.is_alone:
+            return cast("Tensor | int | None", count)
+        return self._ranks.total(torch.as_tensor(count, device=self._ranks_place))
+
+    def _clip_grad_norm(self, model: PeftModel) -> Any:
+        """Sum the gradients of all ranks; then clip them, and return their norm."""
+        trained = [item for item in model.parameters() if item.requires_grad]
+        for item in trained:
+            if item.grad is None and not self._ranks.is_alone:
+                item.grad = torch.zeros_like(item)
+        tokens = torch.tensor(float(self._reporter.tokens), device=self._ranks_place)
+        gradients = [item.grad for item in trained if item.grad is not None]
+        self._ranks.sum_([*gradients, self.step_loss, tokens])
+        self._reporter.tokens = int(tokens)
+        return super()._clip_grad_norm(model)
+
+    @property
+    def _ranks_place(self) -> torch.device:
+        return cast("torch.device", self.model.device)
 
     def restore(self, checkpoint: Path) -> None:
         """Load the adapter of a checkpoint without training on."""
@@ -263,12 +301,14 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         emit: Emit,
         wishes: Wishes,
         probes: Probes | None,
+        ranks: Ranks,
     ) -> None:
+        self._ranks = ranks
         self.tokens = 0
         """Tokens read since the last step, padding not counted."""
         self._model = model
         self._head = head
-        self._validation = validation[:_EVAL_ROWS]
+        self._validation = validation[:_EVAL_ROWS] if ranks.is_first else ()
         self._settings = settings
         self._dtype = compute_type(settings.compute_dtype)
         self._checkpoints = checkpoints
@@ -298,6 +338,11 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._since = time.monotonic()
         self._saved_step = state.global_step
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Make the ranks' random numbers their own."""
+        del args, control
+        self._ranks.seed_step(self._settings.seed, state.global_step)
+
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
@@ -309,7 +354,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._recent.append((now - self._since, self.tokens))
         self._since, self.tokens = now, 0
         seconds = sum(item[0] for item in self._recent)
-        loss = float(logs["loss"])
+        trainer = cast("_PackedTrainer", self._trainer)
+        loss = float(logs["loss"]) if self._ranks.is_alone else float(trainer.step_loss)
+        trainer.step_loss = torch.zeros(())
         finite = math.isfinite(loss)
         norm = float(logs.get("grad_norm", math.nan))
         self._emit(
@@ -331,14 +378,16 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             raise self._diverged(f"The loss of step {state.global_step}")
         if not math.isfinite(norm):
             raise self._diverged(f"The gradient of step {state.global_step}")
-        self._after_step(state)
-        if self._wishes.stop():
+        if self._ranks.is_first:
+            self._after_step(state)
+        if self._ranks.share(self._wishes.stop()):
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what the last steps learned."""
         del args, control
-        self._save_new(state)
+        if self._ranks.is_first:
+            self._save_new(state)
 
     def _after_step(self, state: Any) -> None:
         started = time.monotonic()
