@@ -86,6 +86,9 @@ def rank_environment(launch: LaunchSettings) -> dict[str, str]:
     chosen = dict(os.environ)
     if launch.interface:
         chosen |= {"GLOO_SOCKET_IFNAME": launch.interface, "NCCL_SOCKET_IFNAME": launch.interface}
+    # A meeting place of its own for every start: in one that is kept, ranks that are started again
+    # find the addresses of those that are gone.
+    chosen["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     chosen.setdefault("OMP_NUM_THREADS", "1")  # each rank sets its share of the cores itself
     return chosen
 
