@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,18 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from llamaforge.errors import ExitCode, LlamaForgeError
+from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.files import write_json
 from llamaforge.recipe.spec import LaunchSettings, RunSpec
 from llamaforge.runs import control, events
-from llamaforge.runs.directory import RunDirectory
+from llamaforge.runs.directory import RunDirectory, RunState
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.job import Job
 
 _POLL_SECONDS: Final = 0.1
 _END_SECONDS: Final = 30.0
 """How long torchrun may take from being asked to end."""
-_RENDEZVOUS_PORT: Final = 29_400
 
 
 @dataclass(frozen=True)
@@ -59,26 +59,48 @@ class RankFiles:
         return self.folder / "launch.json"
 
 
-def torchrun_command(run: RunDirectory, launch: LaunchSettings, *, restarts: bool) -> list[str]:
-    """Return the command that starts the ranks of one machine.
-
-    It is the same on every machine. With `restarts`, failed ranks are started again.
-    """
-    endpoint = launch.rendezvous or f"127.0.0.1:{0 if launch.machines == 1 else _RENDEZVOUS_PORT}"
+def torchrun_command(run: RunDirectory, launch: LaunchSettings, *, is_first: bool) -> list[str]:
+    """Return the command that starts the ranks of one machine, the first or another."""
+    endpoint = launch.rendezvous or "127.0.0.1:0"  # any port that is free
+    # torchrun guesses both from the machine's name, which need not be one that others know.
+    among_others = [
+        f"--rdzv-conf=is_host={int(is_first)}",
+        f"--local-addr={_address_towards(endpoint)}",
+    ]
     return [
         sys.executable,
         "-m",
         "torch.distributed.run",
         f"--nnodes={launch.machines}",
         f"--nproc-per-node={launch.processes}",
-        f"--max-restarts={launch.max_restarts if restarts else 0}",
+        f"--max-restarts={launch.max_restarts}",
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={endpoint}",
         f"--rdzv-id={run.id}",
+        *(among_others if launch.machines > 1 else []),
         "-m",
         "llamaforge.worker.rank",
         str(run.path),
     ]
+
+
+def _address_towards(endpoint: str) -> str:
+    """Return this machine's own address on the way to `HOST:PORT`.
+
+    Raises:
+        RefusedError: there is no such machine, or no way to it (`no_rendezvous`).
+    """
+    host, _, port = endpoint.rpartition(":")
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+            way.connect((host, int(port)))  # nothing is sent
+            return str(way.getsockname()[0])
+    except (OSError, OverflowError) as error:
+        raise RefusedError(
+            f"There is no way to the first machine, {endpoint}: {error}.",
+            "Check launch.rendezvous: HOST:PORT of the first machine.",
+            code="no_rendezvous",
+        ) from error
 
 
 def rank_environment(launch: LaunchSettings) -> dict[str, str]:
@@ -108,7 +130,7 @@ def train_ranks(job: Job) -> dict[str, Any]:
     for path in (files.events, files.outcome):
         path.unlink(missing_ok=True)
     files.events.touch(mode=0o600)
-    command = torchrun_command(job.run, launch, restarts=True)
+    command = torchrun_command(job.run, launch, is_first=True)
     write_json(files.launch, {"v": 1, "command": command, "machines": launch.machines})
     job.emit(
         events.Report(
@@ -189,19 +211,20 @@ def join(arguments: Sequence[str]) -> int:
     For all machines but the first, whose worker does it by itself. Waits until training begins.
     """
     run = RunDirectory(Path(arguments[0]).absolute())
-    files = RankFiles.of(run)
-    said = False
-    while not files.launch.exists():
-        if control.is_over(run) and run.state_file.exists():
-            print(f"The run {safe_line(run.id)} is over.", file=sys.stderr)  # noqa: T201
-            return ExitCode.FAILED
-        if not said:
-            said = True
-            print("Waiting for the first machine to begin training …", file=sys.stderr)  # noqa: T201
+    launch_file = RankFiles.of(run).launch
+    print("Waiting for the first machine to begin training …", file=sys.stderr)  # noqa: T201
+    while True:
+        if launch_file.exists():
+            launch = RunSpec.load(run.spec_file).launch
+            command = torchrun_command(run, launch, is_first=False)
+            if subprocess.call(command, env=rank_environment(launch)) == 0:
+                return ExitCode.DONE
+            # Otherwise the first machine may begin again, with less memory for instance.
+        if run.state_file.exists() and control.is_over(run):
+            state = run.read_status().state
+            print(f"The run {safe_line(run.id)} is {state.value}.", file=sys.stderr)  # noqa: T201
+            return ExitCode.DONE if state is RunState.FINISHED else ExitCode.FAILED
         time.sleep(_POLL_SECONDS)
-    launch = RunSpec.load(run.spec_file).launch
-    command = torchrun_command(run, launch, restarts=True)
-    return subprocess.call(command, env=rank_environment(launch))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 """Two processes train one adapter: as one process with twice the accumulation would."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +101,64 @@ def test_several_processes_stop_save_pause_and_go_on(program: Program, rows: Pat
     saved = sorted(path.name for path in program.directory("two").checkpoints.glob("step-*"))
     assert saved[-1] == f"step-{shown['step']:06d}"
     assert not [rank for rank in ranks if rank.is_running()], "no rank is left behind"
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[tuple[list[str], list[str]]]:
+    """Two network namespaces that see each other: the words that run a program in each."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("needs root and ip")
+    names = [f"llamaforge-{os.getpid()}-{side}" for side in "ab"]
+
+    def ip(*words: str, check: bool = True) -> None:
+        subprocess.run(["ip", *words], check=check, capture_output=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip(
+            "link",
+            "add",
+            "lf0",
+            "netns",
+            names[0],
+            "type",
+            "veth",
+            "peer",
+            "lf0",
+            "netns",
+            names[1],
+        )
+        for number, name in enumerate(names, start=1):
+            ip("-n", name, "address", "add", f"10.99.0.{number}/24", "dev", "lf0")
+            for device in ("lo", "lf0"):
+                ip("-n", name, "link", "set", device, "up")
+        yield ["ip", "netns", "exec", names[0]], ["ip", "netns", "exec", names[1]]
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespaces: {error.stderr!r}")
+    finally:
+        for name in names:
+            ip("netns", "del", name, check=False)
+
+
+def test_two_hosts_train_as_one(
+    program: Program, rows: Path, two_hosts: tuple[list[str], list[str]]
+) -> None:
+    first, second = two_hosts
+    one = program.events(*train_words(rows, "one", **ONE))
+    over = {"machines": 2, "rendezvous": "10.99.0.1:29400", "interface": "lf0", "processes": 1}
+    words = train_words(rows, "two", **(TWO | over))
+    start = [sys.executable, "-m", "llamaforge", *words, "--json"]
+    join = [sys.executable, "-m", "llamaforge.worker.many", str(program.directory("two").path)]
+    leader = subprocess.Popen([*first, *start], stdout=subprocess.PIPE, env=program.environment)
+    joined = subprocess.Popen([*second, *join], env=program.environment)
+    try:
+        output, _ = leader.communicate(timeout=240)
+        assert leader.returncode == 0, program.logs()[-3000:]
+        assert joined.wait(60) == 0
+    finally:
+        leader.kill()
+        joined.kill()
+    two = [json.loads(line) for line in output.splitlines()]
+    assert losses(two) == pytest.approx(losses(one), abs=2e-4)
+    require_alike(program, "two", "one")
