@@ -380,9 +380,9 @@ def diverges(bench: Bench, chance: random.Random) -> None:
     at = chance.randrange(2, STEPS)
 
     def poison() -> None:
-        from llamaforge.training import trainer  # noqa: PLC0415 - in the fork alone
+        from llamaforge.training import objective  # noqa: PLC0415 - in the fork alone
 
-        real = trainer.token_loss
+        real = objective.token_loss
         calls = 0
 
         def loss(*arguments: object) -> object:
@@ -395,7 +395,7 @@ def diverges(bench: Bench, chance: random.Random) -> None:
                     total = total * float("inf")
             return total, count
 
-        trainer.token_loss = loss  # type: ignore[assignment]
+        objective.token_loss = loss  # type: ignore[assignment]
 
     run = bench.run(learning_rate=1.0, max_grad_norm=1e30, seed=chance.randrange(1000))
     code = bench.start(run, poison).wait()

@@ -20,7 +20,7 @@ from llamaforge.runs.lock import RunLock
 from llamaforge.worker.job import Job, Stopped, is_disk_full
 from llamaforge.worker.keeper import kept
 from llamaforge.worker.memory import is_device_lost, memory_shortage, shortage_words
-from llamaforge.worker.stages import STAGES, Stage
+from llamaforge.worker.stages import Stage, stages_of
 
 _COMMAND: Final = (sys.executable, "-m", "llamaforge.worker")
 _ROOM_BYTES: Final = 8_000_000
@@ -73,7 +73,7 @@ def carry_out(run: RunDirectory) -> int:
 
 
 def _do_stages(job: Job) -> None:
-    for stage in STAGES:
+    for stage in stages_of(job):
         job.check_stop()
         if stage.is_done(job):
             job.emit(events.Stage(name=stage.name, state="skipped"))

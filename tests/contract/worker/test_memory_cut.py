@@ -19,7 +19,7 @@ from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, create_run
 from llamaforge.runs.tail import EventTail
-from llamaforge.training import trainer
+from llamaforge.training import objective
 from llamaforge.worker import prepare, train
 from llamaforge.worker.job import Job
 from llamaforge.worker.keeper import was_killed_for_memory
@@ -99,14 +99,14 @@ def test_nothing_is_told_where_everything_fits(job: Job) -> None:
 def test_where_memory_runs_out_training_goes_on_with_half_the_batch(
     error: Exception, kind: str, small: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = trainer.token_loss
+    real = objective.token_loss
 
     def loss(*arguments: Any) -> Any:
         if len(steps(small)) >= 1 and arguments[2].shape[0] > 2 and arguments[0].training:
             raise error
         return real(*arguments)
 
-    monkeypatch.setattr(trainer, "token_loss", loss)
+    monkeypatch.setattr(objective, "token_loss", loss)
     small.spec = small.spec.model_copy(
         update={"training": small.spec.training.model_copy(update={"save_steps": 1})}
     )
@@ -127,14 +127,14 @@ def test_what_fits_in_no_cut_is_told_and_other_errors_are_left(
     def loss(*arguments: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(trainer, "token_loss", loss)
+    monkeypatch.setattr(objective, "token_loss", loss)
     with pytest.raises(LlamaForgeError) as caught:
         train.train(small)
     assert caught.value.code == "out_of_memory"
     assert "even with one row" in caught.value.message
     told = [event for event in EventTail(small.run).read_new() if isinstance(event, events.Warn)]
     assert len(told) == 4, "4, 2 and one row, and one row recomputed"
-    monkeypatch.setattr(trainer, "token_loss", lambda *_: 1 // 0)
+    monkeypatch.setattr(objective, "token_loss", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         train.train(small)
 
@@ -150,18 +150,18 @@ def test_a_worker_that_the_system_ended_for_memory_is_started_again_with_less(
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from llamaforge import hardware\n"
-        "from llamaforge.training import trainer\n"
-        "from llamaforge.worker import __main__ as worker\n"
+        "from llamaforge.training import objective\n"
+        "from llamaforge.worker import __main__ as worker, stages\n"
         f"count = Path({str(count)!r})\n"
         "hardware._CGROUP, hardware._VM_COUNTS = count / 'none', count\n"
-        "worker.STAGES = worker.STAGES[:2]\n"
-        "real = trainer.token_loss\n"
+        "stages.LAST_STAGES = ()\n"
+        "real = objective.token_loss\n"
         "def loss(*arguments):\n"
         "    if arguments[2].shape[0] > 4:\n"
         "        count.write_text('oom_kill 5\\n')\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return real(*arguments)\n"
-        "trainer.token_loss = loss\n"
+        "objective.token_loss = loss\n"
         "sys.exit(worker.main(sys.argv[1:], (sys.executable, __file__)))\n"
     )
     worker = subprocess.run([sys.executable, str(driver), str(small.run.path)], check=False)
