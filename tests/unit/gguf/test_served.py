@@ -138,7 +138,8 @@ def test_a_tensor_is_never_called_what_another_is_called(tmp_path: Path) -> None
     ],
 )
 @pytest.mark.parametrize(
-    "values", [[1.5, float("nan"), 2.0], [-1, -2, -3], ["a", "b", "c"], [2**31 - 1, 1, 1], [True] * 3]
+    "values",
+    [[1.5, float("nan"), 2.0], [-1, -2, -3], ["a", "b", "c"], [2**31 - 1, 1, 1], [True] * 3],
 )
 def test_arrays_that_make_no_sense_make_no_sense_of_their_own(
     architecture: str, key: str, values: list[Any], tmp_path: Path
