@@ -29,8 +29,9 @@ class Fit:
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
-    needed_bytes: int
-    """What training takes beside the mapped file, by the formula of `activation_bytes`."""
+    needed_bytes: int = 0
+    """What training takes beside the mapped file, by the formula of `activation_bytes`; 0 where
+    memory ran out and told more than a formula."""
 
     def applied(self, settings: TrainingSettings) -> TrainingSettings:
         """Return `settings` with this cut."""
@@ -41,6 +42,26 @@ class Fit:
                 "gradient_checkpointing": self.gradient_checkpointing,
             }
         )
+
+
+def smaller(settings: TrainingSettings) -> TrainingSettings | None:
+    """Return `settings` with the batch at most half as large, for a step of as many rows.
+
+    At batches of one row activations are worked out again. None where nothing is left to try.
+    """
+    batch = settings.per_device_train_batch_size
+    rows = batch * settings.gradient_accumulation_steps
+    if batch == 1:
+        if settings.gradient_checkpointing:
+            return None
+        return settings.model_copy(update={"gradient_checkpointing": True})
+    half = next(size for size in range(batch // 2, 0, -1) if rows % size == 0)
+    return settings.model_copy(
+        update={
+            "per_device_train_batch_size": half,
+            "gradient_accumulation_steps": rows // half,
+        }
+    )
 
 
 def fit_to_memory(

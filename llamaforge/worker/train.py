@@ -1,6 +1,7 @@
 """Stage 2: the adapter is trained on the model's packed blocks."""
 
 import json
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,9 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
+from llamaforge.training.fit import Fit, fit_to_memory, smaller
 from llamaforge.worker.job import Job, Stopped
+from llamaforge.worker.memory import memory_shortage, shortage_words
 
 _DONE: Final = "finished.json"
 _FIT: Final = "fit.json"
@@ -51,10 +54,80 @@ def _last(run: RunDirectory) -> Path | None:
 def train(job: Job) -> None:
     """Train to the last step, or until a person asks to stop.
 
+    Where memory runs out, training goes on from the last checkpoint with smaller batches.
+
     Raises:
         Stopped: a person asked; the state after the last step is saved.
-        LlamaForgeError: the model cannot be loaded, or training diverged.
+        LlamaForgeError: the model cannot be loaded, training diverged, or not even a single row
+            fits into memory.
     """
+    import gc
+
+    import torch
+
+    if job.was_killed_for_memory:
+        _cut_smaller(job, "host_kill")
+    while True:
+        try:
+            _train(job)
+        except Exception as error:
+            shortage = memory_shortage(error)
+            if shortage is None:
+                raise
+            traceback.print_exc()
+        else:
+            return
+        # Here, and not above: the error holds on to all that training had in memory.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        _cut_smaller(job, shortage)
+
+
+def _cut_smaller(job: Job, shortage: str) -> None:
+    """Note a cut of the step that takes less memory, and tell it.
+
+    Raises:
+        LlamaForgeError: there is none (`out_of_memory`).
+    """
+    before = _noted_fit(job, job.spec.training) or job.spec.training
+    after = smaller(before)
+    words = shortage_words(shortage)
+    if after is None:
+        longest = max(len(item.row.ids) for item in job.conversations().rows.train)
+        raise LlamaForgeError(
+            f"{words}, even with one row of at most {longest:,} tokens at a time.",
+            "Close other programs and resume, or start again with shorter rows, for example: "
+            f"--set max_length={max(8, longest // 2)}",
+            code="out_of_memory",
+        )
+    fit = Fit(
+        after.per_device_train_batch_size,
+        after.gradient_accumulation_steps,
+        after.gradient_checkpointing,
+    )
+    write_json(job.run.checkpoints / _FIT, asdict(fit))
+    newest, _ = newest_checkpoint(job.run.checkpoints)
+    place = "from the beginning" if newest is None else f"from step {step_of(newest):,}"
+    how = (
+        "activations are worked out again in the backward pass from now on"
+        if after.per_device_train_batch_size == before.per_device_train_batch_size
+        else f"a step of {before.per_device_train_batch_size} rows × "
+        f"{before.gradient_accumulation_steps} is done as {fit.per_device_train_batch_size} × "
+        f"{fit.gradient_accumulation_steps} from now on"
+    )
+    job.emit(
+        events.Warn(
+            code="out_of_memory",
+            message=f"{words}. Training goes on {place}: {how}. What is learned is the same; it "
+            "takes longer.",
+            kind=shortage,
+        )
+    )
+
+
+def _train(job: Job) -> None:
+    """Train with the cut of the step that is noted, or chosen now."""
     import torch
     from transformers import set_seed
 
@@ -102,6 +175,7 @@ def train(job: Job) -> None:
             save=job.save_asked,
             samples=job.samples_asked,
             pause=job.wait_while_paused,
+            space=job.wait_for_space,
         ),
         probes=Prober(job, model, packed.head, compute_type(settings.compute_dtype)),
     )
@@ -115,13 +189,9 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
 
     The cut of a run is chosen once: a resumed run has to see the same batches.
     """
-    from llamaforge.training.fit import Fit, fit_to_memory
-
-    path = job.run.checkpoints / _FIT
-    try:
-        return Fit(**json.loads(path.read_text(encoding="utf-8"))).applied(settings)
-    except (OSError, ValueError, TypeError):
-        pass
+    noted = _noted_fit(job, settings)
+    if noted is not None:
+        return noted
     longest = max(len(item.row.ids) for item in job.conversations().rows.train)
     fit = fit_to_memory(
         settings,
@@ -130,7 +200,7 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
         trained_weights=trained_weights,
         available_bytes=_available_bytes(settings) - job.header.tensor_bytes,
     )
-    write_json(path, asdict(fit))
+    write_json(job.run.checkpoints / _FIT, asdict(fit))
     fitted = fit.applied(settings)
     if fitted != settings:
         ways = "activations are worked out again in the backward pass" * fit.gradient_checkpointing
@@ -142,6 +212,15 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
             "What is learned is the same; it takes longer.",
         )
     return fitted
+
+
+def _noted_fit(job: Job, settings: TrainingSettings) -> TrainingSettings | None:
+    """Return `settings` with the cut that was chosen before, or None."""
+    try:
+        noted = json.loads((job.run.checkpoints / _FIT).read_text(encoding="utf-8"))
+        return Fit(**noted).applied(settings)
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _require_device(settings: TrainingSettings) -> None:
