@@ -156,3 +156,22 @@ def test_arrays_that_make_no_sense_make_no_sense_of_their_own(
     with pytest.raises(LlamaForgeError) as caught:
         configuration(as_served(read_header(path)))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tensor", "key", "before", "after"),
+    [
+        ("gemma4", "v.a.weight", "tokenizer.ggml.model", "llama", "gemma4"),
+        ("gemma4", "blk.0.a.weight", "tokenizer.ggml.model", "llama", "gemma4"),
+        ("mistral3", "v.a.weight", "tokenizer.ggml.pre", "default", "tekken"),
+        ("mistral3", "v.a.weight", "tokenizer.ggml.pre", "llama-bpe", "llama-bpe"),
+        ("gptoss", "blk.0.a.weight", "tokenizer.ggml.pre", "default", "gpt-4o"),
+    ],
+)
+def test_kinds_of_vocabulary_are_mended(
+    architecture: str, tensor: str, key: str, before: str, after: str, tmp_path: Path
+) -> None:
+    tensors = {"token_embd.weight": (4, 32), tensor: (4, 32)}
+    served = as_served(header_of(tmp_path, architecture, {key: before}, tensors))
+    assert served.get(key) == after
+    assert "v.a.weight" not in served.tensors
