@@ -18,6 +18,7 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.batches import Loader, RowLoader, collate
 from llamaforge.training.lora import compute_type, hidden_states
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses, trained_positions
+from llamaforge.training.ranks import ALONE, Ranks
 
 Trainable: TypeAlias = PeftModel | PreTrainedModel
 """A model with LoRA layers, or one of which every weight is trained."""
@@ -73,8 +74,13 @@ class Supervised:
         rows: Sequence[EncodedRow],
         validation: Sequence[EncodedRow],
         settings: TrainingSettings,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Take the output head over [vocabulary, hidden] and encoded rows."""
+        """Take the output head over [vocabulary, hidden] and encoded rows.
+
+        With `ranks`, this process's share of a step's rows is given.
+        """
+        self._ranks = ranks
         self.examples = len(rows)
         self._head = head
         self._rows = rows
@@ -95,6 +101,8 @@ class Supervised:
             settings.per_device_train_batch_size,
             settings.seed,
             accumulation=settings.gradient_accumulation_steps,
+            rank=self._ranks.rank,
+            world=self._ranks.world,
         )
 
     def counts(self, batches: Sequence[Any]) -> Tensor:

@@ -31,6 +31,7 @@ from llamaforge.training.checkpoints import (
 )
 from llamaforge.training.lora import base_model
 from llamaforge.training.objective import Objective
+from llamaforge.training.ranks import ALONE, Ranks
 
 _SPEED_STEPS: Final = 10
 """Steps over which tokens a second and the time left are averaged."""
@@ -90,6 +91,7 @@ def train(
     emit: Emit,
     wishes: Wishes,
     probes: Probes | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train what is to be trained of `model` in place; goes on from the newest whole checkpoint.
 
@@ -101,12 +103,15 @@ def train(
         emit: takes `Step`, `Eval`, `Checkpoint` and `Warn` events.
         wishes: what was asked from outside.
         probes: answers prompts whenever the validation loss is measured, and on request.
+        ranks: the processes that train together; all but the first one are silent.
 
     Raises:
         LlamaForgeError: the loss, or a weight, is no longer a number (`diverged`).
     """
     arguments = TrainingArguments(
-        output_dir=str(partial_folder(checkpoints)),
+        output_dir=str(
+            partial_folder(checkpoints) if ranks.is_first else checkpoints / f".rank-{ranks.rank}"
+        ),
         use_cpu=settings.device == "cpu",
         seed=settings.seed,
         data_seed=settings.seed,
@@ -116,7 +121,7 @@ def train(
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=_warmup_steps(settings, objective.examples),
+        warmup_steps=_warmup_steps(settings, objective.examples, ranks.world),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         logging_steps=1,
@@ -130,10 +135,10 @@ def train(
     if settings.gradient_checkpointing:
         base: Any = base_model(model)
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    reporter = _Reporter(model, objective, settings, checkpoints, emit, wishes, probes)
-    trainer = _PackedTrainer(model, objective, arguments, reporter)
-    newest, damaged = newest_checkpoint(checkpoints)
-    for item in damaged:
+    reporter = _Reporter(model, objective, settings, checkpoints, emit, wishes, probes, ranks)
+    trainer = _PackedTrainer(model, objective, arguments, reporter, ranks)
+    newest, damaged = ranks.share(newest_checkpoint(checkpoints) if ranks.is_first else (None, []))
+    for item in damaged if ranks.is_first else []:
         aside = set_aside(item.path)
         emit(
             events.Warn(
@@ -153,14 +158,14 @@ def train(
     return Outcome(state.global_step, state.max_steps, state.global_step < state.max_steps)
 
 
-def _warmup_steps(settings: TrainingSettings, rows: int) -> int:
-    return math.ceil(settings.warmup_ratio * _planned_steps(settings, rows))
+def _warmup_steps(settings: TrainingSettings, rows: int, world: int) -> int:
+    return math.ceil(settings.warmup_ratio * _planned_steps(settings, rows, world))
 
 
-def _planned_steps(settings: TrainingSettings, rows: int) -> int:
+def _planned_steps(settings: TrainingSettings, rows: int, world: int) -> int:
     if settings.max_steps is not None:
         return settings.max_steps
-    batches = math.ceil(rows / settings.per_device_train_batch_size)
+    batches = math.ceil(rows / (settings.per_device_train_batch_size * world))
     steps = math.ceil(batches / settings.gradient_accumulation_steps)
     return max(1, math.ceil(steps * settings.num_train_epochs))
 
@@ -174,7 +179,11 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         objective: Objective,
         arguments: TrainingArguments,
         reporter: "_Reporter",
+        ranks: Ranks,
     ) -> None:
+        self.step_loss = torch.zeros(())
+        """The step's loss so far, that of all ranks once their gradients are summed."""
+        self._ranks = ranks
         self._objective = objective
         self._reporter = reporter
         super().__init__(model=model, args=arguments, callbacks=[reporter])
@@ -190,7 +199,9 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         self, batch_samples: list[dict[str, Tensor]], device: torch.device
     ) -> Tensor | None:
         """Return by what the batches of one optimizer step are divided."""
-        return self._objective.counts(batch_samples).to(device) if batch_samples else None
+        if not batch_samples:
+            return None
+        return self._ranks.total(self._objective.counts(batch_samples).to(device))
 
     def compute_loss(
         self,
@@ -203,9 +214,24 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         del return_outputs
         counts = self._objective.counts([inputs])
         self._reporter.tokens += int(inputs["lengths"].sum())
-        return self._objective.loss(
+        loss = self._objective.loss(
             model, inputs, counts if num_items_in_batch is None else num_items_in_batch
         )
+        self.step_loss = self.step_loss.to(loss.device) + loss.detach()
+        return loss
+
+    def _clip_grad_norm(self, model: PeftModel | PreTrainedModel) -> Any:
+        """Sum the gradients of all ranks; then clip them, and return their norm."""
+        if not self._ranks.is_alone:
+            trained = [item for item in model.parameters() if item.requires_grad]
+            for item in trained:
+                if item.grad is None:
+                    item.grad = torch.zeros_like(item)
+            tokens = torch.tensor(float(self._reporter.tokens), device=model.device)
+            gradients = [item.grad for item in trained if item.grad is not None]
+            self._ranks.sum_([*gradients, self.step_loss, tokens])
+            self._reporter.tokens = int(tokens)
+        return super()._clip_grad_norm(model)
 
     def restore(self, checkpoint: Path) -> None:
         """Load the adapter of a checkpoint without training on."""
@@ -234,7 +260,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         emit: Emit,
         wishes: Wishes,
         probes: Probes | None,
+        ranks: Ranks,
     ) -> None:
+        self._ranks = ranks
         self.tokens = 0
         """Tokens read since the last step, padding not counted."""
         self._model = model
@@ -264,10 +292,15 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock, after a look at the model as it is."""
         del args, control
-        if self._objective.measures_start and state.global_step == 0:
+        if self._objective.measures_start and state.global_step == 0 and self._ranks.is_first:
             self._evaluate(0)
         self._since = time.monotonic()
         self._saved_step = state.global_step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Make the ranks' random numbers their own."""
+        del args, control
+        self._ranks.seed_step(self._settings.seed, state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -280,7 +313,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._recent.append((now - self._since, self.tokens))
         self._since, self.tokens = now, 0
         seconds = sum(item[0] for item in self._recent)
-        loss = float(logs["loss"])
+        trainer = cast("_PackedTrainer", self._trainer)
+        loss = float(logs["loss"]) if self._ranks.is_alone else float(trainer.step_loss)
+        trainer.step_loss = torch.zeros(())
         finite = math.isfinite(loss)
         norm = float(logs.get("grad_norm", math.nan))
         self._emit(
@@ -303,14 +338,16 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             raise self._diverged(f"The loss of step {state.global_step}")
         if not math.isfinite(norm):
             raise self._diverged(f"The gradient of step {state.global_step}")
-        self._after_step(state)
-        if self._wishes.stop():
+        if self._ranks.is_first:
+            self._after_step(state)
+        if self._ranks.share(self._wishes.stop()):
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what the last steps learned."""
         del args, control
-        self._save_new(state)
+        if self._ranks.is_first:
+            self._save_new(state)
 
     def _after_step(self, state: Any) -> None:
         started = time.monotonic()

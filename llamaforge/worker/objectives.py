@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llamaforge.training.loss import OutputHead
     from llamaforge.training.objective import Objective
     from llamaforge.training.pairs import EncodedPair
+    from llamaforge.training.ranks import Ranks
 
 
 def objective_of(
@@ -20,6 +21,7 @@ def objective_of(
     head: "OutputHead",
     settings: TrainingSettings,
     start: "dict[str, Tensor] | None" = None,
+    ranks: "Ranks | None" = None,
 ) -> "Objective":
     """Return what `settings.method` minimises over the run's rows.
 
@@ -28,9 +30,11 @@ def objective_of(
         head: the output head over [vocabulary, hidden].
         settings: how it is trained.
         start: the adapter that training goes on from, by its parameters' names.
+        ranks: the processes that train together, where there are several.
     """
     from llamaforge.training.objective import Supervised
     from llamaforge.training.preference import DirectPreference, OddsRatio
+    from llamaforge.training.ranks import ALONE
 
     rows = job.conversations().rows
     if not settings.learns_from_pairs:
@@ -39,6 +43,7 @@ def objective_of(
             [item.row for item in rows.train],
             [item.row for item in rows.validation],
             settings,
+            ranks or ALONE,
         )
     train, validation = _pairs(rows.train), _pairs(rows.validation)
     if settings.method == "orpo":

@@ -244,15 +244,16 @@ class WizardScreen(ForgeScreen[None]):
         """Enter reaches the answer's own widget; this names the key."""
 
     async def _take(self, question: Question, answer: Any) -> None:
-        if self._looking:
-            return
         problem = question.problem(answer, self.draft, self.facts)
         if not problem and not answer and not question.is_optional and answer is not False:
             problem = "This one is needed."
         if problem:
             self._tell_problem(problem)
             return
-        self.draft = self.draft.with_answers(**taken(question, answer, self.facts))
+        before = self.draft
+        self.draft = before.with_answers(**taken(question, answer, self.facts))
+        if self._looking and self.draft == before:
+            return
         keep_draft(self.draft)
         look = due(question.looks, self.draft, self.facts)
         if look is not None:
