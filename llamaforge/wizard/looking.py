@@ -17,8 +17,11 @@ from llamaforge.wizard.bases import about, base_facts
 from llamaforge.wizard.columns import column_facts
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
+from llamaforge.wizard.no_training import examples
 from llamaforge.wizard.recent import remember_sources
 
+_LONGEST_PROMPT: Final = 200
+"""Characters of a question that is proposed."""
 OnProgress = Callable[[str, int], None]
 """Takes what is going on and how many rows it has come to."""
 
@@ -80,7 +83,21 @@ def _at_rows(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
         report = report_on(replace(draft, preference="pairs"), on_progress)
     if "rows" in report:
         remember_sources([absolute_source(text) for text in draft.sources])
-    return replace(facts, report=report, report_of=rows_about(draft))
+    return replace(
+        facts, report=report, report_of=rows_about(draft), prompts=_prompts(draft, report)
+    )
+
+
+def _prompts(draft: Draft, report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return some short questions out of the rows, to be proposed."""
+    if "rows" not in report or draft.map:
+        return ()
+    try:
+        found = examples([absolute_source(text) for text in draft.sources], 3)
+    except (LlamaForgeError, OSError):
+        return ()
+    asked = [turn["content"] for turn in found if turn["role"] == "user"]
+    return tuple(text for text in asked if len(text) <= _LONGEST_PROMPT)
 
 
 def _at_columns(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:

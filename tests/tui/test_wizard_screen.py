@@ -94,6 +94,10 @@ async def to_the_review(pilot: Pilot[Any], rows: Path) -> None:
     await choose(pilot, "quick")
     await until(pilot, lambda: asked(pilot, "settings"))
     await say(pilot, "seed=7")
+    await until_shown(pilot, "Go on with 1 changed")
+    await pilot.press("enter")
+    await until(pilot, lambda: asked(pilot, "probes"))
+    await pilot.press("enter")
     await until(pilot, lambda: asked(pilot, "name"))
     await say(pilot, "mine")
     await until(pilot, lambda: asked(pilot, "publish"))
@@ -124,7 +128,7 @@ async def test_going_back_loses_no_answer(rows: Path) -> None:
         await to_the_review(pilot, rows)
         await pilot.press("escape")
         await until(pilot, lambda: asked(pilot, "publish"))
-        for key in ("name", "settings", "preset", "goal", "held_out", "sources", "base"):
+        for key in ("name", "probes", "settings", "preset", "goal", "held_out", "sources", "base"):
             await pilot.press("escape")
             await until(pilot, lambda key=key: asked(pilot, key))  # type: ignore[misc]
         await pilot.press("enter")
@@ -329,3 +333,43 @@ async def test_pairs_are_for_preferring_answers(tmp_path: Path) -> None:
         screen = wizard(pilot)
         recipe = screen.draft.with_answers(preset="quick").recipe(())
         assert recipe.data.preference == "refuse", "the method itself takes both answers"
+
+
+async def test_every_setting_is_explained_and_refused_out_of_bounds(rows: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_goal(pilot, rows)
+        await choose(pilot, "style")
+        await until(pilot, lambda: asked(pilot, "preset"))
+        await choose(pilot, "balanced")
+        await until(pilot, lambda: asked(pilot, "settings"))
+        await until_shown(pilot, "takes  memory: at least")
+        for _ in range(4):
+            await pilot.press("down")
+        await until_shown(pilot, "1 to 1024")
+        await until_shown(pilot, "memory grows with it")
+        await pilot.press("enter")
+        await until(pilot, lambda: wizard(pilot).query_one(Input).value == "lora_r=16")
+        await say(pilot, "lora_r=5000")
+        await until_shown(pilot, "cannot be 5000")
+        await say(pilot, "num_train_epochs=12")
+        await until_shown(pilot, "4 times the preset")
+        await pilot.press("escape")  # back loses nothing
+        await until(pilot, lambda: asked(pilot, "preset"))
+        assert wizard(pilot).draft.settings == {"num_train_epochs": "12"}
+
+
+async def test_questions_to_watch_are_typed_or_taken_from_the_rows(rows: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_goal(pilot, rows)
+        screen = wizard(pilot)
+        screen.draft = screen.draft.with_answers(goal="style", preset="quick")
+        await screen._ask(next(q for q in screen._questions() if q.key == "probes"))
+        await until_shown(pilot, "from your rows")
+        await pilot.press("tab", "enter")
+        await say(pilot, "what is it?")
+        await pilot.press("enter")
+        await until(pilot, lambda: asked(pilot, "name"))
+        probes = wizard(pilot).draft.probes
+        assert len(probes) == 2
+        assert probes[1] == "what is it?"
+        assert wizard(pilot).draft.recipe(()).evaluation.probe_prompts == list(probes)

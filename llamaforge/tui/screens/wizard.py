@@ -21,6 +21,8 @@ from llamaforge.tui.screens.review import ReviewScreen
 from llamaforge.tui.widgets.answers import Answered
 from llamaforge.tui.widgets.column_mapper import ColumnMapper
 from llamaforge.tui.widgets.lines import MUTED, Lines, hanging
+from llamaforge.tui.widgets.lines_editor import LinesEditor
+from llamaforge.tui.widgets.settings_editor import SettingsEditor
 from llamaforge.tui.widgets.source_picker import SourcePicker
 from llamaforge.tui.widgets.title_bar import TitleBar
 from llamaforge.tui.wizard_view import known_lines, trail_lines, words_of
@@ -194,17 +196,24 @@ class WizardScreen(ForgeScreen[None]):
 
     def _widget(self, question: Question) -> Widget:
         now = getattr(self.draft, question.key) or question.default(self.draft, self.facts)
-        if question.kind is Kind.CHOICE:
-            return _menu(question.options(self.draft, self.facts), str(now))
-        if question.kind is Kind.YES_NO:
-            options = [Option("no", "No"), Option("yes", "Yes")]
-            return _menu(options, "yes" if now else "no")
-        if question.kind is Kind.SOURCES:
-            return SourcePicker(tuple(now or ()), recent_sources())
-        if question.kind is Kind.COLUMNS:
-            options = question.options(self.draft, self.facts)
-            return ColumnMapper(self.draft, options, str(now))
-        return Input(words_of(question, now), id="input")
+        options = question.options(self.draft, self.facts)
+        match question.kind:
+            case Kind.CHOICE:
+                widget: Widget = _menu(options, str(now))
+            case Kind.YES_NO:
+                choices = [Option("no", "No"), Option("yes", "Yes")]
+                widget = _menu(choices, "yes" if now else "no")
+            case Kind.SOURCES:
+                widget = SourcePicker(tuple(now or ()), recent_sources())
+            case Kind.COLUMNS:
+                widget = ColumnMapper(self.draft, options, str(now))
+            case Kind.SETTINGS:
+                widget = SettingsEditor(self.draft, self.facts)
+            case Kind.LINES:
+                widget = LinesEditor(tuple(now or ()), options)
+            case Kind.TEXT:
+                widget = Input(words_of(question, now), id="input")
+        return widget
 
     def _show_trail(self) -> None:
         lines = partial(trail_lines, self.draft, self.facts, self._path[-1] if self._path else "")
@@ -239,6 +248,12 @@ class WizardScreen(ForgeScreen[None]):
         """Take the answer of a widget of its own."""
         if self.question is not None:
             await self._take(self.question, message.answer)
+
+    def on_settings_editor_changed(self, message: SettingsEditor.Changed) -> None:
+        """Keep a changed setting at once: going back loses none."""
+        self.draft = self.draft.with_answers(settings=message.settings)
+        keep_draft(self.draft)
+        self._show_trail()
 
     def action_take(self) -> None:
         """Enter reaches the answer's own widget; this names the key."""
