@@ -19,6 +19,7 @@ from llamaforge import hardware
 from llamaforge.catalog.blob import quantization_of
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.export.adapter import BASE_DIGEST_KEY
+from llamaforge.export.base_tensors import BaseTensors
 from llamaforge.export.importance import Importance
 from llamaforge.export.mix import FILE_TYPES, tensor_types
 from llamaforge.export.place import HashingFile, check_room, remove_leftovers
@@ -80,6 +81,7 @@ def write_merged(
     adapter: Header | None,
     provenance: Provenance,
     *,
+    full: BaseTensors | None = None,
     quantization: str | None = None,
     importance: Importance | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -93,6 +95,8 @@ def write_merged(
             is copied.
         adapter: what was trained; None only packs the base anew.
         provenance: what the file says of its making.
+        full: full-precision weights, with what was learned in them, that take the place of the
+            file's own; without an adapter then.
         quantization: one of `mix.FILE_TYPES`; None keeps the type of every tensor.
         importance: how much an error in each column counts, where that was measured.
         on_progress: takes the bytes that are written, and all of them.
@@ -111,9 +115,11 @@ def write_merged(
     if quantization is not None:
         chosen = tensor_types(base, quantization, with_importance=importance is not None)
         types |= {name: chosen[served] for name, served in names.items()}
-    touched = {
-        name for name, served in names.items() if pairs is not None and served in pairs.names
-    }
+    if full is not None:
+        changed = full.names
+    else:
+        changed = frozenset() if pairs is None else frozenset(pairs.names)
+    touched = {name for name, served in names.items() if served in changed}
     columns = _columns(base, names, importance)
     _check_packable(stored, types, touched, columns)
     planned = [
@@ -135,7 +141,7 @@ def write_merged(
                 results = stack.enter_context(
                     closing(
                         _in_order(
-                            _pieces(stored, planned, _Pairs(pairs, names), columns),
+                            _pieces(stored, planned, _Learned(pairs, full, names), columns),
                             lambda part: part.result(sources[part.info.file]),
                         )
                     )
@@ -147,6 +153,8 @@ def write_merged(
                     check_stop(stopped)
                     if piece.ends_tensor:
                         stream.end_tensor()
+                        if piece.full is not None:
+                            piece.full.release()
             file.flush()
             os.fsync(file.fileno())
         commit(temporary, path)
@@ -167,6 +175,8 @@ class _Piece:
     """A and B of the tensor's adapter."""
     columns: Array | None
     """How much an error in each column counts, [width]."""
+    full: "_Origin | None" = None
+    """Where its values come from, if not from the file."""
 
     @property
     def ends_tensor(self) -> bool:
@@ -176,6 +186,8 @@ class _Piece:
     def result(self, file: int) -> bytes | memoryview:
         """Return the rows: read, and where something changes unpacked, added to and packed."""
         info, rows = self.info, self.last - self.first
+        if self.full is not None:
+            return self._packed(self.full.rows(self.first, self.last))
         row = info.n_bytes // info.rows
         raw = os.pread(file, rows * row, info.offset + self.first * row)
         if len(raw) != rows * row:
@@ -189,6 +201,15 @@ class _Piece:
         values = unpacked(np.frombuffer(raw, np.uint8).reshape(rows, row), info.type, info.width)
         if self.pair is not None:
             _add_product(values, *self.pair, self.first)
+        return self._packed(values)
+
+    def _packed(self, values: Array) -> memoryview:
+        """Return rows as they will be written.
+
+        Raises:
+            LlamaForgeError: a value is no finite number, or too large for the type.
+        """
+        info = self.info
         if not np.isfinite(values).all():
             raise LlamaForgeError(
                 f"The merged weights of {info.name} are not finite numbers.",
@@ -206,10 +227,28 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """An adapter's pairs by the names that tensors have in the file."""
+class _Origin:
+    """One tensor's values in full precision."""
+
+    weights: BaseTensors
+    name: str
+    """As it is served."""
+
+    def rows(self, first: int, last: int) -> Array:
+        """Return rows `first` to `last`, float32 [n, width]."""
+        return self.weights.rows(self.name, first, last)
+
+    def release(self) -> None:
+        """Let the system have back the memory that they take."""
+        self.weights.release(self.name)
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What was learned, by the names that tensors have in the file."""
 
     adapter: Adapter | None
+    full: BaseTensors | None
     names: Mapping[str, str]
     """The names of those that are served, as they are called there."""
 
@@ -220,18 +259,25 @@ class _Pairs:
             return None
         return self.adapter.factors(served)
 
+    def origin(self, name: str) -> _Origin | None:
+        """Return where the values come from, if not from the file."""
+        served = self.names.get(name)
+        if self.full is None or served is None or served not in self.full.names:
+            return None
+        return _Origin(self.full, served)
+
 
 def _pieces(
     base: Header,
     planned: Sequence[PlannedTensor],
-    pairs: _Pairs,
+    learned: "_Learned",
     columns: Mapping[str, Array],
 ) -> Iterator[_Piece]:
     """Yield everything to write, in the file's order."""
     for tensor in planned:
         info = base.tensors[tensor.name]
-        pair = pairs.factors(tensor.name)
-        is_copied = pair is None and tensor.type is info.type
+        pair, origin = learned.factors(tensor.name), learned.origin(tensor.name)
+        is_copied = pair is None and origin is None and tensor.type is info.type
         weights = _COPIED_WEIGHTS if is_copied else _ROWS_WEIGHTS
         step = max(1, weights // info.width)
         counting = columns.get(tensor.name)
@@ -241,7 +287,7 @@ def _pieces(
             end = (number + 1) * rows
             for first in range(number * rows, end, step):
                 last = min(first + step, end)
-                yield _Piece(info, tensor.type, first, last, pair, counts)
+                yield _Piece(info, tensor.type, first, last, pair, counts, origin)
 
 
 def _in_order(

@@ -75,7 +75,8 @@ def run_request(
 ) -> PublishRequest:
     """Return what publishing the run under `name` asks of the server.
 
-    What is published is the run's adapter, or instead of it the file `merged`.
+    What is published is the run's adapter, or instead of it the file `merged`; a run that makes
+    no adapter has made such a file itself.
 
     Raises:
         NotFoundError: the run has no adapter; or `merged` is given and the store no longer has
@@ -84,10 +85,19 @@ def run_request(
             given and the store has another model under that name by now (`other_base`).
     """
     spec = RunSpec.load(run.spec_file)
-    adapter = next((item for item in run.artifact_list() if item["kind"] == "adapter"), None)
+    kind = "adapter" if spec.training.makes_adapter else "merged"
+    name_of = {"adapter": None, "merged": spec.publish.merged_name}[kind]
+    adapter = next(
+        (
+            item
+            for item in run.artifact_list()
+            if item["kind"] == kind and name_of in {None, Path(item["path"]).name}
+        ),
+        None,
+    )
     if adapter is None:
         raise NotFoundError(
-            f"The run {run.id} has no adapter.",
+            f"The run {run.id} has no {'adapter' if kind == 'adapter' else 'merged file'}.",
             f"Let it finish: llamaforge runs resume {run.id}",
             code="no_adapter",
         )
@@ -103,6 +113,8 @@ def run_request(
         overwrite=overwrite,
         allow_remote=allow_remote,
     )
+    if merged is None and kind == "merged":
+        merged = MergedFile(request.file, request.file_sha256)
     return request if merged is None else _with_merged(request, merged, spec)
 
 

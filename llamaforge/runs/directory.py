@@ -74,6 +74,16 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.artifacts = path / "artifacts"
         self.journal_file = path / "journal.jsonl"
+        self.start_file = path / "start.safetensors"
+
+    def of_phase(self, number: int) -> "RunDirectory":
+        """Return the run as phase `number`, from 1 on, sees it: with rows and checkpoints of its
+        own, and everything else in common."""
+        run = RunDirectory(self.path)
+        if number > 1:
+            run.data = self.path / f"phase-{number}" / "data"
+            run.checkpoints = self.path / f"phase-{number}" / "checkpoints"
+        return run
 
     def read_status(self) -> Status:
         """Return the state as of now; a running state with no process behind it is `lost`."""

@@ -9,6 +9,8 @@ from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from llamaforge.training.packed import PackedWeight
 
@@ -51,6 +53,8 @@ class OutputHead:
     scale: float = 1.0
     softcap: float | None = None
     """c, the largest logit."""
+    trained: Tensor | None = None
+    """W as a parameter that is trained too; None where it is frozen."""
 
     @property
     def is_plain(self) -> bool:
@@ -171,7 +175,33 @@ def token_losses(hidden: Tensor, targets: Tensor, head: OutputHead) -> Tensor:
         targets: the tokens' ids, shape [n].
         head: the output head over [vocabulary, h].
     """
+    if head.trained is not None:
+        return _trained_head_losses(hidden, targets, head, head.trained)
     return cast("Tensor", _ChunkedCrossEntropy.apply(hidden, targets, head))  # type: ignore[no-untyped-call]
+
+
+def _trained_head_losses(
+    hidden: Tensor, targets: Tensor, head: OutputHead, weight: Tensor
+) -> Tensor:
+    """Return the losses where W has a gradient too: logits of a chunk are worked out twice.
+
+    Keeping W's gradient from the first time would need to know what each loss counts.
+    """
+
+    def losses(states: Tensor, wanted: Tensor) -> Tensor:
+        logits = (states @ weight.to(states.dtype).T).float() * head.scale
+        if head.softcap is not None:
+            logits = head.softcap * torch.tanh(logits / head.softcap)
+        return functional.cross_entropy(logits, wanted, reduction="none")
+
+    size = max(1, _LOGITS_BYTES // (4 * weight.shape[0]))
+    parts = [
+        cast("Tensor", checkpoint(losses, states, wanted, use_reentrant=False))
+        for states, wanted in zip(
+            torch.split(hidden, size), torch.split(targets, size), strict=True
+        )
+    ]
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
 def log_probabilities(hidden: Tensor, head: OutputHead) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stage 2: the adapter is trained on the model's packed blocks."""
+"""Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
 import json
 import traceback
@@ -9,21 +9,23 @@ from typing import Final
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_json
 from llamaforge.hardware import available_memory_bytes
+from llamaforge.recipe.preflight import frozen_bytes
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory
+from llamaforge.training import finished
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
 from llamaforge.training.fit import Fit, fit_to_memory, smaller
+from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.memory import memory_shortage, shortage_words
 
-_DONE: Final = "finished.json"
 _FIT: Final = "fit.json"
 
 
 def is_trained(job: Job) -> bool:
     """Return whether training came to its end and its last checkpoint is whole."""
-    return _last(job.run) is not None
+    return finished.finished_checkpoint(job.run.checkpoints) is not None
 
 
 def final_checkpoint(run: RunDirectory) -> Path:
@@ -32,7 +34,7 @@ def final_checkpoint(run: RunDirectory) -> Path:
     Raises:
         LlamaForgeError: it is damaged.
     """
-    last = _last(run)
+    last = finished.finished_checkpoint(run.checkpoints)
     if last is None:
         raise LlamaForgeError(
             "The last checkpoint of the run is damaged.",
@@ -42,13 +44,9 @@ def final_checkpoint(run: RunDirectory) -> Path:
     return last
 
 
-def _last(run: RunDirectory) -> Path | None:
-    try:
-        noted = json.loads((run.checkpoints / _DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    newest, _ = newest_checkpoint(run.checkpoints)
-    return newest if newest is not None and step_of(newest) == noted.get("step") else None
+def finished_steps(job: Job) -> int:
+    """Return the optimizer steps of a training that came to its end; 0 where it did not."""
+    return finished.finished_steps(job.run.checkpoints) or 0
 
 
 def train(job: Job) -> None:
@@ -67,6 +65,7 @@ def train(job: Job) -> None:
 
     if job.was_killed_for_memory:
         _cut_smaller(job, "host_kill")
+        job.was_killed_for_memory = False  # it was this phase of training, no later one
     while True:
         try:
             _train(job)
@@ -131,18 +130,18 @@ def _train(job: Job) -> None:
     import torch
     from transformers import set_seed
 
-    from llamaforge.training.lora import attach_lora, compute_type, trainable_parameters
-    from llamaforge.training.model import load_packed_model
+    from llamaforge.training.lora import compute_type, trainable_parameters
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_adapter
+    from llamaforge.worker.objectives import objective_of
     from llamaforge.worker.probes import Prober
+    from llamaforge.worker.start import start_weights
+    from llamaforge.worker.trackers import Trackers
 
     settings = job.spec.training
     _require_device(settings)
-    rows = job.conversations().rows
-    packed = load_packed_model(job.header, compute_type(settings.compute_dtype))
     set_seed(settings.seed)
-    model = attach_lora(packed, settings)
+    loaded, model = load_to_train(job, settings)
     job.emit(
         events.Report(
             kind="model",
@@ -153,7 +152,10 @@ def _train(job: Job) -> None:
                 "parameters": job.header.parameters,
                 "blob_bytes": job.header.stored.file_bytes,
                 "trainable_parameters": trainable_parameters(model),
-                "layers_adapted": len(packed.names),
+                "layers_adapted": len(loaded.names) if settings.use_peft else 0,
+                "base": settings.base,
+                "base_repo": job.spec.model.full and job.spec.model.full.repo,
+                "load_in_4bit": settings.load_in_4bit,
                 "compute_dtype": settings.compute_dtype,
                 "threads": torch.get_num_threads(),
                 "device": settings.device,
@@ -161,27 +163,34 @@ def _train(job: Job) -> None:
         )
     )
     settings = _fitted(job, settings, trainable_parameters(model))
-    model.to(settings.device)
-    outcome = train_adapter(
-        model,
-        packed.head,
-        [item.row for item in rows.train],
-        [item.row for item in rows.validation],
-        settings,
-        job.run.checkpoints,
-        emit=job.emit,
-        wishes=Wishes(
-            stop=job.stop_asked,
-            save=job.save_asked,
-            samples=job.samples_asked,
-            pause=job.wait_while_paused,
-            space=job.wait_for_space,
-        ),
-        probes=Prober(job, model, packed.head, compute_type(settings.compute_dtype)),
-    )
+    trackers = Trackers(job.spec, job.run.path, job.warn)
+
+    def emit(event: events.Event) -> None:
+        trackers.take(job.emit(event))
+
+    try:
+        outcome = train_adapter(
+            model,
+            objective_of(job, loaded.head, settings, start_weights(job, model)),
+            settings,
+            job.run.checkpoints,
+            emit=emit,
+            wishes=Wishes(
+                stop=job.stop_asked,
+                save=job.save_asked,
+                samples=job.samples_asked,
+                pause=job.wait_while_paused,
+                space=job.wait_for_space,
+            ),
+            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype))
+            if settings.use_peft
+            else None,  # the model before is not there any more
+        )
+    finally:
+        trackers.close()
     if outcome.stopped:
         raise Stopped
-    write_json(job.run.checkpoints / _DONE, {"step": outcome.step})
+    finished.note_finished(job.run.checkpoints, outcome.step)
 
 
 def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> TrainingSettings:
@@ -189,16 +198,18 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
 
     The cut of a run is chosen once: a resumed run has to see the same batches.
     """
+    from llamaforge.worker.objectives import longest_tokens
+
     noted = _noted_fit(job, settings)
     if noted is not None:
         return noted
-    longest = max(len(item.row.ids) for item in job.conversations().rows.train)
+    longest = longest_tokens(job.conversations().rows.train)
     fit = fit_to_memory(
         settings,
         job.header,
         longest=longest,
         trained_weights=trained_weights,
-        available_bytes=_available_bytes(settings) - job.header.tensor_bytes,
+        available_bytes=_available_bytes(settings) - _still_to_come(job),
     )
     write_json(job.run.checkpoints / _FIT, asdict(fit))
     fitted = fit.applied(settings)
@@ -212,6 +223,11 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
             "What is learned is the same; it takes longer.",
         )
     return fitted
+
+
+def _still_to_come(job: Job) -> int:
+    """Return the bytes of frozen weights that are not in memory yet: a mapped file is read late."""
+    return frozen_bytes(job.spec, job.header) if job.spec.model.full is None else 0
 
 
 def _noted_fit(job: Job, settings: TrainingSettings) -> TrainingSettings | None:
