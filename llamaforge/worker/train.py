@@ -215,9 +215,7 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
                 pause=job.wait_while_paused,
                 space=job.wait_for_space,
             ),
-            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype))
-            if settings.use_peft
-            else None,  # the model before is not there any more
+            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
             ranks=ranks,
         )
     finally:
