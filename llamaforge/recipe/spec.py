@@ -124,6 +124,7 @@ _ONLY_OF: Final[dict[str, tuple[str, ...]]] = {
     "loss_type": ("dpo",),
     "beta": ("dpo", "orpo"),
     "precompute_ref_log_probs": ("dpo",),
+    "packing": ("sft",),
 }
 """Settings that mean nothing to any other method."""
 
@@ -165,6 +166,9 @@ class TrainingSettings(_Strict):
     """Rows in one forward pass."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 2
     """Forward passes in one optimizer step."""
+    packing: bool = False
+    """Whether short rows pass through the model one behind another, none of which sees another.
+    Steps have the same rows and learn the same; only padding and forward passes are saved."""
     per_device_eval_batch_size: Annotated[int, Field(ge=1)] = 8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -200,7 +204,7 @@ class TrainingSettings(_Strict):
     @model_validator(mode="after")
     def _settings_of_method(self) -> "TrainingSettings":
         for key, methods in _ONLY_OF.items():
-            if getattr(self, key) is not None and self.method not in methods:
+            if getattr(self, key) not in {None, False} and self.method not in methods:
                 raise ValueError(
                     f"{key} is a setting of the method {' and '.join(methods)}, not of "
                     f"{self.method}"

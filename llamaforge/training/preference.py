@@ -92,6 +92,7 @@ class DirectPreference:
             on_progress: takes how many pairs the reference was asked about, of how many.
         """
         self.examples = len(pairs)
+        self.passes = settings.gradient_accumulation_steps
         self._head = head
         self._pairs = pairs
         self._validation = validation[:EVAL_ROWS]
@@ -219,6 +220,7 @@ class OddsRatio:
     ) -> None:
         """Take the output head over [vocabulary, hidden], pairs and settings of `orpo`."""
         self.examples = len(pairs)
+        self.passes = settings.gradient_accumulation_steps
         self._head = head
         self._pairs = pairs
         self._validation = validation[:EVAL_ROWS]

@@ -113,7 +113,7 @@ def train(
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps or -1,
         per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        gradient_accumulation_steps=objective.passes,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=_warmup_steps(settings, objective.examples),

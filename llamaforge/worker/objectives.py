@@ -10,13 +10,16 @@ from llamaforge.worker.job import Job
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llamaforge.data.chat import EncodedRow
+    from llamaforge.training.batches import Loader
     from llamaforge.training.loss import OutputHead
-    from llamaforge.training.objective import Objective
+    from llamaforge.training.objective import Objective, Trainable
     from llamaforge.training.pairs import EncodedPair
 
 
 def objective_of(
     job: Job,
+    model: "Trainable",
     head: "OutputHead",
     settings: TrainingSettings,
     start: "dict[str, Tensor] | None" = None,
@@ -25,6 +28,7 @@ def objective_of(
 
     Args:
         job: the run.
+        model: what is trained.
         head: the output head over [vocabulary, hidden].
         settings: how it is trained.
         start: the adapter that training goes on from, by its parameters' names.
@@ -34,23 +38,43 @@ def objective_of(
 
     rows = job.conversations().rows
     if not settings.learns_from_pairs:
-        return Supervised(
-            head,
-            [item.row for item in rows.train],
-            [item.row for item in rows.validation],
-            settings,
-        )
-    train, validation = _pairs(rows.train), _pairs(rows.validation)
+        train = [item.row for item in rows.train]
+        loader = _packed(job, model, train, settings) if settings.packing else None
+        validation = [item.row for item in rows.validation]
+        return Supervised(head, train, validation, settings, loader)
+    pairs, held_out = _pairs(rows.train), _pairs(rows.validation)
     if settings.method == "orpo":
-        return OddsRatio(head, train, validation, settings)
+        return OddsRatio(head, pairs, held_out, settings)
     return DirectPreference(
         head,
-        train,
-        validation,
+        pairs,
+        held_out,
         settings,
         job.run.checkpoints,
         start=start,
         on_progress=lambda done, total: job.progress("train", done, total, "reference answers"),
+    )
+
+
+def _packed(
+    job: Job, model: "Trainable", rows: "list[EncodedRow]", settings: TrainingSettings
+) -> "Loader | None":
+    """Return packed batches; None, and a word about it, where rows cannot be kept apart."""
+    from llamaforge.training.lora import compute_type
+    from llamaforge.training.packing import PackedLoader, keeps_apart
+
+    if not keeps_apart(model, compute_type(settings.compute_dtype)):
+        job.warn(
+            "not_packed",
+            f"Rows one behind another would see each other in a {job.spec.model.architecture} "
+            "model, so they are not packed but batched by length.",
+        )
+        return None
+    return PackedLoader(
+        rows,
+        settings.per_device_train_batch_size,
+        settings.seed,
+        accumulation=settings.gradient_accumulation_steps,
     )
 
 

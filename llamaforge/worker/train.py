@@ -163,7 +163,7 @@ def _train(job: Job) -> None:
     settings = _fitted(job, settings, trainable_parameters(model))
     outcome = train_adapter(
         model,
-        objective_of(job, loaded.head, settings, start_weights(job, model)),
+        objective_of(job, model, loaded.head, settings, start_weights(job, model)),
         settings,
         job.run.checkpoints,
         emit=job.emit,
