@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llamaforge.data.encoding import EncodedRecord
+from llamaforge.errors import RefusedError
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.worker.job import Job
 
@@ -32,11 +33,21 @@ def objective_of(
         head: the output head over [vocabulary, hidden].
         settings: how it is trained.
         start: the adapter that training goes on from, by its parameters' names.
+
+    Raises:
+        RefusedError: the best checkpoint is wanted, and no row is held out (`no_validation`).
     """
     from llamaforge.training.objective import Supervised
     from llamaforge.training.preference import DirectPreference, OddsRatio
 
     rows = job.conversations().rows
+    if settings.keeps_best and not rows.validation:
+        raise RefusedError(
+            "No row is held out for validation, so the best checkpoint cannot be told.",
+            "Hold some out: --set validation_fraction=0.1; or leave out early_stopping_patience "
+            "and load_best_model_at_end.",
+            code="no_validation",
+        )
     if not settings.learns_from_pairs:
         train = [item.row for item in rows.train]
         loader = _packed(job, model, train, settings) if settings.packing else None

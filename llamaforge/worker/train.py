@@ -134,6 +134,7 @@ def _train(job: Job) -> None:
     from llamaforge.training.trainer import train as train_adapter
     from llamaforge.worker.objectives import objective_of
     from llamaforge.worker.probes import Prober
+    from llamaforge.worker.result import tell_result
     from llamaforge.worker.start import start_weights
 
     settings = job.spec.training
@@ -180,7 +181,8 @@ def _train(job: Job) -> None:
     )
     if outcome.stopped:
         raise Stopped
-    finished.note_finished(job.run.checkpoints, outcome.step)
+    finished.note_finished(job.run.checkpoints, outcome.step, best=settings.keeps_best)
+    tell_result(job, outcome.step)
 
 
 def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> TrainingSettings:
