@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ from llamaforge.safe_text import safe_line
 from llamaforge.words import duration_words, size_words
 
 if TYPE_CHECKING:
+    from llamaforge.export.importance import Importance
     from llamaforge.export.merged_run import MergedRun
     from llamaforge.recipe.spec import RunSpec
     from llamaforge.runs.directory import RunDirectory
@@ -48,6 +50,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         metavar="TYPE",
         help="pack the merged file as Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16, BF16 and so on; "
         "without it every tensor keeps its type",
+    )
+    parser.add_argument(
+        "--imatrix",
+        action="store_true",
+        help="while packing, weigh each column by what the tuned model multiplies it with in the "
+        "training data; to measure that, some ten thousand tokens of it are read once",
     )
     parser.add_argument(
         "--dtype",
@@ -85,7 +93,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     if arguments.form == "adapter":
         _require_adapter(spec)
         adapter = adapter_of(directory)
-        result = _copy(adapter, _target(arguments, adapter, spec.model.blob))
+        result = _copy(adapter, _target(arguments, adapter, spec.model.files))
     else:
         # Nobody may change or remove the run while it is read and its list is written.
         with RunLock(directory.lock_file):
@@ -125,9 +133,16 @@ def _check_options(arguments: argparse.Namespace) -> None:
                 code="option",
             )
 
+    if arguments.imatrix and arguments.form != "gguf":
+        raise UsageError(
+            f"--imatrix has no meaning with --as {arguments.form}.",
+            "Leave it out, or say --as gguf.",
+            code="option",
+        )
 
-def _target(arguments: argparse.Namespace, default: Path, model: Path) -> Path:
-    """Return where a file goes; `model` is the file that was trained on, which stays.
+
+def _target(arguments: argparse.Namespace, default: Path, model: Sequence[Path]) -> Path:
+    """Return where a file goes; `model` is what was trained on, which stays.
 
     Raises:
         InvalidFileError: something lies there that must not, or shall not, be replaced.
@@ -144,7 +159,7 @@ def _target(arguments: argparse.Namespace, default: Path, model: Path) -> Path:
             "Name another file, or say --force to replace it.",
             code="exists",
         )
-    if path.resolve() == model.resolve():
+    if path.resolve() in {part.resolve() for part in model}:
         raise InvalidFileError(
             f"{safe_line(str(path))} is the model that was trained; it is never replaced.",
             "Name another file.",
@@ -231,13 +246,15 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
 
     quantization = check_quantization(arguments.quant) if arguments.quant else None
     spec = RunSpec.load(directory.spec_file)
-    target = _target(arguments, default_target(directory, quantization), spec.model.blob)
-    narrator = MergeNarrator()
+    target = _target(arguments, default_target(directory, quantization), spec.model.files)
     try:
+        importance = _importance(directory) if arguments.imatrix else None
+        narrator = MergeNarrator()
         made = merge_run(
             directory,
             quantization=quantization,
             target=target,
+            importance=importance,
             on_progress=narrator.tell,
             on_check=narrator.tell_check,
         )
@@ -246,7 +263,12 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
     except BaseException:
         narrate("Nothing was written.")
         raise
-    _tell(made)
+    _tell(
+        made,
+        "the adapter's over the model's own file"
+        if spec.model.full is None
+        else "those of the model as it was trained in full precision",
+    )
     merged = made.merged
     return {
         "kind": "merged",
@@ -254,17 +276,33 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
         "sha256": merged.sha256,
         "size_bytes": merged.size_bytes,
         "quantization": merged.quantization or spec.model.quantization,
+        "imatrix_rows": importance.rows if importance else None,
         "check": made.check,
     }
 
 
-def _tell(made: "MergedRun") -> None:
+def _importance(directory: "RunDirectory") -> "Importance":
+    from llamaforge.export.importance_run import importance_of
+
+    narrate("Measuring what counts, on the rows that were trained …")
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _SAID_SECONDS or done == total:
+            told = time.monotonic()
+            narrate(f"{done / max(total, 1):4.0%}  {done:,} of {total:,} tokens")
+
+    return importance_of(directory, tell)
+
+
+def _tell(made: "MergedRun", like: str) -> None:
     merged, found = made.merged, made.check
     narrate(f"{size_words(merged.size_bytes)}, sha256 {merged.sha256[:12]}…, taken by llama.cpp.")
     if "kl_mean" in found:
         narrate(
-            f"Its answers are {found['kl_mean']:.2g} nats a token from the adapter's over the "
-            f"model's own file; the model without the adapter is {found['kl_base_mean']:.2g} away."
+            f"Its answers are {found['kl_mean']:.2g} nats a token from {like}; the model before is "
+            f"{found['kl_base_mean']:.2g} away."
         )
 
 

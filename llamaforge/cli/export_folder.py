@@ -1,7 +1,7 @@
 """The forms of `llamaforge export` that are directories: a Hugging Face model, a PEFT adapter."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +33,16 @@ def write_model(
     from llamaforge.export.hugging_face import write_hugging_face
     from llamaforge.export.place import check_folder
     from llamaforge.export.tokenizer_files import replaced_pre_tokenizer
-    from llamaforge.gguf.header import read_header
+    from llamaforge.gguf.model_file import read_model
     from llamaforge.gguf.tokenizer import GgufTokenizer
 
     check_folder(target, replace=arguments.force)
-    base = read_header(spec.model.blob)
+    base = read_model(spec.model.blob, spec.model.files)
     tokenizer = GgufTokenizer(base)
     template = choose_template(
         spec.model.chat_template, tokenizer.chat_template, tokenizer.special_ids
     )
-    layout = _layout(spec.model.blob)
+    layout = _layout(spec.model.files)
     made = write_hugging_face(
         target,
         base,
@@ -78,16 +78,16 @@ def write_adapter(
     """
     from llamaforge.export.peft_adapter import PeftSettings, write_peft
     from llamaforge.export.place import check_folder
-    from llamaforge.gguf.header import read_header
+    from llamaforge.gguf.model_file import read_model
 
     check_folder(target, replace=arguments.force)
     base_model = _base_of(spec)
     training = spec.training
     made = write_peft(
         target,
-        read_header(spec.model.blob),
+        read_model(spec.model.blob, spec.model.files),
         adapter,
-        _layout(spec.model.blob),
+        _layout(spec.model.files),
         PeftSettings(
             training.lora_r, training.lora_alpha, training.lora_dropout, training.use_rslora
         ),
@@ -121,12 +121,12 @@ def write_tuned_model(
     from llamaforge.export.base_run import base_of, tuned_of
     from llamaforge.export.place import check_folder
     from llamaforge.export.tuned_folder import write_tuned
-    from llamaforge.gguf.header import read_header
+    from llamaforge.gguf.model_file import read_model
     from llamaforge.gguf.tokenizer import GgufTokenizer
 
     check_folder(target, replace=arguments.force)
     full = base_of(spec)
-    tokenizer = GgufTokenizer(read_header(spec.model.blob))
+    tokenizer = GgufTokenizer(read_model(spec.model.blob, spec.model.files))
     template = choose_template(
         spec.model.chat_template,
         spec.model.own_template(tokenizer.chat_template),
@@ -135,7 +135,7 @@ def write_tuned_model(
     made = write_tuned(
         target,
         full.folder,
-        tuned_of(spec, learned, _layout(spec.model.blob)),
+        tuned_of(spec, learned, _layout(spec.model.files)),
         dtype=arguments.dtype or "bfloat16",
         chat_template=template.text,
         replace=arguments.force,
@@ -180,8 +180,8 @@ def _base_of(spec: "RunSpec") -> str | None:
         return None  # the store is gone; the run still has all that an export needs
 
 
-def _layout(blob: Path) -> "Layout":
+def _layout(files: Sequence[Path]) -> "Layout":
     from llamaforge.export.base_run import ask_layout
 
     narrate("Laying the model out as transformers has it …")
-    return ask_layout(blob)
+    return ask_layout(files)

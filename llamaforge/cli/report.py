@@ -56,6 +56,12 @@ class DataFigures(_Lenient):
     template: str = ""
 
 
+class TrainedOn(_Lenient):
+    """The full-precision base that was trained on."""
+
+    repo: str = ""
+
+
 class Fidelity(_Lenient):
     """The content of `verify.json`; divergences and losses are in nats a token."""
 
@@ -69,6 +75,9 @@ class Fidelity(_Lenient):
     tokens: int | None = None
     passed: bool = False
     reason: str = ""
+    trained_on: TrainedOn | None = None
+    adapter: "Fidelity | None" = None
+    """The adapter over the file's own blocks, where it was trained on others."""
 
 
 class Score(_Lenient):
@@ -161,11 +170,21 @@ def print_fidelity(fidelity: Fidelity) -> None:
     else:
         why = safe_line(fidelity.reason, limit=300) or "no reason is given"
         _print(f"Not passed {on}: {why}.")
+    before, what = "without the adapter it is", "llama.cpp's rounding alone"
+    if fidelity.trained_on is not None:
+        before = "for the model before it is"
+        what = "the quantisation of the file and llama.cpp's rounding"
     _print(
         f"Difference of the predictions: {short_number(fidelity.kl_mean)} nats a token (KL), "
-        f"at most {short_number(fidelity.kl_limit)} is allowed; without the adapter it is "
-        f"{short_number(fidelity.kl_base_mean)}, llama.cpp's rounding alone."
+        f"at most {short_number(fidelity.kl_limit)} is allowed; {before} "
+        f"{short_number(fidelity.kl_base_mean)}, {what}."
     )
+    if fidelity.adapter is not None:
+        _print(
+            "The adapter was trained on the full-precision weights and is served over the "
+            f"quantised ones; over those it is exact to {short_number(fidelity.adapter.kl_mean)} "
+            "nats a token."
+        )
     _print(
         f"Loss a token: {loss_words(fidelity.loss_trained)} as trained, "
         f"{loss_words(fidelity.loss_served)} as served, {loss_words(fidelity.loss_base)} for the "

@@ -94,17 +94,18 @@ def encode_splits(
         for record in records:
             try:
                 if preference == "pairs":
-                    item = EncodedRecord(record, *encode_pair(record, renderer, max_length))
+                    pair = encode_pair(record, renderer, max_length)
+                    items = [EncodedRecord(record, *pair)]
                 else:
                     if record.rejected and preference == "refuse":
                         raise RowError("it is a preference pair")
                     messages = record.messages + record.chosen
-                    row = renderer.encode_within(messages, max_length, train_on=train_on)
-                    item = EncodedRecord(record, row)
+                    rows = renderer.encode_fitting(messages, max_length, train_on=train_on)
+                    items = [EncodedRecord(record, row) for row in rows]
             except RowError as error:
                 rejected.append(Rejection(record.source, record.row, str(error)))
             else:
-                sides[side].append(item)
+                sides[side] += items
     unterminated = sum(not item.row.terminated for item in sides["train"])
     return EncodedSplits(sides["train"], sides["validation"], sides["test"], rejected, unterminated)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llamaforge.evaluation.llama import Server
+from llamaforge.evaluation.llama import Files, Server
 
 
 class Served(Protocol):
@@ -39,7 +39,7 @@ class Served(Protocol):
 class ServedPair:
     """The file before and the merged one. Use it as a context manager."""
 
-    def __init__(self, before: Path, tuned: Path, *, context: int) -> None:
+    def __init__(self, before: Files, tuned: Path, *, context: int) -> None:
         """Take both files, for sequences of at most `context` tokens."""
         self._before = Server(before, context=context)
         self._tuned = Server(tuned, context=context)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,18 +93,18 @@ def tuned_tensors(spec: RunSpec, learned: Path, header: Header) -> BaseTensors:
     Raises:
         LlamaForgeError: as `tuned_of` and `ask_layout`.
     """
-    layout = ask_layout(header.path)
+    layout = ask_layout(header.files)
     return BaseTensors(header, layout, tuned_of(spec, learned, layout))
 
 
-def ask_layout(blob: Path) -> Layout:
+def ask_layout(files: Sequence[Path]) -> Layout:
     """Ask a process of its own, which loads transformers, how the model is laid out.
 
     Raises:
         RefusedError: it cannot be exported; the process says why.
         LlamaForgeError: the process failed.
     """
-    found = ask_worker("layout", str(blob), seconds=_LAYOUT_SECONDS)
+    found = ask_worker("layout", *map(str, files), seconds=_LAYOUT_SECONDS)
     return Layout.model_validate(found)
 
 

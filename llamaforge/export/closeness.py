@@ -27,7 +27,8 @@ class Closeness:
     """How near a file is to a base."""
 
     error: float
-    """‖file − base‖ / ‖base‖ over all rows that were looked at: what the quantisation takes."""
+    """‖file − base‖ / ‖base‖ over the rows of matrices that were looked at: what the quantisation
+    takes."""
     least_cosine: float
     tensors: int
     """How many were looked at."""
@@ -49,7 +50,8 @@ def closeness(header: Header, base: BaseTensors) -> Closeness:
         ours, theirs = _sample(weights, base, info)
         own = float(np.linalg.norm(theirs))
         gap = float(np.linalg.norm(ours - theirs))
-        difference, size = difference + gap**2, size + own**2
+        if len(info.shape) > 1:
+            difference, size = difference + gap**2, size + own**2
         cosine = _cosine(ours, theirs)
         least = min(least, cosine)
         if cosine < _LEAST_COSINE:

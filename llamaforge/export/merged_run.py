@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from llamaforge import __version__
 from llamaforge.errors import InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.export.adapter import BASE_DIGEST_KEY
 from llamaforge.export.base_run import learned_file, tuned_tensors
+from llamaforge.export.importance import Importance
 from llamaforge.export.merged import (
     ADAPTER_DIGEST_KEY,
     Merged,
@@ -22,7 +23,8 @@ from llamaforge.export.merged import (
 from llamaforge.export.mix import check_quantization
 from llamaforge.files import sha256_of
 from llamaforge.gguf.header import Header, read_header
-from llamaforge.recipe.spec import ResolvedModel, RunSpec
+from llamaforge.gguf.model_file import read_model
+from llamaforge.recipe.spec import ResolvedModel, RunSpec, merged_name
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.runs.launcher import worker_environment
 from llamaforge.safe_text import safe_line
@@ -51,7 +53,7 @@ class MergedRun:
 
 def default_target(run: RunDirectory, quantization: str | None) -> Path:
     """Return where a run's merged file lies, if no other place is named."""
-    return run.artifacts / (f"merged-{quantization}.gguf" if quantization else "merged.gguf")
+    return run.artifacts / merged_name(quantization)
 
 
 def adapter_of(run: RunDirectory) -> Path:
@@ -84,6 +86,7 @@ def merge_run(
     quantization: str | None = None,
     target: Path | None = None,
     reuse: bool = False,
+    importance: Importance | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_check: Callable[[], None] = lambda: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -95,6 +98,7 @@ def merge_run(
         quantization: one of `mix.FILE_TYPES`; None keeps the type of every tensor.
         target: where it goes; None is `default_target`.
         reuse: take the file that is listed, if it is unchanged, instead of writing it again.
+        importance: how much an error in each column counts, where that was measured.
         on_progress: takes the bytes that are written, and all of them.
         on_check: called when the file is written, before llama.cpp loads it.
         stopped: asked between rows; True ends it without a file.
@@ -111,13 +115,14 @@ def merge_run(
         quantization=quantization,
         target=target,
         reuse=reuse,
+        importance=importance,
         on_progress=on_progress,
         stopped=stopped,
     )
     on_check()
     spec = RunSpec.load(run.spec_file)
     if spec.model.full is None:
-        check = _checked(made, _held_against_adapter(made, spec.model.blob, adapter_of(run)))
+        check = _checked(made, _held_against_adapter(made, spec.model.files, adapter_of(run)))
     else:
         check = _checked(made, _held_against_base(made, run))
     run.list_artifact(_KIND, made.path, made.sha256, beside=True)
@@ -130,6 +135,7 @@ def write_run_merged(
     quantization: str | None = None,
     target: Path | None = None,
     reuse: bool = False,
+    importance: Importance | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Merged:
@@ -144,7 +150,8 @@ def write_run_merged(
     result = result_of(run, spec)
     path = default_target(run, quantization) if target is None else target
     require_blob(spec.model)
-    base, about = read_header(spec.model.blob), _provenance(run, spec.model, result)
+    base = read_model(spec.model.blob, spec.model.files)
+    about = _provenance(run, spec.model, result)
     made = _listed(run, path, base, about, quantization) if reuse else None
     if made is not None:
         return made
@@ -156,6 +163,7 @@ def write_run_merged(
         about,
         full=None if on_file else tuned_tensors(spec, result, base),
         quantization=quantization,
+        importance=importance,
         on_progress=on_progress,
         stopped=stopped,
     )
@@ -196,9 +204,10 @@ def require_blob(model: ResolvedModel) -> None:
     Raises:
         NotFoundError: it is gone.
     """
-    if not model.blob.is_file():
+    gone = next((path for path in model.files if not path.is_file()), None)
+    if gone is not None:
         raise NotFoundError(
-            f"The model's file {safe_line(str(model.blob))} is gone.",
+            f"The model's file {safe_line(str(gone))} is gone.",
             f"Pull the model again: ollama pull {safe_line(model.name)}",
             code="missing_blob",
         )
@@ -234,10 +243,10 @@ def _provenance(run: RunDirectory, model: ResolvedModel, adapter: Path) -> Prove
     )
 
 
-def _held_against_adapter(made: Merged, blob: Path, adapter: Path) -> list[str]:
-    """Return what compares the file with the adapter over the model's own file."""
+def _held_against_adapter(made: Merged, like: Sequence[Path], adapter: Path) -> list[str]:
+    """Return what compares the file with the adapter over the model's own files."""
     command = ["llamaforge.evaluation.check_file", str(made.path)]
-    return [*command, "--like", str(blob), "--adapter", str(adapter)]
+    return [*command, "--like", *map(str, like), "--adapter", str(adapter)]
 
 
 def _held_against_base(made: Merged, run: RunDirectory) -> list[str]:

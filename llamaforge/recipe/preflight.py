@@ -12,6 +12,7 @@ from llamaforge.data.sources import Source, expand
 from llamaforge.errors import RefusedError
 from llamaforge.gguf.ggml import can_pack
 from llamaforge.gguf.header import Header
+from llamaforge.gguf.llama_files import is_translated
 from llamaforge.recipe.spec import RunSpec, TrainingSettings
 from llamaforge.safe_text import safe_line
 
@@ -51,7 +52,7 @@ class Needs:
 
 
 def needs_of(spec: RunSpec, header: Header) -> Needs:
-    """Return what the run takes on the model whose file has `header`."""
+    """Return what the run takes on a model, whose `header` is as the server reads it."""
     trained = trained_parameters(header, spec.training)
     adapter = trained * _FLOAT32_BYTES
     sources = [source for phase in spec.phases for source in phase.data.sources]
@@ -63,14 +64,15 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
             snapshot += sum(file.bytes for file in files)
     kept = sum(_CHECKPOINTS + phase.training.keeps_best for phase in spec.phases)
     checkpoints = kept * _COPIES_IN_CHECKPOINT * adapter
-    blob = header.path.stat().st_size
     # A server that takes no adapters gets a file with both merged, as large as the model's own.
     is_merged = spec.publish.name is not None or not spec.training.makes_adapter
-    merged = blob if is_merged else 0
+    merged = header.stored.file_bytes if is_merged else 0
+    # llama.cpp is asked about a file that says what Ollama's server reads.
+    translated = header.tensor_bytes if is_translated(header) else 0
     return Needs(
         adapter=adapter,
-        made=adapter + snapshot + merged,
-        disk=checkpoints + adapter + snapshot + merged + _SLACK_DISK_BYTES,
+        made=adapter + snapshot + merged + translated,
+        disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
         memory=frozen_bytes(spec, header) + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
     )
 
@@ -147,6 +149,21 @@ def adapter_parameters(header: Header, lora_r: int) -> int:
         for name, tensor in header.tensors.items()
         if name.startswith("blk.") and len(tensor.shape) == 2
     )
+
+
+def check_trackers(spec: RunSpec) -> None:
+    """Refuse a run whose figures shall go to a program that is not installed.
+
+    Raises:
+        RefusedError: `no_tracker`, with what to install.
+    """
+    for name in spec.training.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise RefusedError(
+                f"The figures shall go to {name}, which is not installed.",
+                f"Install it: pip install 'llamaforge[{name}]', or leave out report_to.",
+                code="no_tracker",
+            )
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:

@@ -13,6 +13,7 @@ from llamaforge.errors import UsageError
 from llamaforge.hardware import cpu_has_fast_bfloat16
 from llamaforge.recipe.spec import (
     DataChoice,
+    FurtherPart,
     Phase,
     Recipe,
     ResolvedBase,
@@ -59,6 +60,7 @@ class ModelFacts:
     architecture: str
     quantization: str
     context_length: int
+    further: tuple[FurtherPart, ...] = ()
     full: ResolvedBase | None = None
     """The full-precision base, where that is trained on."""
     positions: int | None = None
@@ -110,6 +112,7 @@ def resolve(
             store=facts.store,
             blob=facts.blob,
             digest=facts.digest,
+            further=facts.further,
             architecture=facts.architecture,
             quantization=facts.quantization,
             context_length=facts.context_length,

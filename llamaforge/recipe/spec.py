@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llamaforge.data.check import Division
 from llamaforge.data.encoding import Preference
@@ -216,6 +216,11 @@ class TrainingSettings(_Strict):
     early_stopping_threshold: Annotated[float, Field(ge=0.0)] = 0.0
     """By how much a loss must be less to count as less."""
     seed: int = 0
+    report_to: Annotated[
+        list[Literal["tensorboard", "trackio", "mlflow", "wandb"]],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    ] = []
+    """Programs that get the figures of training too; each has to be installed."""
 
     @property
     def keeps_best(self) -> bool:
@@ -309,12 +314,22 @@ class EvaluationSettings(_Strict):
     cut."""
 
 
+def merged_name(quantization: str | None) -> str:
+    """Return what a run's merged file is called, if no other name is chosen."""
+    return f"merged-{quantization}.gguf" if quantization else "merged.gguf"
+
+
 class PublishChoice(_Strict):
     """Under which name the result goes to Ollama; empty means that it is not published."""
 
     name: str | None = None
     quantization: Quantization | None = None
     """The type of a merged file; empty keeps the type of every tensor of the model's own file."""
+
+    @property
+    def merged_name(self) -> str:
+        """What the merged file of a run is called that makes no adapter."""
+        return merged_name(self.quantization)
 
 
 class Recipe(_Strict):
@@ -350,18 +365,34 @@ class ResolvedBase(_Strict):
     """Jinja text; None where it has none, so that the model's file gives it."""
 
 
+class FurtherPart(_Strict):
+    """One file, after the first, of a model that is split into several."""
+
+    blob: Path
+    digest: str
+    """`sha256:<hex>` of the file."""
+
+
 class ResolvedModel(ModelChoice):
     """The model as it was found: its file and what the file said."""
 
     store: Path
     blob: Path
+    """The file, or the first of several."""
     digest: str
     """`sha256:<hex>` of the blob."""
+    further: tuple[FurtherPart, ...] = ()
+    """The other files of a model that is split, in their order."""
     architecture: str
     quantization: str
     context_length: int
     full: ResolvedBase | None = None
     """What is trained on with `training.base: hub`."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the model, in their order."""
+        return (self.blob, *(part.blob for part in self.further))
 
     def own_template(self, in_file: str | None) -> str | None:
         """Return the template that the trained model brings; `in_file` is that of the blob."""

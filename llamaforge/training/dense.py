@@ -57,6 +57,8 @@ def load_dense_model(
         require_nf4(device)
     entry = architecture_of(header)
     model = _load(folder, dtype, device, load_in_4bit, entry.attention)
+    if load_in_4bit:
+        _keep_gradients(model)
     model.config.use_cache = False
     model.requires_grad_(all_trained)
     head: Any = model.get_submodule(HEAD)
@@ -107,6 +109,19 @@ def require_nf4(device: str) -> None:
             "Install it: pip install 'llamaforge[qlora]'; or leave out --set load_in_4bit=true",
             code="no_bitsandbytes",
         )
+
+
+def _keep_gradients(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes on the CPU from packing weights anew for inference.
+
+    It does so at the first evaluation, and never unpacks them for training: products over such
+    weights have no gradient, and every step after that would learn something wrong.
+    """
+    from bitsandbytes.nn import Linear4bit  # noqa: PLC0415 - few installations have it
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _load(

@@ -17,16 +17,17 @@ from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.preflight import (
     Needs,
     check_disk,
     check_memory,
+    check_trackers,
     check_way,
     needs_of,
 )
 from llamaforge.recipe.resolve import ModelFacts, resolve
-from llamaforge.recipe.spec import Recipe, ResolvedBase, RunSpec
+from llamaforge.recipe.spec import FurtherPart, Recipe, ResolvedBase, RunSpec
 from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
 from llamaforge.safe_text import safe_line
 from llamaforge.wizard.continuing import earlier_adapter, take_adapter
@@ -80,7 +81,8 @@ def prepare(
     for note in found.problems:
         on_note(note)
     model = found.require_trainable(recipe.model.name)
-    header = read_header(facts_of(model).blob)
+    bare = facts_of(model)
+    header = read_model(bare.blob, (bare.blob, *(part.blob for part in bare.further)))
     base = full_base(recipe, found, model)
     if base is not None:
         check_fits(base, header)
@@ -94,6 +96,7 @@ def prepare(
         if data.snapshot is None:
             first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
     needs = needs_of(spec, header)
+    check_trackers(spec)
     check_memory(needs.memory)
     check_disk(paths.runs_folder(), needs.disk)
     return Prepared(
@@ -199,6 +202,9 @@ def facts_of(model: StoredModel, base: LocalBase | None = None) -> ModelFacts:
         architecture=model.architecture,
         quantization=model.quantization,
         context_length=model.context_length,
+        further=tuple(
+            FurtherPart(blob=part.path, digest=f"sha256:{part.digest}") for part in model.further
+        ),
         full=None
         if base is None
         else ResolvedBase(

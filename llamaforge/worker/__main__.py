@@ -90,8 +90,9 @@ def _do(job: Job, stage: Stage) -> None:
     while True:
         try:
             stage.carry_out(job)
-        except OSError as error:
-            if not is_disk_full(error) or not job.wait_for_space(_room_for_a_stage(job)):
+        except (OSError, RuntimeError):
+            # Libraries say "disk full" in many ways, some without its number: what is free tells.
+            if not job.wait_for_space(_room_for_a_stage(job)):
                 raise
         else:
             return

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamaforge.errors import ExitCode, LlamaForgeError
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.worker.job import conversations_of, max_length_of
@@ -48,7 +48,7 @@ def check_merged(run: RunDirectory, path: Path) -> dict[str, Any]:
     from llamaforge.worker.trained_base import load_trained_base
 
     spec = RunSpec.load(run.spec_file)
-    full, header = base_of(spec), read_header(spec.model.blob)
+    full, header = base_of(spec), read_model(spec.model.blob, spec.model.files)
     encoded = conversations_of(run, spec, header).rows
     chosen = proof_rows(encoded, min(_ROWS, spec.evaluation.fidelity_rows))
     rows = [FidelityRow(item.row.ids, item.row.trained) for item in chosen]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from llamaforge.files import commit, write_json
-from llamaforge.worker.artifacts import add_artifact, artifact_path, has_artifact
+from llamaforge.worker.artifacts import add_artifact, artifact_path, has_artifact, result_kind
 from llamaforge.worker.job import Job
 from llamaforge.worker.train import final_checkpoint
 
@@ -19,7 +19,7 @@ def is_exported(job: Job) -> bool:
     """Return whether the file that the run is to make is there and whole."""
     if job.spec.model.full is not None and not has_artifact(job, "learned"):
         return False
-    return has_artifact(job, "adapter" if job.spec.training.makes_adapter else "merged")
+    return has_artifact(job, result_kind(job))
 
 
 def export(job: Job) -> None:
@@ -33,7 +33,7 @@ def export(job: Job) -> None:
     from llamaforge.worker.trained import load_trained
 
     settings = job.spec.training
-    checkpoint = final_checkpoint(job)
+    checkpoint = final_checkpoint(job.run)
     if job.spec.model.full is None:
         layers = load_trained(job.header, settings, checkpoint).layers()
     else:

@@ -1,20 +1,24 @@
 """One run while it is carried out: its spec, its events, its state, and what was asked of it."""
 
-import contextlib
 import errno
 import os
 import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.encoding import EncodedSplits, encode_splits
 from llamaforge.data.snapshot import read_snapshot
 from llamaforge.data.templates import choose_template
-from llamaforge.gguf.header import Header, read_header
+from llamaforge.errors import LlamaForgeError
+from llamaforge.gguf.header import Header
+from llamaforge.gguf.llama_files import llama_files, remove_leftovers
+from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.hardware import boot_id, free_disk_bytes, memory_kills, process_start
 from llamaforge.recipe.resolve import DEFAULT_MAX_LENGTH
@@ -59,7 +63,7 @@ def max_length_of(spec: RunSpec) -> int:
 
 
 def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conversations:
-    """Return the rows of the run's snapshot as tokens of the model with `header`.
+    """Return the rows of a run's snapshot as tokens of the model with `header`.
 
     Raises:
         InvalidFileError: the snapshot was changed.
@@ -112,7 +116,7 @@ class Job:
         self._told = 0.0
         self._interrupted = False
         self._heart = Heart(run.pulse_file)
-        self._beats = contextlib.ExitStack()
+        self._beats = ExitStack()
         self.was_killed_for_memory = False
         """Whether the system ended the worker before this one because memory was used up."""
         self._conversations: Conversations | None = None
@@ -140,10 +144,36 @@ class Job:
 
     @property
     def header(self) -> Header:
-        """The header of the model's file."""
+        """The model as the server reads it."""
         if self._header is None:
-            self._header = read_header(self.spec.model.blob)
+            self._header = read_model(self.spec.model.blob, self.spec.model.files)
         return self._header
+
+    @contextmanager
+    def llama_files(self, *, vocabulary_only: bool = False) -> Iterator[tuple[Path, ...]]:
+        """Give the files that llama.cpp loads for the run's model, all parts in order.
+
+        Raises:
+            LlamaForgeError: there is no room for a copy that llama.cpp takes (`no_copy`).
+        """
+        remove_leftovers(self.run.data)
+        files = llama_files(
+            self.header,
+            self.run.data,
+            vocabulary_only=vocabulary_only,
+            check_stop=self.check_stop,
+        )
+        with ExitStack() as stack:
+            try:
+                found = stack.enter_context(files)
+            except OSError as error:
+                raise LlamaForgeError(
+                    "The model cannot be copied into the form that llama.cpp takes: "
+                    f"{error.strerror or type(error).__name__}.",
+                    "Free some space on the disk of the runs, then resume the run.",
+                    code="no_copy",
+                ) from error
+            yield found
 
     @property
     def max_length(self) -> int:
@@ -204,8 +234,8 @@ class Job:
         self._write_status()
         self.emit(events.Stage(name=stage, state="started"))
 
-    def emit(self, event: events.Event) -> None:
-        """Write an event, and take what it says into the run's state."""
+    def emit(self, event: events.Event) -> events.Event:
+        """Write an event, and take what it says into the run's state; return it as written."""
         event = counted_on(event, self._steps_before)
         self._heart.work()
         durable = not isinstance(event, events.Step | events.Progress)
@@ -233,6 +263,7 @@ class Job:
                 print(f"warning: {event.message}", flush=True)  # noqa: T201 - the worker's log
             case _:
                 pass
+        return event
 
     def note(self, **metrics: Any) -> None:
         """Add figures to the run's state."""
@@ -324,7 +355,7 @@ class Job:
     def _keep_reserve(self) -> None:
         """Take room on the disk that is given up once the disk is full."""
         path = self.run.path / _RESERVE
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if not path.exists():
                 path.write_bytes(secrets.token_bytes(_RESERVE_BYTES))  # nothing that compresses
 
@@ -354,7 +385,7 @@ class Job:
     def _is_pause_asked(self) -> bool:
         return control.is_asked(self.run, control.Request.PAUSE) and not self.stop_asked()
 
-    @contextlib.contextmanager
+    @contextmanager
     def _paused(self, reason: str, message: str, needed_bytes: int | None = None) -> Iterator[None]:
         """Let the run's state say that it waits, for the length of a `with` block."""
         started = time.monotonic()

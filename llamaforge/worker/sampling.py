@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from llamaforge.data.encoding import EncodedRecord
-from llamaforge.data.records import RowError
+from llamaforge.data.records import RowError, is_raw_text
 from llamaforge.evaluation.answers import Question
 from llamaforge.evaluation.preferences import AnswerIds, PairIds
 from llamaforge.worker.job import Conversations
@@ -71,8 +71,10 @@ def spread(items: Sequence[_T], count: int) -> list[_T]:
 
 
 def question_of(conversations: Conversations, item: EncodedRecord) -> Question | None:
-    """Return what is asked before the last answer; None where the template cannot say it."""
+    """Return what is asked before the last answer; None where it cannot be asked."""
     messages = item.messages
+    if is_raw_text(messages):
+        return None
     last = max(place for place, turn in enumerate(messages) if turn.role == "assistant")
     asked = messages[:last]
     try:

@@ -12,6 +12,7 @@ from llamaforge.hardware import available_memory_bytes
 from llamaforge.recipe.preflight import frozen_bytes
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
+from llamaforge.runs.directory import RunDirectory
 from llamaforge.training import finished
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
 from llamaforge.training.fit import Fit, fit_to_memory, smaller
@@ -27,17 +28,17 @@ def is_trained(job: Job) -> bool:
     return finished.finished_checkpoint(job.run.checkpoints) is not None
 
 
-def final_checkpoint(job: Job) -> Path:
+def final_checkpoint(run: RunDirectory) -> Path:
     """Return the checkpoint after the last step.
 
     Raises:
         LlamaForgeError: it is damaged.
     """
-    last = finished.finished_checkpoint(job.run.checkpoints)
+    last = finished.finished_checkpoint(run.checkpoints)
     if last is None:
         raise LlamaForgeError(
             "The last checkpoint of the run is damaged.",
-            f"Train on from the one before: llamaforge runs resume {job.run.id}",
+            f"Train on from the one before: llamaforge runs resume {run.id}",
             code="bad_checkpoint",
         )
     return last
@@ -136,6 +137,7 @@ def _train(job: Job) -> None:
     from llamaforge.worker.probes import Prober
     from llamaforge.worker.result import tell_result
     from llamaforge.worker.start import start_weights
+    from llamaforge.worker.trackers import Trackers
 
     settings = job.spec.training
     _require_device(settings)
@@ -149,7 +151,7 @@ def _train(job: Job) -> None:
                 "architecture": job.spec.model.architecture,
                 "quantization": job.spec.model.quantization,
                 "parameters": job.header.parameters,
-                "blob_bytes": job.spec.model.blob.stat().st_size,
+                "blob_bytes": job.header.stored.file_bytes,
                 "trainable_parameters": trainable_parameters(model),
                 "layers_adapted": len(loaded.names) if settings.use_peft else 0,
                 "base": settings.base,
@@ -162,23 +164,31 @@ def _train(job: Job) -> None:
         )
     )
     settings = _fitted(job, settings, trainable_parameters(model))
-    outcome = train_adapter(
-        model,
-        objective_of(job, model, loaded.head, settings, start_weights(job, model)),
-        settings,
-        job.run.checkpoints,
-        emit=job.emit,
-        wishes=Wishes(
-            stop=job.stop_asked,
-            save=job.save_asked,
-            samples=job.samples_asked,
-            pause=job.wait_while_paused,
-            space=job.wait_for_space,
-        ),
-        probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype))
-        if settings.use_peft
-        else None,  # the model before is not there any more
-    )
+    trackers = Trackers(job.spec, job.run.path, job.warn)
+
+    def emit(event: events.Event) -> None:
+        trackers.take(job.emit(event))
+
+    try:
+        outcome = train_adapter(
+            model,
+            objective_of(job, model, loaded.head, settings, start_weights(job, model)),
+            settings,
+            job.run.checkpoints,
+            emit=emit,
+            wishes=Wishes(
+                stop=job.stop_asked,
+                save=job.save_asked,
+                samples=job.samples_asked,
+                pause=job.wait_while_paused,
+                space=job.wait_for_space,
+            ),
+            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype))
+            if settings.use_peft
+            else None,  # the model before is not there any more
+        )
+    finally:
+        trackers.close()
     if outcome.stopped:
         raise Stopped
     finished.note_finished(job.run.checkpoints, outcome.step, best=settings.keeps_best)

@@ -1,8 +1,8 @@
 """Stage 4: the proof that what is served is what was trained."""
 
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +11,13 @@ from llamaforge.data.encoding import EncodedRecord, EncodedSplits
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_atomic
 from llamaforge.runs import events
-from llamaforge.worker.artifacts import add_artifact, add_report, artifact_path, has_artifact
+from llamaforge.worker.artifacts import (
+    add_artifact,
+    add_report,
+    artifact_path,
+    has_artifact,
+    result_digest,
+)
 from llamaforge.worker.job import Job
 from llamaforge.worker.sampling import spread
 from llamaforge.worker.train import final_checkpoint
@@ -34,15 +40,20 @@ def is_verified(job: Job) -> bool:
     return bool(report["passed"])
 
 
-def serve(job: Job, context: int) -> "AbstractContextManager[Server | ServedPair]":
-    """Return what llama.cpp serves of the run: the adapter over the file, or the merged file."""
+@contextmanager
+def serve(job: Job, context: int) -> "Iterator[Server | ServedPair]":
+    """Give what llama.cpp serves of the run: the adapter over the file, or the merged file."""
     from llamaforge.evaluation.llama import Server
     from llamaforge.evaluation.pair import ServedPair
 
-    blob = job.spec.model.blob
-    if job.spec.training.makes_adapter:
-        return Server(blob, context=context, adapter=artifact_path(job, "adapter"))
-    return ServedPair(blob, artifact_path(job, "merged"), context=context)
+    with job.llama_files() as files:
+        if job.spec.training.makes_adapter:
+            adapter = artifact_path(job, "adapter")
+            with Server(files, context=context, adapter=adapter) as server:
+                yield server
+        else:
+            with ServedPair(files, artifact_path(job, "merged"), context=context) as pair:
+                yield pair
 
 
 def proof_rows(rows: EncodedSplits, most: int) -> list[EncodedRecord]:
@@ -92,7 +103,7 @@ def _over_the_file(job: Job, rows: "Sequence[FidelityRow]") -> "Fidelity":
     """Hold the packed model in torch against the adapter over the file in llama.cpp."""
     from llamaforge.worker.trained import load_trained
 
-    trained = load_trained(job.header, job.spec.training, final_checkpoint(job))
+    trained = load_trained(job.header, job.spec.training, final_checkpoint(job.run))
     return _measured(job, trained, rows, done=0, total=len(rows))
 
 
@@ -127,11 +138,7 @@ def _over_the_base(job: Job, rows: "Sequence[FidelityRow]") -> dict[str, Any]:
         "trained_on": {"base": "hub", "repo": full.repo, "revision": full.revision},
         "served_as": "adapter" if adapter else "merged",
         "adapter": adapter.to_json() if adapter else None,
-        "file_sha256": next(
-            item["sha256"]
-            for item in job.run.artifact_list()
-            if item["kind"] == ("adapter" if adapter else "merged")
-        ),
+        "file_sha256": result_digest(job),
     }
 
 

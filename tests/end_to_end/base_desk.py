@@ -43,7 +43,8 @@ def lay_out(folder: Path, quantization: str = "Q4_0") -> BaseDesk:
     about = Provenance("tiny", "none", "llamaforge-demo", "sha256:0", "test")
     packed = write_merged(folder / "tiny.gguf", header, None, about, quantization=quantization)
     builder = StoreBuilder(folder / "store")
-    builder.add(MODEL, packed.path.read_bytes())
+    layers = [("template", (stored.template or "").encode())]
+    builder.add(MODEL, packed.path.read_bytes(), layers=layers)
     blob = Store.open(builder.root).find(MODEL).blob
     assert blob is not None
     cache = folder / "cache"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llamaforge.gguf.architectures import ARCHITECTURES
+from llamaforge.gguf.architectures import ARCHITECTURES, architecture_of
 from llamaforge.gguf.header import read_header
+from llamaforge.gguf.pre_tokenizers import PRE_TOKENIZERS
 from tests.contract.engine.engine_bench import VOCABULARY, make_trained
 from tests.contract.engine.test_served_equals_trained import measure
 from tools.architecture_models import RECIPES, write_architecture_model
@@ -16,15 +17,24 @@ from tools.architecture_models import RECIPES, write_architecture_model
 DOCUMENT = Path(__file__).parents[3] / "docs" / "models.md"
 
 
-def test_there_is_a_model_of_every_entry() -> None:
-    entries = {(entry.name, entry.experts) for found in ARCHITECTURES.values() for entry in found}
-    made = {(item.architecture, "expert_count" in item.keys) for item in RECIPES.values()}
+def test_there_is_a_model_of_every_entry(tmp_path: Path) -> None:
+    entries = {id(entry) for found in ARCHITECTURES.values() for entry in found}
+    path = tmp_path / "model.gguf"
+    made = {
+        id(architecture_of(read_header(write_architecture_model(path, name, VOCABULARY))))
+        for name in RECIPES
+    }
     assert made == entries
 
 
 def test_the_document_names_every_architecture() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert [name for name in ARCHITECTURES if f"| {name} |" not in text] == []
+
+
+def test_the_document_names_every_pre_tokenizer() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert [name for name in PRE_TOKENIZERS if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize("name", RECIPES)
