@@ -209,3 +209,23 @@ def test_a_loss_has_to_be_less_by_the_threshold(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         TrainingSettings.model_validate(wrong)
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_8bit"])
+def test_an_optimizer_of_8_bits_learns_nearly_the_same(optim: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    header = make_model(tmp_path)
+    exact = Session(header, tmp_path / "a", settings_of(lora_r=32))
+    exact.run()
+    small = Session(header, tmp_path / "b", settings_of(lora_r=32, optim=optim))
+    small.run()
+    assert small.losses == pytest.approx(exact.losses, abs=0.05)
+    saved = torch.load(tmp_path / "b" / "step-000006" / "optimizer.pt", weights_only=True)
+    moments = [item["__bnb_optimizer_quant_state__"]["state1"] for item in saved["state"].values()]
+    assert {moment.dtype for moment in moments} == {torch.uint8}
+
+    first = Session(header, tmp_path / "c", settings_of(lora_r=32, optim=optim))
+    first.run(Wishes(stop=lambda: len(first.losses) >= 3, save=lambda: False))
+    second = Session(header, tmp_path / "c", settings_of(lora_r=32, optim=optim))
+    second.run()
+    assert first.losses + second.losses == small.losses
