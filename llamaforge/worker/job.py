@@ -28,6 +28,7 @@ from llamaforge.runs.directory import RunDirectory, RunState, Status
 from llamaforge.runs.pulse import Heart
 from llamaforge.safe_text import safe_line
 from llamaforge.words import size_words
+from llamaforge.worker.limits import TemplateLimits
 
 _STATE_SECONDS: Final = 1.0
 """How often `state.json` follows the steps; what is written between is in the events."""
@@ -76,7 +77,7 @@ def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conver
         spec.model.own_template(tokenizer.chat_template),
         tokenizer.special_ids,
     )
-    renderer = ChatRenderer(tokenizer, template, spec.created)
+    renderer = ChatRenderer(tokenizer, template, spec.created, TemplateLimits())
     rows = encode_splits(
         splits,
         renderer,
