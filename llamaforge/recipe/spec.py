@@ -314,6 +314,34 @@ class EvaluationSettings(_Strict):
     cut."""
 
 
+class LaunchSettings(_Strict):
+    """On how many devices training runs; all of them train the same adapter.
+
+    A step then has batch size × accumulation × processes × machines rows.
+    """
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes on each machine: one for each GPU, or for each part of its cores."""
+    machines: Annotated[int, Field(ge=1, le=64)] = 1
+    rendezvous: Annotated[str, Field(pattern=r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}")] | None = None
+    """`HOST:PORT` of the first machine, where the others reach it."""
+    interface: Annotated[str, Field(pattern=r"[A-Za-z0-9_.:-]{1,15}")] | None = None
+    """The network device that the machines see each other through; empty means any."""
+    max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often all processes are started again, from the last checkpoint, after one has failed."""
+
+    @property
+    def world(self) -> int:
+        """Processes on all machines together."""
+        return self.processes * self.machines
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "LaunchSettings":
+        if self.machines > 1 and self.rendezvous is None:
+            raise ValueError("several machines need a rendezvous, HOST:PORT of the first one")
+        return self
+
+
 def merged_name(quantization: str | None) -> str:
     """Return what a run's merged file is called, if no other name is chosen."""
     return f"merged-{quantization}.gguf" if quantization else "merged.gguf"
@@ -345,7 +373,14 @@ class Recipe(_Strict):
     then: Annotated[list[Phase], Field(max_length=8)] = []
     """Further phases of training: each goes on from the adapter of the one before."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice = PublishChoice()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Recipe":
+        if self.launch.world > 1 and (self.then or self.training.method != "sft"):
+            raise ValueError("several processes train one phase with the method sft")
+        return self
 
     @property
     def phases(self) -> list[Phase]:
@@ -423,6 +458,7 @@ class RunSpec(_Strict):
     training: TrainingSettings
     then: list[Phase] = []
     evaluation: EvaluationSettings
+    launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice
 
     @property

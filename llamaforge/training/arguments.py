@@ -10,7 +10,7 @@ from llamaforge.recipe.spec import TrainingSettings
 
 
 def training_arguments(
-    settings: TrainingSettings, folder: Path, *, examples: int, passes: int
+    settings: TrainingSettings, folder: Path, *, examples: int, passes: int, world: int = 1
 ) -> TrainingArguments:
     """Return what the loop is told.
 
@@ -18,9 +18,10 @@ def training_arguments(
         settings: as in the run spec, `compute_dtype` resolved.
         folder: where checkpoints are written.
         examples: what one epoch passes through.
-        passes: batches of an optimizer step.
+        passes: batches of an optimizer step, of each process.
+        world: processes that train together.
     """
-    steps = planned_steps(settings, examples)
+    steps = planned_steps(settings, examples, world)
     return TrainingArguments(
         output_dir=str(folder),
         use_cpu=settings.device == "cpu",
@@ -51,11 +52,11 @@ def training_arguments(
     )
 
 
-def planned_steps(settings: TrainingSettings, examples: int) -> int:
+def planned_steps(settings: TrainingSettings, examples: int, world: int = 1) -> int:
     """Return the optimizer steps of a whole training."""
     if settings.max_steps is not None:
         return settings.max_steps
-    batches = math.ceil(examples / settings.per_device_train_batch_size)
+    batches = math.ceil(examples / (settings.per_device_train_batch_size * world))
     steps = math.ceil(batches / settings.gradient_accumulation_steps)
     return max(1, math.ceil(steps * settings.num_train_epochs))
 

@@ -18,6 +18,7 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.batches import Loader, RowLoader, collate
 from llamaforge.training.lora import compute_type, hidden_states
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses, trained_positions
+from llamaforge.training.ranks import ALONE, Ranks
 
 Trainable: TypeAlias = PeftModel | PreTrainedModel
 """A model with LoRA layers, or one of which every weight is trained."""
@@ -76,6 +77,7 @@ class Supervised:
         validation: Sequence[EncodedRow],
         settings: TrainingSettings,
         loader: Loader | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Take what is learned.
 
@@ -85,6 +87,7 @@ class Supervised:
             validation: rows whose loss is measured; may be empty.
             settings: how it is trained.
             loader: the batches of one epoch, if not `rows` in batches of similar length.
+            ranks: the processes that train together; of a step's rows each gives its share.
         """
         self.examples = len(rows)
         self.passes = settings.gradient_accumulation_steps if loader is None else loader.passes
@@ -94,6 +97,8 @@ class Supervised:
             settings.per_device_train_batch_size,
             settings.seed,
             accumulation=settings.gradient_accumulation_steps,
+            rank=ranks.rank,
+            world=ranks.world,
         )
         self._validation = sorted(validation[:EVAL_ROWS], key=lambda row: len(row.ids))
         self._settings = settings

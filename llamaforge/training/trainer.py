@@ -33,6 +33,7 @@ from llamaforge.training.checkpoints import (
 )
 from llamaforge.training.lora import base_model
 from llamaforge.training.objective import Objective
+from llamaforge.training.ranks import ALONE, Ranks
 
 _SPEED_STEPS: Final = 10
 """Steps over which tokens a second and the time left are averaged."""
@@ -92,6 +93,7 @@ def train(
     emit: Emit,
     wishes: Wishes,
     probes: Probes | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train what is to be trained of `model` in place; goes on from the newest whole checkpoint.
 
@@ -103,23 +105,25 @@ def train(
         emit: takes `Step`, `Eval`, `Checkpoint` and `Warn` events.
         wishes: what was asked from outside.
         probes: answers prompts whenever the validation loss is measured, and on request.
+        ranks: the processes that train together; all but the first one are silent.
 
     Raises:
         LlamaForgeError: the loss, or a weight, is no longer a number (`diverged`).
     """
     arguments = training_arguments(
         settings,
-        partial_folder(checkpoints),
+        partial_folder(checkpoints) if ranks.is_first else checkpoints / f".rank-{ranks.rank}",
         examples=objective.examples,
         passes=objective.passes,
+        world=ranks.world,
     )
     if settings.gradient_checkpointing:
         base: Any = base_model(model)
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    reporter = _Reporter(model, objective, settings, checkpoints, emit, wishes, probes)
-    trainer = _PackedTrainer(model, objective, arguments, reporter)
-    newest, damaged = newest_checkpoint(checkpoints)
-    for item in damaged:
+    reporter = _Reporter(model, objective, settings, checkpoints, emit, wishes, probes, ranks)
+    trainer = _PackedTrainer(model, objective, arguments, reporter, ranks)
+    newest, damaged = ranks.share(newest_checkpoint(checkpoints) if ranks.is_first else (None, []))
+    for item in damaged if ranks.is_first else []:
         aside = set_aside(item.path)
         emit(
             events.Warn(
@@ -130,15 +134,16 @@ def train(
         )
     step = 0 if newest is None else step_of(newest)
     reporter.best = BestCheckpoint(checkpoints, settings, step=step)
-    is_over = step >= reporter.total_steps(trainer) or reporter.best.is_over
+    is_over = step >= reporter.total_steps(trainer) or ranks.share(reporter.best.is_over)
     if newest is not None and is_over:
         trainer.restore(newest)
         return Outcome(step, step, stopped=False)
-    if not objective.get_ready(model, wishes.stop):
+    if not ranks.share(objective.get_ready(model, wishes.stop)):
         return Outcome(step, reporter.total_steps(trainer), stopped=True)
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     state = trainer.state
-    stopped = state.global_step < state.max_steps and not reporter.best.is_over
+    is_over = ranks.share(reporter.best.is_over)
+    stopped = state.global_step < state.max_steps and not is_over
     return Outcome(state.global_step, state.max_steps, stopped)
 
 
@@ -151,7 +156,11 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         objective: Objective,
         arguments: TrainingArguments,
         reporter: "_Reporter",
+        ranks: Ranks,
     ) -> None:
+        self.step_loss = torch.zeros(())
+        """The step's loss so far, that of all ranks once their gradients are summed."""
+        self._ranks = ranks
         self._objective = objective
         self._reporter = reporter
         super().__init__(model=model, args=arguments, callbacks=[reporter])
@@ -167,7 +176,9 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         self, batch_samples: list[dict[str, Tensor]], device: torch.device
     ) -> Tensor | None:
         """Return by what the batches of one optimizer step are divided."""
-        return self._objective.counts(batch_samples).to(device) if batch_samples else None
+        if not batch_samples:
+            return None
+        return self._ranks.total(self._objective.counts(batch_samples).to(device))
 
     def compute_loss(
         self,
@@ -180,9 +191,24 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         del return_outputs
         counts = self._objective.counts([inputs])
         self._reporter.tokens += int(inputs["lengths"].sum())
-        return self._objective.loss(
+        loss = self._objective.loss(
             model, inputs, counts if num_items_in_batch is None else num_items_in_batch
         )
+        self.step_loss = self.step_loss.to(loss.device) + loss.detach()
+        return loss
+
+    def _clip_grad_norm(self, model: PeftModel | PreTrainedModel) -> Any:
+        """Sum the gradients of all ranks; then clip them, and return their norm."""
+        if not self._ranks.is_alone:
+            trained = [item for item in model.parameters() if item.requires_grad]
+            for item in trained:
+                if item.grad is None:
+                    item.grad = torch.zeros_like(item)
+            tokens = torch.tensor(float(self._reporter.tokens), device=model.device)
+            gradients = [item.grad for item in trained if item.grad is not None]
+            self._ranks.sum_([*gradients, self.step_loss, tokens])
+            self._reporter.tokens = int(tokens)
+        return super()._clip_grad_norm(model)
 
     def restore(self, checkpoint: Path) -> None:
         """Load the adapter of a checkpoint without training on."""
@@ -211,7 +237,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         emit: Emit,
         wishes: Wishes,
         probes: Probes | None,
+        ranks: Ranks,
     ) -> None:
+        self._ranks = ranks
         self.tokens = 0
         """Tokens read since the last step, padding not counted."""
         self._model = model
@@ -243,10 +271,15 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock, after a look at the model as it is."""
         del args, control
-        if self._objective.measures_start and state.global_step == 0:
+        if self._objective.measures_start and state.global_step == 0 and self._ranks.is_first:
             self._evaluate(0)
         self._since = time.monotonic()
         self._saved_step = state.global_step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Make the ranks' random numbers their own."""
+        del args, control
+        self._ranks.seed_step(self._settings.seed, state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -259,7 +292,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._recent.append((now - self._since, self.tokens))
         self._since, self.tokens = now, 0
         seconds = sum(item[0] for item in self._recent)
-        loss = float(logs["loss"])
+        trainer = cast("_PackedTrainer", self._trainer)
+        loss = float(logs["loss"]) if self._ranks.is_alone else float(trainer.step_loss)
+        trainer.step_loss = torch.zeros(())
         finite = math.isfinite(loss)
         norm = float(logs.get("grad_norm", math.nan))
         self._emit(
@@ -282,14 +317,16 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             raise self._diverged(f"The loss of step {state.global_step}")
         if not math.isfinite(norm):
             raise self._diverged(f"The gradient of step {state.global_step}")
-        self._after_step(state)
-        if self._wishes.stop() or self.best.is_over:
+        if self._ranks.is_first:
+            self._after_step(state)
+        if self._ranks.share(self._wishes.stop() or self.best.is_over):
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what the last steps learned."""
         del args, control
-        self._save_new(state)
+        if self._ranks.is_first:
+            self._save_new(state)
 
     def _after_step(self, state: Any) -> None:
         started = time.monotonic()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llamaforge.training.loss import OutputHead
     from llamaforge.training.objective import Objective, Trainable
     from llamaforge.training.pairs import EncodedPair
+    from llamaforge.training.ranks import Ranks
 
 
 def objective_of(
@@ -24,6 +25,7 @@ def objective_of(
     head: "OutputHead",
     settings: TrainingSettings,
     start: "dict[str, Tensor] | None" = None,
+    ranks: "Ranks | None" = None,
 ) -> "Objective":
     """Return what `settings.method` minimises over the run's rows.
 
@@ -33,12 +35,14 @@ def objective_of(
         head: the output head over [vocabulary, hidden].
         settings: how it is trained.
         start: the adapter that training goes on from, by its parameters' names.
+        ranks: the processes that train together, where there are several.
 
     Raises:
         RefusedError: the best checkpoint is wanted, and no row is held out (`no_validation`).
     """
     from llamaforge.training.objective import Supervised
     from llamaforge.training.preference import DirectPreference, OddsRatio
+    from llamaforge.training.ranks import ALONE
 
     rows = job.conversations().rows
     if settings.keeps_best and not rows.validation:
@@ -50,12 +54,13 @@ def objective_of(
         )
     if not settings.learns_from_pairs:
         train = [item.row for item in rows.train]
-        loader = _packed(job, model, train, settings) if settings.packing else None
+        packed = settings.packing and not (ranks and ranks.world > 1)
+        loader = _packed(job, model, train, settings) if packed else None
         validation = [item.row for item in rows.validation]
-        return Supervised(head, train, validation, settings, loader)
+        return Supervised(head, train, validation, settings, loader, ranks or ALONE)
     pairs, held_out = _pairs(rows.train), _pairs(rows.validation)
     if settings.method == "orpo":
-        return OddsRatio(head, pairs, held_out, settings)
+        return OddsRatio(head, pairs, held_out, settings, ranks or ALONE)
     return DirectPreference(
         head,
         pairs,
@@ -63,6 +68,7 @@ def objective_of(
         settings,
         job.run.checkpoints,
         start=start,
+        ranks=ranks or ALONE,
         on_progress=lambda done, total: job.progress("train", done, total, "reference answers"),
     )
 
