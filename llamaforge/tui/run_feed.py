@@ -26,11 +26,11 @@ class RunFeed:
         view = self._view or self._begin()
         # The state is read before the events: what a worker wrote before it ended is not lost.
         status = self._run.read_status()
-        stop_asked = is_asked(self._run, Request.STOP)
+        asked = frozenset(request for request in Request if is_asked(self._run, request))
         while new := self._tail.read_new():
             view = reduce(view, new)
         self._view = view
-        return with_status(view, status, stop_asked=stop_asked)
+        return with_status(view, status, asked=asked)
 
     def _begin(self) -> RunView:
         try:

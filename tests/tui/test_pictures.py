@@ -12,8 +12,11 @@ from textual.screen import Screen
 from textual.widgets import DataTable
 
 from llamaforge.catalog.model import ModelStatus, Problem, StoredModel
+from llamaforge.hardware import Gpu
+from llamaforge.runs import events
 from llamaforge.runs.directory import RunState
 from llamaforge.tui.app import LlamaForgeApp
+from llamaforge.tui.gauges import GaugeReader, Gauges
 from llamaforge.tui.home import Home, ModelCount
 from llamaforge.tui.run_list import RunRow
 from llamaforge.tui.screens import models, review
@@ -25,7 +28,7 @@ from llamaforge.tui.store_view import StoreChoice, StoreContent
 from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts, Machine
-from tests.tui.run_builder import RunBuilder
+from tests.tui.run_builder import SAMPLES, RunBuilder
 from tests.tui.waiting import until
 
 SnapCompare = Callable[..., bool]
@@ -34,6 +37,18 @@ SMALL, LARGE = (80, 24), (120, 40)
 
 def still() -> float:
     return 100.0
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Gauges(
+        cpu=0.93,
+        memory_used=5_100_000_000,
+        memory_total=16_400_000_000,
+        run_cores=3.7,
+        gpus=(Gpu("NVIDIA RTX 4070", 12_900_000_000, 3_900_000_000, 0.88),),
+    )
+    monkeypatch.setattr(GaugeReader, "read", lambda self: shown)
 
 
 async def monitor_is_shown(pilot: Pilot[Any]) -> None:
@@ -152,6 +167,24 @@ def test_a_run_at_work_in_a_small_terminal(snap_compare: SnapCompare, running: R
 def test_a_run_at_work_in_a_large_terminal(snap_compare: SnapCompare, running: RunBuilder) -> None:
     app = LlamaForgeApp(None, running.run.id, still)
     assert snap_compare(app, terminal_size=LARGE, run_before=monitor_is_shown)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_answers_on_the_way(
+    snap_compare: SnapCompare, running: RunBuilder, size: tuple[int, int]
+) -> None:
+    for question, right, wrong in SAMPLES:
+        running.write(
+            events.Sample(prompt=question, expected=right, base=wrong, tuned=right, step=100)
+        )
+
+    async def turned(pilot: Pilot[Any]) -> None:
+        await monitor_is_shown(pilot)
+        await pilot.press("v")
+        await pilot.pause(0.1)
+
+    app = LlamaForgeApp(None, running.run.id, still)
+    assert snap_compare(app, terminal_size=size, run_before=turned)
 
 
 def test_a_finished_run_in_a_large_terminal(
