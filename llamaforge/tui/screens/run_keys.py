@@ -33,8 +33,8 @@ class RunKeys(FollowingScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pause", "Pause", id="monitor.pause"),
         Binding("p", "go_on", "Go on", id="monitor.go_on"),
-        Binding("s", "save", "Save now", id="monitor.save"),
-        Binding("a", "sample", "Ask now", id="monitor.sample"),
+        Binding("s", "save", "Save", id="monitor.save"),
+        Binding("a", "sample", "Ask", id="monitor.sample"),
         Binding("x", "stop", "Stop…", id="monitor.stop"),
     ]
 

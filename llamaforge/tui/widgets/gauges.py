@@ -50,7 +50,7 @@ def gauge_column(gauges: Gauges | None, width: int) -> list[Content]:
         if more:
             lines.append(Content.styled(f"{'':<{names}} {more}", MUTED).truncate(width))
     if run := _run_words(gauges):
-        lines.append(Content.styled(f"{'':<{names}} {run}", MUTED).truncate(width))
+        lines.append(Content.styled(run, MUTED).truncate(width, ellipsis=True))
     return lines
 
 

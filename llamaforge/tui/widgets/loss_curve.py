@@ -37,7 +37,7 @@ class Chart:
 LOSS_CHART: Final = Chart(
     "Loss, nats per token",
     "The loss curve begins with the first training step.",
-    "training, smoothed",
+    "smoothed",
 )
 RATE_CHART: Final = Chart("Learning rate", "It begins with the first training step.")
 NORM_CHART: Final = Chart("Gradient norm", "It begins with the first training step.", "smoothed")
