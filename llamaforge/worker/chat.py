@@ -57,6 +57,7 @@ class LlamaTalker:
 
     def __init__(self, server: Any, renderer: Any, tokenizer: GgufTokenizer, spec: RunSpec) -> None:
         self._server, self._renderer, self._tokenizer = server, renderer, tokenizer
+        self._context = context_of(spec)
         self.names = {"base": spec.model.name, "tuned": spec.run}
 
     def answer(
@@ -76,7 +77,7 @@ class LlamaTalker:
                 "Begin a new conversation.",
                 code="chat_template",
             ) from error
-        room = CONTEXT_TOKENS - len(prompt)
+        room = self._context - len(prompt)
         if room < 1:
             raise RefusedError(
                 "The conversation has grown too long for the room that was made for it.",
@@ -110,6 +111,11 @@ class LlamaTalker:
         return len(ids), len(ids) >= most or stopped()
 
 
+def context_of(spec: RunSpec) -> int:
+    """Return for how many tokens of a conversation there is room."""
+    return min(spec.model.context_length or CONTEXT_TOKENS, CONTEXT_TOKENS)
+
+
 @contextmanager
 def llama_talker(run: RunDirectory, spec: RunSpec) -> Iterator[Talker]:
     """Load the run's model with what was trained.
@@ -132,11 +138,12 @@ def llama_talker(run: RunDirectory, spec: RunSpec) -> Iterator[Talker]:
     header = read_model(spec.model.blob, spec.model.files)
     tokenizer = GgufTokenizer(header)
     renderer = renderer_of(spec, tokenizer)
+    context = context_of(spec)
     with llama_files(header, run.data) as files:
         server = (
-            Server(files, context=CONTEXT_TOKENS, adapter=Path(made))
+            Server(files, context=context, adapter=Path(made))
             if kind == "adapter"
-            else ServedPair(files, Path(made), context=CONTEXT_TOKENS)
+            else ServedPair(files, Path(made), context=context)
         )
         with server as loaded:
             yield LlamaTalker(loaded, renderer, tokenizer, spec)
