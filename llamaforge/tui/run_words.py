@@ -84,14 +84,17 @@ def next_commands(view: RunView) -> tuple[tuple[str, str], ...]:
     """Return what may be done with a finished run: what it is for, and the command."""
     if view.state is not RunState.FINISHED:
         return ()
-    if view.published:
-        return (("Talk to it", f"ollama run {shlex.quote(view.published)}"),)
     run = shlex.quote(view.run)
-    commands = [("Publish to Ollama", f"llamaforge publish {run} --name MY-MODEL")]
+    talk = ("Talk to it", f"press t, or: llamaforge chat {run}")
+    export = ("Take it along", f"press e, or: llamaforge export {run} --as gguf")
+    if view.published:
+        return (talk, ("In Ollama", f"ollama run {shlex.quote(view.published)}"), export)
+    publish = ("Publish to Ollama", f"press u, or: llamaforge publish {run} --name MY-MODEL")
+    commands = [talk, publish, export]
     modelfile = view.artifact("modelfile")
     if modelfile is not None:
         path = shlex.quote(modelfile.path)
-        commands.append(("Or without it", f"ollama create MY-MODEL -f {path}"))
+        commands.append(("Or by hand", f"ollama create MY-MODEL -f {path}"))
     return tuple(commands)
 
 

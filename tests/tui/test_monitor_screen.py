@@ -98,8 +98,9 @@ async def test_a_finished_run_shows_its_results_first(
             "0 % 82.5 % +82.5 pts",
             "✓ Yes. On 32 rows, llama.cpp with the adapter differs from the trained model by "
             "0.00031 nats per token",
-            "prompt Which team takes a lost card?",
-            "after ✓ cards",
+            "asked Which team takes a lost card?",
+            "right cards",
+            "✓ cards",
         ):
             assert part in flat, part
         await pilot.press("end")

@@ -41,8 +41,8 @@ class ChatScreen(ForgeScreen[None]):
 
     CSS_PATH = "chat.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+x", "stop", "Stop answering", id="chat.stop"),
-        Binding("ctrl+n", "anew", "New conversation", id="chat.anew"),
+        Binding("ctrl+x", "stop", "Stop answering", priority=True, id="chat.stop"),
+        Binding("ctrl+n", "anew", "New conversation", priority=True, id="chat.anew"),
         Binding("pageup", "scroll(-1)", "Up", show=False, id="chat.up"),
         Binding("pagedown", "scroll(1)", "Down", show=False, id="chat.down"),
         Binding("escape", "app.pop_screen", "Back", id="chat.back"),

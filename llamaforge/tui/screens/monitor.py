@@ -59,6 +59,9 @@ class MonitorScreen(RunKeys):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "turn(1)", "View", id="monitor.view"),
         Binding("V", "turn(-1)", "View before", show=False, id="monitor.view_before"),
+        Binding("t", "talk", "Talk to it", id="monitor.talk"),
+        Binding("u", "publish", "Publish…", id="monitor.publish"),
+        Binding("e", "export", "Export…", id="monitor.export"),
         Binding("n", "other(1)", "Next run", id="monitor.next"),
         Binding("N", "other(-1)", "Run before", show=False, id="monitor.before"),
         Binding("d", "detach", "Detach", id="monitor.detach"),
@@ -72,6 +75,8 @@ class MonitorScreen(RunKeys):
         "Loss says how surprised the model is by the right answers, in nats per token: lower is "
         "better. The held-out loss (◆) is of rows it is not trained on. Where it rises while the "
         "training loss still falls, the model learns its rows by heart.",
+        "A finished run shows what came of it: t talks to the model before and after training, u "
+        "publishes it to Ollama under a name, e writes it as a file.",
         "v turns through the loss, the answers of the model as it was and as it is now, the "
         "learning rate, the gradient norm and the speed. Time left is a range: what the newest "
         "steps took, at best and at worst.",
@@ -185,6 +190,8 @@ class MonitorScreen(RunKeys):
         self._show_time()
         if view.is_over:
             self.query_one("#results", Lines).show(partial(result_lines, view))
+            self._picture = _PICTURES[0]
+            self.query_one(LossCurve).display = True
         if old is None or view.is_over != old.is_over:
             self._turn_over(view.is_over)
         self.refresh_bindings()
@@ -243,6 +250,10 @@ class MonitorScreen(RunKeys):
                 return self.allows(action)
             case "other":
                 return len(self._others) > (1 if self.run_directory.id in self._others else 0)
+            case "talk" | "publish" | "export":
+                return view is not None and view.state is RunState.FINISHED
+            case "turn":
+                return view is not None and not view.is_over
             case "detach":
                 return view is not None and view.is_live
             case _:
@@ -257,6 +268,26 @@ class MonitorScreen(RunKeys):
         self.query_one("#answers").display = is_answers
         if self.view is not None:
             self._draw(self.view)
+
+    def action_talk(self) -> None:
+        """Talk to the model as it was and as it is now."""
+        from llamaforge.tui.screens.chat import ChatScreen  # noqa: PLC0415
+
+        published = self.view.published if self.view is not None else ""
+        self.app.push_screen(ChatScreen(self.run_directory, published))
+
+    def action_publish(self) -> None:
+        """Bring the result into Ollama."""
+        from llamaforge.tui.screens.tasks import PublishScreen  # noqa: PLC0415
+
+        wished = self.view.publish if self.view is not None else ""
+        self.app.push_screen(PublishScreen(self.run_directory.id, wished))
+
+    def action_export(self) -> None:
+        """Write the result as a file to take along."""
+        from llamaforge.tui.screens.tasks import ExportScreen  # noqa: PLC0415
+
+        self.app.push_screen(ExportScreen(self.run_directory.id))
 
     def action_other(self, by: int) -> None:
         """Watch the next run that is at work, in place of this one."""

@@ -37,10 +37,11 @@ def answer_pair(sample: SampleView, titles: tuple[str, str], width: int) -> list
     if sample.expected:
         lines += facts([("right", sample.expected.strip())], width)
     texts = (sample.base, sample.tuned)
+    now = "after" if sample.step is None else "now"
     if width < _TWO_COLUMNS:
         shown = [
             (title, _marked(text, sample.expected))
-            for title, text in zip(("before", "now"), texts, strict=True)
+            for title, text in zip(("before", now), texts, strict=True)
         ]
         lines += facts(shown, width)
     else:
