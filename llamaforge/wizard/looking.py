@@ -22,6 +22,8 @@ from llamaforge.wizard.recent import remember_sources
 
 _LONGEST_PROMPT: Final = 200
 """Characters of a question that is proposed."""
+_OF_ROWS: Final = ("chat_template", "max_length", "max_rejected_fraction", "images")
+"""Settings on which the check of the rows depends."""
 OnProgress = Callable[[str, int], None]
 """Takes what is going on and how many rows it has come to."""
 
@@ -40,6 +42,11 @@ def report_on(draft: Draft, on_progress: OnProgress) -> dict[str, Any]:
                 "map": draft.map or None,
                 "preference": draft.preference,
                 "allow_secrets": draft.allow_secrets,
+                **{
+                    key: draft.settings[key]
+                    for key in _OF_ROWS
+                    if key in draft.settings and key != "chat_template"
+                },
             },
             "The rows",
         )
@@ -47,6 +54,7 @@ def report_on(draft: Draft, on_progress: OnProgress) -> dict[str, Any]:
             data=data,
             model=draft.model or None,
             store=Path(draft.store) if draft.store else None,
+            chat_template=draft.settings.get("chat_template"),
         )
         return check(request.model_dump_json(), on_progress)
     except LlamaForgeError as error:
@@ -68,7 +76,8 @@ class Look:
 def rows_about(draft: Draft) -> tuple[Any, ...]:
     """Return the answers on which the check of the rows depends."""
     return (
-        draft.model, draft.store, draft.sources, draft.map, draft.preference, draft.allow_secrets
+        draft.model, draft.store, draft.sources, draft.map, draft.preference, draft.allow_secrets,
+        tuple(draft.settings.get(key) for key in _OF_ROWS),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from textual.widgets.option_list import Option as Row
 
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.screens.base import ForgeScreen
+from llamaforge.tui.screens.check import CheckScreen
 from llamaforge.tui.screens.review import ReviewScreen
 from llamaforge.tui.widgets.answers import Answered
 from llamaforge.tui.widgets.column_mapper import ColumnMapper
@@ -26,7 +27,8 @@ from llamaforge.tui.widgets.settings_editor import SettingsEditor
 from llamaforge.tui.widgets.source_picker import SourcePicker
 from llamaforge.tui.widgets.title_bar import TitleBar
 from llamaforge.tui.wizard_view import known_lines, trail_lines, words_of
-from llamaforge.wizard.draft import Draft, keep_draft
+from llamaforge.wizard.checks import Check
+from llamaforge.wizard.draft import NO_TRAINING, Draft, keep_draft
 from llamaforge.wizard.facts import Facts, Machine, gathered
 from llamaforge.wizard.looking import LOOKS, Look, due
 from llamaforge.wizard.question import Kind, Option, Question
@@ -168,9 +170,7 @@ class WizardScreen(ForgeScreen[None]):
     async def _ask(self, question: Question | None) -> None:
         """Show a question, or the review where there is none left."""
         if question is None:
-            self.app.push_screen(
-                ReviewScreen(self.draft, self.facts, self._clock), self._after_review
-            )
+            self._to_the_end()
             return
         look = due(question.needs, self.draft, self.facts)
         if look is not None:
@@ -188,11 +188,33 @@ class WizardScreen(ForgeScreen[None]):
         if place.children[0].can_focus:
             place.children[0].focus()
 
+    def _to_the_end(self) -> None:
+        """Show the checks, and then the review; without training there is nothing to check."""
+        if self.draft.goal == NO_TRAINING:
+            review = ReviewScreen(self.draft, self.facts, self._clock)
+            self.app.push_screen(review, self._after_review)
+        else:
+            self.app.push_screen(CheckScreen(self.draft, self.facts), self._after_checks)
+
+    def _after_checks(self, passed: tuple[Draft, Facts, list[Check]] | None) -> None:
+        if passed is None:
+            self._ask_again()
+            return
+        self.draft, self.facts, found = passed
+        review = ReviewScreen(self.draft, self.facts, self._clock, found)
+        self.app.push_screen(review, self._after_review)
+
     def _after_review(self, begun: bool | None) -> None:
         if begun:
             self.dismiss()
-        elif not self.query("#answer > *"):  # all was answered before this screen was opened
-            self.call_later(self._ask, self.question)
+        elif self.draft.goal == NO_TRAINING:
+            self._ask_again()
+        else:
+            self._to_the_end()
+
+    def _ask_again(self) -> None:
+        """Ask the last question again: an answer may have been changed on the pages after it."""
+        self.call_later(self._ask, self.question or self._questions()[-1])
 
     def _widget(self, question: Question) -> Widget:
         now = getattr(self.draft, question.key) or question.default(self.draft, self.facts)

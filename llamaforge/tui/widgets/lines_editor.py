@@ -57,6 +57,7 @@ class LinesEditor(Vertical, Helpful):
             for _, title, words in (*own, *others)
         )
         menu.display = bool(self._rows)
+        menu.highlighted = 0 if self._rows else None
 
     @on(Input.Changed)
     def on_typed(self, event: Input.Changed) -> None:
