@@ -97,6 +97,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     if dialogue is not None:
         narrate(f"This machine: {facts.machine.words()}.")
         draft = dialogue.offered(draft)
+    else:
+        _require_all(draft, facts)
     draft, facts = _answered(draft, facts, dialogue)
     keep_draft(draft)
     if draft.goal == NO_TRAINING:
@@ -106,7 +108,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         narrate("It cannot begin like this. Your answers are kept for the next time.")
         return ExitCode.REFUSED
     code = _finished(arguments, draft, facts, dialogue)
-    forget_draft()
+    forget_draft(draft)
     return code
 
 
@@ -352,18 +354,54 @@ def _list_settings(draft: "Draft", facts: "Facts") -> None:
     narrate(f"As it stands, {safe_line(effect_words(draft, facts), limit=300)}.")
 
 
+def _rows_of(draft: "Draft") -> str:
+    """Return the rows of a draft in a few words."""
+    first, *others = draft.sources or ("no rows yet",)
+    return f"{Path(first).name} and {len(others)} more" if others else Path(first).name
+
+
+def _require_all(draft: "Draft", facts: "Facts") -> None:
+    """Name the options of all answers that nobody gave and that have no usual one.
+
+    Raises:
+        UsageError: there are such (`missing_answer`).
+    """
+    from llamaforge.wizard.questions import open_questions
+
+    missing = [item for item in open_questions(draft, facts) if not item.default(draft, facts)]
+    if missing:
+        names = ", ".join(f"{item.title.lower()} ({item.flag})" for item in missing)
+        flags = " ".join(f"{item.flag} …" for item in missing)
+        raise UsageError(
+            f"There is no terminal to ask on, and these answers are missing: {names}.",
+            f"Give them: llamaforge wizard {flags}",
+            code="missing_answer",
+        )
+
+
 class _Dialogue:
     """Asks a person at a terminal, with questionary."""
 
     def offered(self, draft: "Draft") -> "Draft":
         """Return the draft to begin with: one that was left behind, if the person wants it."""
-        from llamaforge.wizard.draft import Draft, kept_draft
+        import questionary
 
-        kept = kept_draft()
-        if kept is None or draft != Draft(store=draft.store) or kept.store != draft.store:
+        from llamaforge.wizard.draft import Draft, kept_drafts
+
+        kept = [item for item in kept_drafts() if item.store == draft.store]
+        if not kept or draft != Draft(store=draft.store):
             return draft
-        words = f"Go on with what you answered before ({kept.model or 'no model yet'})?"
-        return kept if self._answer("confirm", safe_line(words), default=True) else draft
+        choices = [
+            questionary.Choice(
+                safe_line(f"{item.model or 'no model yet'} with {_rows_of(item)}", limit=_WIDTH),
+                value=number,
+            )
+            for number, item in enumerate(kept)
+        ]
+        choices.append(questionary.Choice("No, begin anew", value=len(kept)))
+        title = "Go on with what you answered before?"
+        number = self._answer("select", title, choices=choices)
+        return kept[number] if number < len(kept) else draft
 
     def ask(self, question: "Question", draft: "Draft", facts: "Facts") -> Any:
         """Return a person's answer that nothing speaks against."""
