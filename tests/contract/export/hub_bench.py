@@ -25,6 +25,8 @@ from tests.contract.engine.engine_bench import SETTINGS, make_trained
 IDS = [7, 30, 2, 99, 41, 12, 5, 80, 61, 17]
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 Array = npt.NDArray[np.float64]
+STILL = ("qwen2vl-still", "qwen3vl", "qwen3vlmoe")
+"""Recipes of which llama.cpp turns less than transformers does: they are not exported."""
 
 
 @dataclass(frozen=True)
