@@ -26,6 +26,8 @@ _COPIES_IN_MEMORY: Final = 4
 _BFLOAT16_BYTES: Final = 2
 _NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight of four bits; for 64 of them a scale in eight bits, for 256 scales one in 32 bits."""
+_MOST_BYTES: Final = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 1.0625, "Q6_K": 0.83}
+"""Bytes of a weight in the types that may be larger than the model's own."""
 _SNAPSHOT_GROWTH: Final = 2
 """Rows in the program's own form are larger than most that people write."""
 _PACKED: Final = frozenset({".gz", ".zst", ".zstd", ".parquet"})
@@ -62,10 +64,11 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
         if phase.data.snapshot is not None:
             files = find(phase.data.snapshot).manifest.files.values()
             snapshot += sum(file.bytes for file in files)
-    checkpoints = len(spec.phases) * _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
+    kept = sum(_CHECKPOINTS + phase.training.keeps_best for phase in spec.phases)
+    checkpoints = kept * _COPIES_IN_CHECKPOINT * adapter
     # A server that takes no adapters gets a file with both merged, as large as the model's own.
     is_merged = spec.publish.name is not None or not spec.training.makes_adapter
-    merged = header.stored.file_bytes if is_merged else 0
+    merged = _merged_bytes(spec, header) if is_merged else 0
     # llama.cpp is asked about a file that says what Ollama's server reads.
     translated = header.tensor_bytes if is_translated(header) else 0
     return Needs(
@@ -74,6 +77,12 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
         disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
         memory=frozen_bytes(spec, header) + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
     )
+
+
+def _merged_bytes(spec: RunSpec, header: Header) -> int:
+    """Return how large a merged file is: as the model's own, or in its own type at most."""
+    most = _MOST_BYTES.get(spec.publish.quantization or "", 0.0)
+    return max(header.stored.file_bytes, int(most * header.parameters))
 
 
 def trained_parameters(header: Header, training: TrainingSettings) -> int:
@@ -118,6 +127,13 @@ def check_way(spec: RunSpec, header: Header) -> None:
             "Install it: pip install 'llamaforge[qlora]'; or leave out --set load_in_4bit=true",
             code="no_bitsandbytes",
         )
+    for phase in spec.phases:
+        if "8bit" in phase.training.optim and importlib.util.find_spec("bitsandbytes") is None:
+            raise RefusedError(
+                f"The optimizer {phase.training.optim} needs bitsandbytes, which is not installed.",
+                "Install it: pip install 'llamaforge[qlora]'; or leave out --set optim=…",
+                code="no_bitsandbytes",
+            )
     if training.makes_adapter or spec.publish.quantization is not None:
         return
     for name, tensor in header.tensors.items():

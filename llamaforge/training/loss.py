@@ -206,6 +206,9 @@ def _trained_head_losses(
 
 def log_probabilities(hidden: Tensor, head: OutputHead) -> Tensor:
     """Return log P(next token) of states [n, h], float32, shape [n, vocabulary]."""
-    products = hidden.new_empty(hidden.shape[0], head.weight.rows)
-    products = _Head(head.weight, hidden.dtype).products(hidden, products)
+    if head.trained is not None:  # what is kept of a frozen head would soon be out of date
+        products = hidden @ head.trained.detach().to(hidden.dtype).T
+    else:
+        products = hidden.new_empty(hidden.shape[0], head.weight.rows)
+        products = _Head(head.weight, hidden.dtype).products(hidden, products)
     return torch.log_softmax(head.shape_(products.float()), dim=-1)
