@@ -72,12 +72,7 @@ def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conver
     """
     _, splits = read_snapshot(run.data)
     tokenizer = GgufTokenizer(header)
-    template = choose_template(
-        spec.model.chat_template,
-        spec.model.own_template(tokenizer.chat_template),
-        tokenizer.special_ids,
-    )
-    renderer = ChatRenderer(tokenizer, template, spec.created, TemplateLimits())
+    renderer = renderer_of(spec, tokenizer)
     rows = encode_splits(
         splits,
         renderer,
@@ -86,6 +81,20 @@ def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conver
         preference=spec.data.preference,
     )
     return Conversations(tokenizer, renderer, rows)
+
+
+def renderer_of(spec: RunSpec, tokenizer: GgufTokenizer) -> ChatRenderer:
+    """Return what renders conversations as the run's rows are rendered.
+
+    Raises:
+        RefusedError: the model has no template that can be used.
+    """
+    template = choose_template(
+        spec.model.chat_template,
+        spec.model.own_template(tokenizer.chat_template),
+        tokenizer.special_ids,
+    )
+    return ChatRenderer(tokenizer, template, spec.created, TemplateLimits())
 
 
 def counted_on(event: events.Event, steps: int) -> events.Event:
@@ -104,14 +113,17 @@ def counted_on(event: events.Event, steps: int) -> events.Event:
 class Job:
     """Everything that a stage needs; the only writer of the run's events and state."""
 
-    def __init__(self, run: RunDirectory, spec: RunSpec) -> None:
+    def __init__(
+        self, run: RunDirectory, spec: RunSpec, *, events_file: Path | None = None
+    ) -> None:
+        """Open the run's events, or another file for them."""
         self.run = run
         self.spec = spec
         self._whole = (run, spec)
         self.phase = 1
         """The phase of training that stages see as the run."""
         self._steps_before = 0
-        self._writer = events.EventWriter(run.events_file)
+        self._writer = events.EventWriter(events_file or run.events_file)
         self._status = Status()
         self._written = 0.0
         self._told = 0.0
@@ -265,6 +277,19 @@ class Job:
             case _:
                 pass
         return event
+
+    def relay(self, event: events.Event) -> events.Event:
+        """Write an event that another process of the run tells, and what it says of the state."""
+        match event:
+            case events.Paused():
+                self._status = replace(self._status, state=RunState.PAUSED, message=event.message)
+                self._write_status()
+            case events.Resumed():
+                self._status = replace(self._status, state=RunState.RUNNING, message="")
+                self._write_status()
+            case _:
+                pass
+        return self.emit(event)
 
     def note(self, **metrics: Any) -> None:
         """Add figures to the run's state."""

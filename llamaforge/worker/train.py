@@ -4,13 +4,13 @@ import json
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_json
 from llamaforge.hardware import available_memory_bytes
-from llamaforge.recipe.preflight import frozen_bytes
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.preflight import adapter_parameters, frozen_bytes
+from llamaforge.recipe.spec import RunSpec, TrainingSettings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.training import finished
@@ -19,6 +19,10 @@ from llamaforge.training.fit import Fit, fit_to_memory, smaller
 from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.memory import memory_shortage, shortage_words
+from llamaforge.worker.result import tell_result
+
+if TYPE_CHECKING:
+    from llamaforge.training.ranks import Ranks
 
 _FIT: Final = "fit.json"
 
@@ -68,13 +72,13 @@ def train(job: Job) -> None:
         job.was_killed_for_memory = False  # it was this phase of training, no later one
     while True:
         try:
-            _train(job)
+            shortage = _train(job)
         except Exception as error:
             shortage = memory_shortage(error)
             if shortage is None:
                 raise
             traceback.print_exc()
-        else:
+        if shortage is None:
             return
         # Here, and not above: the error holds on to all that training had in memory.
         gc.collect()
@@ -125,14 +129,44 @@ def _cut_smaller(job: Job, shortage: str) -> None:
     )
 
 
-def _train(job: Job) -> None:
-    """Train with the cut of the step that is noted, or chosen now."""
+def _train(job: Job) -> str | None:
+    """Train here, or in several processes; return which memory ran out there, if one did."""
+    from llamaforge.training.ranks import ALONE
+    from llamaforge.worker.many import train_ranks
+
+    if job.spec.launch.world == 1:
+        step = train_adapter(job, ALONE)
+    else:
+        _require_device(job.spec.training)
+        # Chosen once and noted, for all of them alike.
+        weights = adapter_parameters(job.header, job.spec.training.lora_r)
+        _fitted(job, job.spec.training, weights)
+        outcome = train_ranks(job)
+        if "shortage" in outcome:
+            return str(outcome["shortage"])
+        if outcome["stopped"]:
+            raise Stopped
+        step = int(outcome["step"])
+    finished.note_finished(job.run.checkpoints, step, best=job.spec.training.keeps_best)
+    tell_result(job, step)
+    return None
+
+
+def train_adapter(job: Job, ranks: "Ranks") -> int:
+    """Train in this process, with the cut of the step that is noted, or chosen now.
+
+    Returns the last step.
+
+    Raises:
+        Stopped: a person asked; the state after the last step is saved.
+        LlamaForgeError: the model cannot be loaded, or training diverged.
+    """
     import torch
     from transformers import set_seed
 
     from llamaforge.training.lora import compute_type, trainable_parameters
     from llamaforge.training.trainer import Wishes
-    from llamaforge.training.trainer import train as train_adapter
+    from llamaforge.training.trainer import train as train_steps
     from llamaforge.worker.objectives import objective_of
     from llamaforge.worker.probes import Prober
     from llamaforge.worker.start import start_weights
@@ -163,15 +197,16 @@ def _train(job: Job) -> None:
         )
     )
     settings = _fitted(job, settings, trainable_parameters(model))
-    trackers = Trackers(job.spec, job.run.path, job.warn)
+    spec = job.spec if ranks.is_first else _silent(job.spec)
+    trackers = Trackers(spec, job.run.path, job.warn)
 
     def emit(event: events.Event) -> None:
         trackers.take(job.emit(event))
 
     try:
-        outcome = train_adapter(
+        outcome = train_steps(
             model,
-            objective_of(job, loaded.head, settings, start_weights(job, model)),
+            objective_of(job, model, loaded.head, settings, start_weights(job, model), ranks),
             settings,
             job.run.checkpoints,
             emit=emit,
@@ -183,12 +218,18 @@ def _train(job: Job) -> None:
                 space=job.wait_for_space,
             ),
             probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
+            ranks=ranks,
         )
     finally:
         trackers.close()
     if outcome.stopped:
         raise Stopped
-    finished.note_finished(job.run.checkpoints, outcome.step)
+    return outcome.step
+
+
+def _silent(spec: RunSpec) -> RunSpec:
+    """Return `spec` with no tracker: the first rank tells for all."""
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"report_to": []})})
 
 
 def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> TrainingSettings:
@@ -207,7 +248,7 @@ def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> Train
         job.header,
         longest=longest,
         trained_weights=trained_weights,
-        available_bytes=_available_bytes(settings) - _still_to_come(job),
+        available_bytes=_available_bytes(settings, job.spec.launch.processes) - _still_to_come(job),
     )
     write_json(job.run.checkpoints / _FIT, asdict(fit))
     fitted = fit.applied(settings)
@@ -255,10 +296,10 @@ def _require_device(settings: TrainingSettings) -> None:
         )
 
 
-def _available_bytes(settings: TrainingSettings) -> int:
-    """Return the memory that training may take where it computes."""
+def _available_bytes(settings: TrainingSettings, processes: int) -> int:
+    """Return the memory that each of `processes` may take where it computes."""
     if settings.device == "cpu":
-        return available_memory_bytes()
+        return available_memory_bytes() // processes
     import torch
 
     free, _ = torch.cuda.mem_get_info()
