@@ -63,7 +63,9 @@ def check_merged(run: RunDirectory, path: Path) -> dict[str, Any]:
         llama_files(read_model(path), path.parent) as tuned,
         ServedPair(before, tuned, context=max_length_of(spec)) as served,
     ):
-        trained = load_trained_base(header, full, spec.training, learned_file(run))
+        # It was merged into the full precision, also where that was held as NF4 while it learned.
+        settings = spec.training.model_copy(update={"load_in_4bit": False})
+        trained = load_trained_base(header, full, settings, learned_file(run))
         return {"loads": True} | measure_distance(trained, served, rows)
 
 
