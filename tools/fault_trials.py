@@ -252,7 +252,7 @@ def out_of_memory(bench: Bench, chance: random.Random) -> None:
             enter(job, stage)
 
         objective.token_loss = loss  # type: ignore[assignment]
-        Job.enter = entered  # type: ignore[method-assign]
+        Job.enter = entered  # type: ignore[method-assign, assignment]
 
     code = bench.start(run, limit).wait()
     status = run.read_status()

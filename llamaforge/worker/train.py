@@ -1,7 +1,7 @@
 """Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
 import json
-import traceback
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -70,17 +70,19 @@ def train(job: Job) -> None:
         _cut_smaller(job, "host_kill")
         job.was_killed_for_memory = False  # it was this phase of training, no later one
     while True:
+        said = ""
         try:
             shortage = _train(job)
         except Exception as error:
             shortage = memory_shortage(error)
             if shortage is None:
                 raise
-            traceback.print_exc()
+            said = f"{type(error).__name__}: {error}"
         if shortage is None:
             return
         # Here, and not above: the error holds on to all that training had in memory.
         gc.collect()
+        print(said, file=sys.stderr, flush=True)  # noqa: T201 - the worker's log
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _cut_smaller(job, shortage)
