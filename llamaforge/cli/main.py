@@ -28,6 +28,7 @@ VERBS: Final = {
     "verify": "llamaforge.cli.verify",
     "export": "llamaforge.cli.export",
     "publish": "llamaforge.cli.publish",
+    "chat": "llamaforge.cli.chat",
 }
 """Each verb's module, which has `add_parser` and is imported only when it is needed."""
 

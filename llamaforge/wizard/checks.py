@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from llamaforge import paths
 from llamaforge.catalog.host import resolve_host
+from llamaforge.catalog.hub_base import local_base
 from llamaforge.errors import LlamaForgeError
 from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.preflight import check_disk, check_memory, needs_of
@@ -64,11 +65,11 @@ def spec_of(draft: Draft, facts: Facts) -> RunSpec:
         )
     name = draft.name or _RUN
     check_run_name(name)
-    return resolve(
-        draft.recipe(advice_for(draft, facts)),
-        facts_of(model),
-        name,
-    )
+    base = None
+    if draft.trains_on_base:
+        repo = draft.full_base if draft.base == "other" else facts.base and facts.base.repo
+        base = local_base(repo or "")
+    return resolve(draft.recipe(advice_for(draft, facts)), facts_of(model, base), name)
 
 
 def _rows(facts: Facts) -> Iterator[Check]:

@@ -27,12 +27,19 @@ class Draft:
     """The model's name in Ollama."""
     store: str = ""
     """The store it is in; empty means Ollama's own places."""
+    base: str = ""
+    """What is trained on: `gguf`, the model's own file; `hub`, its full-precision base as far as
+    that is known; or `other`, the base that is named in `full_base`."""
+    full_base: str = ""
+    """A repository or a folder that the person named."""
     sources: tuple[str, ...] = ()
     """Files, folders, patterns and datasets, as they were typed."""
     map: str = ""
     """What the columns are, where the rows do not say it themselves."""
     preference: str = "refuse"
     allow_secrets: bool = False
+    held_out: str = ""
+    """Part of the rows that is held back, as a number; empty means the usual tenth."""
     goal: str = ""
     preset: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -48,6 +55,11 @@ class Draft:
         """Return the draft with other answers."""
         return replace(self, **answers)
 
+    @property
+    def trains_on_base(self) -> bool:
+        """Whether the full-precision base is trained on."""
+        return self.base in {"hub", "other"}
+
     def body(self, advice: tuple[Advice, ...]) -> dict[str, Any]:
         """Return the recipe as a person would write it, with what is advised."""
         recipe: dict[str, Any] = {
@@ -62,6 +74,12 @@ class Draft:
         for key, usual in (("map", ""), ("preference", "refuse"), ("allow_secrets", False)):
             if getattr(self, key) != usual:
                 recipe["data"][key] = getattr(self, key)
+        if self.held_out:
+            recipe["data"]["validation_fraction"] = float(self.held_out)
+        if self.trains_on_base:
+            recipe["training"]["base"] = "hub"
+        if self.base == "other":
+            recipe["model"]["base"] = self.full_base
         for item in advice:
             recipe[item.section][item.key] = item.value
         if self.publish:
@@ -100,6 +118,10 @@ class Draft:
         words = ["llamaforge", "train", "--model", self.model, "--data", *self.sources]
         if self.store:
             words += ["--store", self.store]
+        if self.trains_on_base:
+            words += ["--from", "hub"]
+        if self.base == "other":
+            words += ["--base", self.full_base]
         if self.map:
             words += ["--map", self.map]
         if self.preference != "refuse":
@@ -108,7 +130,10 @@ class Draft:
             words.append("--allow-secrets")
         if self.name:
             words += ["--name", self.name]
-        settings = {item.key: str(item.value) for item in advice} | dict(self.settings)
+        settings = {item.key: str(item.value) for item in advice}
+        if self.held_out:
+            settings["validation_fraction"] = self.held_out
+        settings |= self.settings
         for key, value in settings.items():
             words += ["--set", f"{key}={value}"]
         if self.publish:

@@ -72,12 +72,7 @@ def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conver
     """
     _, splits = read_snapshot(run.data)
     tokenizer = GgufTokenizer(header)
-    template = choose_template(
-        spec.model.chat_template,
-        spec.model.own_template(tokenizer.chat_template),
-        tokenizer.special_ids,
-    )
-    renderer = ChatRenderer(tokenizer, template, spec.created, TemplateLimits())
+    renderer = renderer_of(spec, tokenizer)
     rows = encode_splits(
         splits,
         renderer,
@@ -86,6 +81,20 @@ def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conver
         preference=spec.data.preference,
     )
     return Conversations(tokenizer, renderer, rows)
+
+
+def renderer_of(spec: RunSpec, tokenizer: GgufTokenizer) -> ChatRenderer:
+    """Return what renders conversations as the run's rows are rendered.
+
+    Raises:
+        RefusedError: the model has no template that can be used.
+    """
+    template = choose_template(
+        spec.model.chat_template,
+        spec.model.own_template(tokenizer.chat_template),
+        tokenizer.special_ids,
+    )
+    return ChatRenderer(tokenizer, template, spec.created, TemplateLimits())
 
 
 def counted_on(event: events.Event, steps: int) -> events.Event:

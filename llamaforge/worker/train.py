@@ -19,6 +19,7 @@ from llamaforge.training.fit import Fit, fit_to_memory, smaller
 from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.memory import memory_shortage, shortage_words
+from llamaforge.worker.result import tell_result
 
 if TYPE_CHECKING:
     from llamaforge.training.ranks import Ranks
@@ -148,7 +149,8 @@ def _train(job: Job) -> str | None:
         if outcome["stopped"]:
             raise Stopped
         step = int(outcome["step"])
-    finished.note_finished(job.run.checkpoints, step)
+    finished.note_finished(job.run.checkpoints, step, best=job.spec.training.keeps_best)
+    tell_result(job, step)
     return None
 
 
@@ -206,7 +208,7 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     try:
         outcome = train_steps(
             model,
-            objective_of(job, loaded.head, settings, start_weights(job, model), ranks),
+            objective_of(job, model, loaded.head, settings, start_weights(job, model), ranks),
             settings,
             job.run.checkpoints,
             emit=emit,

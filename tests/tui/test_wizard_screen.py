@@ -50,6 +50,8 @@ async def begin(pilot: Pilot[Any]) -> None:
     await until(pilot, lambda: is_read(pilot))
     await pilot.press("enter")
     await until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+    await until(pilot, lambda: asked(pilot, "base"))
+    await pilot.press("enter")
     await until(pilot, lambda: asked(pilot, "sources"))
 
 
@@ -61,7 +63,9 @@ def asked(pilot: Pilot[Any], key: str) -> bool:
 
 
 async def say(pilot: Pilot[Any], text: str) -> None:
-    wizard(pilot).query_one(Input).value = text
+    field = wizard(pilot).query_one(Input)
+    field.value = text
+    field.focus()
     await pilot.press("enter")
 
 
@@ -74,6 +78,12 @@ async def choose(pilot: Pilot[Any], value: str) -> None:
 async def to_the_goal(pilot: Pilot[Any], rows: Path) -> None:
     await begin(pilot)
     await say(pilot, str(rows))
+    await keep_the_split(pilot)
+
+
+async def keep_the_split(pilot: Pilot[Any]) -> None:
+    await until(pilot, lambda: asked(pilot, "held_out"))
+    await pilot.press("enter")
     await until(pilot, lambda: asked(pilot, "goal"))
 
 
@@ -114,27 +124,31 @@ async def test_going_back_loses_no_answer(rows: Path) -> None:
         await to_the_review(pilot, rows)
         await pilot.press("escape")
         await until(pilot, lambda: asked(pilot, "publish"))
-        for key in ("name", "settings", "preset", "goal", "sources"):
+        for key in ("name", "settings", "preset", "goal", "held_out", "sources", "base"):
             await pilot.press("escape")
             await until(pilot, lambda key=key: asked(pilot, key))  # type: ignore[misc]
+        await pilot.press("enter")
+        await until(pilot, lambda: asked(pilot, "sources"))
         assert "rows.jsonl" in wizard(pilot).query_one(Input).value
         await pilot.press("enter")  # the same rows need not be read again
-        await until(pilot, lambda: asked(pilot, "goal"))
+        await keep_the_split(pilot)
         menu = wizard(pilot).query_one(OptionList)
         assert menu.highlighted_option is not None
         assert menu.highlighted_option.id == "o-extract"
-        await pilot.press("escape", "escape")
+        await pilot.press("escape", "escape", "escape", "escape")
         await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
 
 
 async def test_what_was_left_behind_is_offered_again(rows: Path) -> None:
     async with app().run_test(size=(80, 24)) as pilot:
         await to_the_goal(pilot, rows)
-        await pilot.press("escape", "escape")
+        await pilot.press("escape", "escape", "escape", "escape")
         await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
         await pilot.press("enter")
         await until_shown(pilot, "Go on with them")
         await pilot.press("y")
+        await until(pilot, lambda: asked(pilot, "base"))
+        await pilot.press("enter")
         await until(pilot, lambda: asked(pilot, "sources"))
         assert "rows.jsonl" in wizard(pilot).query_one(Input).value
 
@@ -147,7 +161,7 @@ async def test_an_answer_that_cannot_be_says_why_and_stays(rows: Path) -> None:
         await say(pilot, "/nowhere/rows.jsonl")
         await until_shown(pilot, "There is no file /nowhere/rows.jsonl")
         await say(pilot, str(rows))
-        await until(pilot, lambda: asked(pilot, "goal"))
+        await keep_the_split(pilot)
 
 
 async def test_unknown_columns_are_asked_for(tmp_path: Path) -> None:
@@ -157,8 +171,14 @@ async def test_unknown_columns_are_asked_for(tmp_path: Path) -> None:
         await begin(pilot)
         await say(pilot, str(path))
         await until(pilot, lambda: asked(pilot, "map"))
+        await until_shown(pilot, "frage → antwort")
+        await until_shown(pilot, "row 2 user  wie viele")
+        await pilot.press("down")
+        await until_shown(pilot, "row 2 user  drei")
+        await say(pilot, "prompt=frage,completion=nichts")
+        await until_shown(pilot, "which no row looked at")
         await say(pilot, "prompt=frage,completion=antwort")
-        await until(pilot, lambda: asked(pilot, "goal"))
+        await keep_the_split(pilot)
         await until_shown(pilot, "60 can be used")
 
 
@@ -168,7 +188,7 @@ async def test_hostile_rows_are_shown_and_never_obeyed(tmp_path: Path) -> None:
     async with app().run_test(size=(80, 24), notifications=True) as pilot:
         await begin(pilot)
         await say(pilot, str(path))
-        await until(pilot, lambda: asked(pilot, "goal"))
+        await keep_the_split(pilot)
         await choose(pilot, "style")
         await until(pilot, lambda: asked(pilot, "preset"))
         assert "\x1b" not in screen_text(pilot)
@@ -221,5 +241,91 @@ async def test_paths_are_completed(rows: Path, monkeypatch: pytest.MonkeyPatch) 
         await pilot.press(*"fol")
         field = wizard(pilot).query_one(Input)
         await until(pilot, lambda: field._suggestion == "folder/")
+        await until_shown(pilot, "folder/  folder")
         await pilot.press("right", *"/a"[1:])
         await until(pilot, lambda: field._suggestion == "folder/a.csv")
+
+
+async def test_weights_that_nobody_knows_cannot_be_chosen_and_can_be_named(tmp_path: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: is_read(pilot))
+        await pilot.press("enter")
+        await until(pilot, lambda: asked(pilot, "base"))
+        menu = wizard(pilot).query_one(OptionList)
+        assert [option.disabled for option in menu.options] == [False, True, False]
+        await until_shown(pilot, "nobody knows what this model was made from")
+        await choose(pilot, "other")
+        await until(pilot, lambda: asked(pilot, "full_base"))
+        await say(pilot, str(tmp_path))
+        await until_shown(pilot, "folder that holds a config.json")
+        (tmp_path / "config.json").write_text("{}")
+        await pilot.press("enter")
+        await until_shown(pilot, "complete model")
+        await say(pilot, "maker/tiny")  # it would have to be downloaded
+        await until(pilot, lambda: asked(pilot, "sources"))
+        assert wizard(pilot).draft.full_base == "maker/tiny"
+
+
+async def test_several_files_are_taken_from_the_list(tmp_path: Path, rows: Path) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("".join(ROWS % number for number in range(100, 160)))
+    async with app().run_test(size=(80, 24)) as pilot:
+        await begin(pilot)
+        field = wizard(pilot).query_one(Input)
+        field.value = f"{tmp_path}/"
+        await until_shown(pilot, "more/  folder")
+        await pilot.press("down")
+        places = wizard(pilot).query_one(OptionList)
+        places.highlighted = [str(option.prompt)[:5] for option in places.options].index("more/")
+        await pilot.press("enter")
+        await until_shown(pilot, "a.jsonl")
+        await pilot.press("enter")
+        await until_shown(pilot, "Go on with 1 file")
+        field.value = str(rows)
+        field.value = str(rows.parent) + "/my rows"
+        await until_shown(pilot, "my rows.jsonl")
+        places.highlighted = places.option_count - 1
+        await pilot.press("enter")
+        await until_shown(pilot, "Go on with 2 files")
+        await pilot.press("enter")
+        await keep_the_split(pilot)
+        assert set(wizard(pilot).draft.sources) == {str(rows), f"{folder}/a.jsonl"}
+        await pilot.press("escape", "escape")
+        await until_shown(pilot, "Go on with 2 files")
+
+
+async def test_rows_are_shown_as_tokens_with_what_is_learned(rows: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_goal(pilot, rows)
+        await pilot.press("ctrl+t")
+        await until_shown(pilot, "of them learned")
+        await until_shown(pilot, "^^^")
+        assert "number 0 of" in screen_text(pilot)
+        await pilot.press("right")
+        await until_shown(pilot, "number 1 of")
+        await pilot.press("escape")
+        await until(pilot, lambda: asked(pilot, "goal"))
+
+
+async def test_pairs_are_for_preferring_answers(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    pair = '{"prompt": "say %d", "chosen": "yes, gladly", "rejected": "no, never"}\n'
+    path.write_text("".join(pair % number for number in range(60)))
+    async with app().run_test(size=(80, 24)) as pilot:
+        await begin(pilot)
+        await say(pilot, str(path))
+        await keep_the_split(pilot)
+        menu = wizard(pilot).query_one(OptionList)
+        assert menu.highlighted_option is not None
+        assert menu.highlighted_option.id == "o-prefer"
+        await choose(pilot, "style")  # the better answers alone
+        await until(pilot, lambda: asked(pilot, "preset"))
+        assert wizard(pilot).draft.preference == "chosen"
+        await pilot.press("escape")
+        await until(pilot, lambda: asked(pilot, "goal"))
+        await choose(pilot, "prefer")
+        await until(pilot, lambda: asked(pilot, "preset"))
+        screen = wizard(pilot)
+        recipe = screen.draft.with_answers(preset="quick").recipe(())
+        assert recipe.data.preference == "refuse", "the method itself takes both answers"
