@@ -18,7 +18,7 @@ from llamaforge.training.checkpoints import newest_checkpoint, step_of
 from llamaforge.training.fit import Fit, fit_to_memory, smaller
 from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.job import Job, Stopped
-from llamaforge.worker.memory import memory_shortage, shortage_words
+from llamaforge.worker.memory import give_back_memory, memory_shortage, shortage_words
 from llamaforge.worker.result import tell_result
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def train(job: Job) -> None:
             return
         # Here, and not above: the error holds on to all that training had in memory.
         gc.collect()
+        give_back_memory()
         print(said, file=sys.stderr, flush=True)  # noqa: T201 - the worker's log
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
