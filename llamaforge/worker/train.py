@@ -1,7 +1,7 @@
 """Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
 import json
-import traceback
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,7 +18,7 @@ from llamaforge.training.checkpoints import newest_checkpoint, step_of
 from llamaforge.training.fit import Fit, fit_to_memory, smaller
 from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.job import Job, Stopped
-from llamaforge.worker.memory import memory_shortage, shortage_words
+from llamaforge.worker.memory import give_back_memory, memory_shortage, shortage_words
 from llamaforge.worker.result import tell_result
 
 if TYPE_CHECKING:
@@ -71,17 +71,20 @@ def train(job: Job) -> None:
         _cut_smaller(job, "host_kill")
         job.was_killed_for_memory = False  # it was this phase of training, no later one
     while True:
+        said = ""
         try:
             shortage = _train(job)
         except Exception as error:
             shortage = memory_shortage(error)
             if shortage is None:
                 raise
-            traceback.print_exc()
+            said = f"{type(error).__name__}: {error}"
         if shortage is None:
             return
         # Here, and not above: the error holds on to all that training had in memory.
         gc.collect()
+        give_back_memory()
+        print(said, file=sys.stderr, flush=True)  # noqa: T201 - the worker's log
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _cut_smaller(job, shortage)
