@@ -1,7 +1,9 @@
 """What this machine has, measured and never guessed: memory, processor, GPU, disk."""
 
 import functools
+import resource
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,6 +50,34 @@ def _read_number(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def peak_memory_bytes() -> int:
+    """Return the most resident memory that this process had since `reset_peak_memory`, in bytes.
+
+    Pages of mapped files count. Where the system cannot forget, it is the most it ever had.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_memory() -> bool:
+    """Let the peak be what is resident now; return whether the system could (Linux can)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def own_memory_bytes() -> int:
+    """Return what this process holds for itself now, in bytes; mapped files do not count."""
+    held = psutil.Process().memory_info()
+    return max(0, int(held.rss) - int(getattr(held, "shared", 0)))
 
 
 def physical_cores() -> int:

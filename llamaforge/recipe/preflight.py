@@ -10,23 +10,22 @@ from llamaforge.data.library import find
 from llamaforge.data.sources import Source, expand
 from llamaforge.errors import RefusedError
 from llamaforge.gguf.header import Header
-from llamaforge.recipe.spec import RunSpec
+from llamaforge.recipe.cut import Cut
+from llamaforge.recipe.estimate import Estimator
+from llamaforge.recipe.spec import RunSpec, TrainingSettings
 
 _FLOAT32_BYTES: Final = 4
 _CHECKPOINTS: Final = 3
 """Two are kept while the next is written."""
 _COPIES_IN_CHECKPOINT: Final = 3
 """The adapter and the two moments of Adam."""
-_COPIES_IN_MEMORY: Final = 4
-"""The same, and the gradients."""
 _SNAPSHOT_GROWTH: Final = 2
 """Rows in the program's own form are larger than most that people write."""
 _PACKED: Final = frozenset({".gz", ".zst", ".zstd", ".parquet"})
 _PACKED_GROWTH: Final = 10
 _SLACK_DISK_BYTES: Final = 200_000_000
 """Events, the log and reports."""
-_PROGRAM_BYTES: Final = 300_000_000
-"""Python with its libraries and the activations of one short row: the least that any run takes."""
+_SHORT_ROW_TOKENS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,7 @@ class Needs:
     disk: int
     """The most that its directory will hold at one time."""
     memory: int
-    """The least that it can do with: the blob in the page cache, the adapter with its
-    optimizer, and the program. Activations of longer rows come on top."""
+    """The least that it can do with: one short row at a time, activations computed again."""
 
 
 def needs_of(spec: RunSpec, header: Header) -> Needs:
@@ -56,8 +54,18 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     return Needs(
         adapter=adapter,
         disk=checkpoints + adapter + snapshot + merged + _SLACK_DISK_BYTES,
-        memory=blob + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
+        memory=least_memory(header, spec.training, adapter // _FLOAT32_BYTES),
     )
+
+
+def least_memory(header: Header, settings: TrainingSettings, trained_weights: int) -> int:
+    """Return the memory that training cannot do without, whatever its cut, in bytes.
+
+    Raises:
+        RefusedError: the architecture is not known.
+    """
+    smallest = Cut(1, 1, gradient_checkpointing=True)
+    return Estimator(header, settings, trained_weights).memory(smallest, _SHORT_ROW_TOKENS).total
 
 
 def adapter_parameters(header: Header, lora_r: int) -> int:

@@ -67,6 +67,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.artifacts = path / "artifacts"
         self.journal_file = path / "journal.jsonl"
+        self.estimate_file = path / "estimate.json"
 
     def read_status(self) -> Status:
         """Return the state as of now; a running state with no process behind it is `lost`."""
@@ -96,6 +97,14 @@ class RunDirectory:
             return psutil.Process(status.pid)
         except psutil.NoSuchProcess:
             return None
+
+    def estimate(self) -> dict[str, Any] | None:
+        """Return what training was expected to take (`predicted`) and took (`measured`)."""
+        try:
+            body = json.loads(self.estimate_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return body if isinstance(body, dict) else None
 
     def artifact_list(self) -> list[dict[str, str]]:
         """Return what the run made: kind, path and sha256 of each artifact."""

@@ -84,6 +84,8 @@ class Step(Event):
     epoch: float
     grad_norm: float | None = None
     eta_seconds: float | None = None
+    seconds: float | None = None
+    """What this step took, without losses on validation rows and checkpoints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

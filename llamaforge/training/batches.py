@@ -1,22 +1,16 @@
 """Rows in batches of similar length, in an order that depends on the seed and the epoch alone."""
 
 import math
-import random
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from llamaforge.data.chat import EncodedRow
+from llamaforge.recipe.batching import batch_order, padded
 from llamaforge.training.loss import IGNORED_LABEL
-
-_POOL_BATCHES: Final = 32
-"""Batches' worth of rows that are sorted by length together: less padding, and still shuffled."""
-
-_PAD_MULTIPLE: Final = 8
-"""Few different lengths: the matrix library keeps a compiled kernel for each shape it meets."""
 
 
 class Batch(TypedDict):
@@ -32,7 +26,7 @@ class Batch(TypedDict):
 
 def collate(rows: Sequence[EncodedRow]) -> Batch:
     """Return `rows` as one batch, padded on the right to one length."""
-    longest = math.ceil(max(len(row.ids) for row in rows) / _PAD_MULTIPLE) * _PAD_MULTIPLE
+    longest = padded(max(len(row.ids) for row in rows))
     input_ids = torch.zeros(len(rows), longest, dtype=torch.int64)
     labels = torch.full((len(rows), longest), IGNORED_LABEL, dtype=torch.int64)
     for number, row in enumerate(rows):
@@ -73,20 +67,7 @@ class LengthBatches(Sampler[list[int]]):
         return math.ceil(len(self._lengths) / self._batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        # Its own generator: a resumed run gets the same order whatever torch's state is.
-        shuffle = random.Random(f"{self._seed}:{self._epoch}")  # noqa: S311 - not for secrets
-        order = list(range(len(self._lengths)))
-        shuffle.shuffle(order)
-        pool = _POOL_BATCHES * self._batch_size
-        batches: list[list[int]] = []
-        for start in range(0, len(order), pool):
-            near = sorted(order[start : start + pool], key=lambda row: self._lengths[row])
-            batches += [
-                near[place : place + self._batch_size]
-                for place in range(0, len(near), self._batch_size)
-            ]
-        shuffle.shuffle(batches)
-        return iter(batches)
+        return iter(batch_order(self._lengths, self._batch_size, self._seed, self._epoch))
 
 
 class RowLoader(DataLoader[EncodedRow]):

@@ -262,7 +262,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs:
             return
         now = time.monotonic()
-        self._recent.append((now - self._since, self.tokens))
+        took = now - self._since
+        self._recent.append((took, self.tokens))
         self._since, self.tokens = now, 0
         seconds = sum(item[0] for item in self._recent)
         loss = float(logs["loss"])
@@ -281,6 +282,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
                 eta_seconds=round(
                     seconds / len(self._recent) * (state.max_steps - state.global_step), 1
                 ),
+                seconds=round(took, 4),
             )
         )
         if not finite:

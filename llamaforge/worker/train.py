@@ -3,18 +3,25 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_json
-from llamaforge.hardware import available_memory_bytes
+from llamaforge.recipe.estimate import RowSizes
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
+from llamaforge.worker.estimating import Record, estimated, kept_cut, predicted, sizes_of
 from llamaforge.worker.job import Job, Stopped
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from llamaforge.training.model import PackedModel
 
 _DONE: Final = "finished.json"
 _FIT: Final = "fit.json"
+_TRIAL_SECONDS: Final = 4.0
 
 
 def is_trained(job: Job) -> bool:
@@ -85,8 +92,10 @@ def train(job: Job) -> None:
             },
         )
     )
-    settings = _fitted(job, settings, trainable_parameters(model))
     model.to(settings.device)
+    record = Record(job.run.estimate_file)
+    settings = _fitted(job, settings, packed, model, record)
+    record.begin(model.device)
     outcome = train_adapter(
         model,
         packed.head,
@@ -94,43 +103,51 @@ def train(job: Job) -> None:
         [item.row for item in rows.validation],
         settings,
         job.run.checkpoints,
-        emit=job.emit,
+        emit=record.watched(job.emit),
         wishes=Wishes(stop=job.stop_asked, save=job.save_asked),
     )
+    job.emit(events.Report(kind="measured", figures=record.end(model.device)))
     if outcome.stopped:
         raise Stopped
     write_json(job.run.checkpoints / _DONE, {"step": outcome.step})
 
 
-def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> TrainingSettings:
-    """Return `settings` cut so that a step fits into memory.
+def _fitted(
+    job: Job, settings: TrainingSettings, packed: "PackedModel", model: "PeftModel", record: Record
+) -> TrainingSettings:
+    """Return `settings` cut so that a step fits into memory, after a short trial.
 
     The cut of a run is chosen once: a resumed run has to see the same batches.
     """
-    from llamaforge.training.fit import Fit, fit_to_memory
-
     path = job.run.checkpoints / _FIT
-    try:
-        return Fit(**json.loads(path.read_text(encoding="utf-8"))).applied(settings)
-    except (OSError, ValueError, TypeError):
-        pass
-    longest = max(len(item.row.ids) for item in job.conversations().rows.train)
-    fit = fit_to_memory(
-        settings,
-        job.header,
-        longest=longest,
-        trained_weights=trained_weights,
-        available_bytes=_available_bytes(settings) - job.spec.model.blob.stat().st_size,
+    kept = kept_cut(path)
+    if kept is not None:
+        return kept.applied(settings)
+    rows = job.conversations().rows
+    sizes = RowSizes(
+        train=sizes_of(item.row for item in rows.train),
+        train_rows=len(rows.train),
+        validation=sizes_of(item.row for item in rows.validation),
+        validation_rows=len(rows.validation),
     )
-    write_json(path, asdict(fit))
-    fitted = fit.applied(settings)
+    estimator, fit, available = estimated(
+        packed, model, job.header, settings, sizes, seconds=_TRIAL_SECONDS
+    )
+    figures = predicted(estimator, fit, available)
+    record.predict(figures)
+    job.emit(events.Report(kind="predicted", figures=figures))
+    write_json(path, asdict(fit.cut))
+    fitted = fit.cut.applied(settings)
     if fitted != settings:
-        ways = "activations are worked out again in the backward pass" * fit.gradient_checkpointing
+        ways = (
+            "; activations are worked out again in the backward pass"
+            * fit.cut.gradient_checkpointing
+        )
         job.warn(
             "fitted_to_memory",
             f"To fit into memory a step of {settings.per_device_train_batch_size} rows × "
             f"{settings.gradient_accumulation_steps} is done as "
-            f"{fit.per_device_train_batch_size} × {fit.gradient_accumulation_steps}; {ways}. "
+            f"{fit.cut.per_device_train_batch_size} × {fit.cut.gradient_accumulation_steps}{ways}. "
             "What is learned is the same; it takes longer.",
         )
     return fitted
@@ -152,13 +169,3 @@ def _require_device(settings: TrainingSettings) -> None:
             "--set device=cuda.",
             code="no_gpu",
         )
-
-
-def _available_bytes(settings: TrainingSettings) -> int:
-    """Return the memory that training may take where it computes."""
-    if settings.device == "cpu":
-        return available_memory_bytes()
-    import torch
-
-    free, _ = torch.cuda.mem_get_info()
-    return int(free)

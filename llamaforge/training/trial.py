@@ -1,0 +1,255 @@
+"""A trial before training: some passes of the real model, to know what memory and time they take.
+
+The passes get longer until the time is over or a whole batch has been tried. Nothing that training
+depends on is changed: neither weights nor random states.
+"""
+
+import contextlib
+import ctypes
+import gc
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from llamaforge import hardware
+from llamaforge.recipe.batching import PAD_MULTIPLE
+from llamaforge.recipe.estimate import Estimator, Trial
+from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.training.lora import compute_type
+from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses
+from llamaforge.training.trainer import token_loss
+
+TRIAL_SECONDS: Final = 6.0
+"""About how long a trial takes; the two shortest passes are always made."""
+_FIRST_TOKENS: Final = 64
+_TRAINED: Final = 8
+"""Tokens of a pass whose loss is taken: few, since the loss is measured on its own."""
+_LOSS_TOKENS: Final = 256
+
+
+@dataclass(frozen=True)
+class _Pass:
+    tokens: int
+    forward_seconds: float
+    seconds: float
+    peak_bytes: int
+
+
+def measure(
+    model: PeftModel,
+    head: OutputHead,
+    settings: TrainingSettings,
+    estimator: Estimator,
+    *,
+    longest: int,
+    room_bytes: int,
+    seconds: float = TRIAL_SECONDS,
+) -> Trial:
+    """Return what passes of `model` take on this machine, on the device where it lies.
+
+    Args:
+        model: the packed model with LoRA layers.
+        head: the output head over [vocabulary, hidden].
+        settings: of the run; `gradient_checkpointing` says which kind of pass is tried.
+        estimator: without a trial; knows what of the peak is logits, and bounds what is measured.
+        longest: tokens of the longest row, padded.
+        room_bytes: what the process may hold; no pass is tried that would take more.
+        seconds: about how long it may take.
+    """
+    started = time.perf_counter()
+    base: Any = model.get_base_model()
+    was_training, was_recomputing = model.training, bool(base.is_gradient_checkpointing)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            _recompute(base, settings.gradient_checkpointing)
+            model.train()
+            return _measured(
+                model, head, settings, estimator, longest, room_bytes, started + seconds
+            )
+        finally:
+            model.zero_grad(set_to_none=True)
+            _recompute(base, was_recomputing)
+            model.train(was_training)
+            release_memory()
+
+
+def _recompute(base: Any, wanted: bool) -> None:
+    if wanted:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        base.gradient_checkpointing_disable()
+
+
+def _measured(
+    model: PeftModel,
+    head: OutputHead,
+    settings: TrainingSettings,
+    estimator: Estimator,
+    longest: int,
+    room_bytes: int,
+    deadline: float,
+) -> Trial:
+    begun = time.perf_counter()
+    dtype = compute_type(settings.compute_dtype)
+    most = settings.per_device_train_batch_size * longest
+    release_memory()
+    _one(model, head, dtype, min(_FIRST_TOKENS, longest), longest)  # pages, caches, the head
+    passes: list[_Pass] = []
+    tokens = min(_FIRST_TOKENS, max(longest // 2, PAD_MULTIPLE))
+    while tokens <= most or len(passes) < 2:
+        passes.append(_one(model, head, dtype, tokens, longest))
+        if len(passes) >= 2 and (
+            time.perf_counter() + 2.2 * passes[-1].seconds > deadline
+            or _doubled_peak(passes, estimator, settings) > room_bytes
+        ):
+            break
+        tokens = min(2 * tokens, most) if passes[-1].tokens < most else most + 1
+    step_seconds = _optimizer_seconds(model, settings)
+    model.zero_grad(set_to_none=True)
+    loss_seconds = _loss_seconds(model, head, dtype)
+    fixed, slope = _memory_line(passes, estimator, recomputed=settings.gradient_checkpointing)
+    a_pass, a_token = _time_line(passes)
+    return Trial(
+        recomputed=settings.gradient_checkpointing,
+        fixed_bytes=fixed,
+        bytes_a_token=slope,
+        seconds_a_pass=a_pass,
+        seconds_a_token=a_token,
+        seconds_a_trained_token=loss_seconds,
+        seconds_a_step=step_seconds,
+        forward_part=passes[-1].forward_seconds / passes[-1].seconds,
+        tokens=passes[-1].tokens,
+        seconds=round(time.perf_counter() - begun, 3),
+    )
+
+
+def _doubled_peak(
+    passes: Sequence[_Pass], estimator: Estimator, settings: TrainingSettings
+) -> float:
+    """Return the peak to expect of a pass of twice as many tokens."""
+    _, slope = _memory_line(passes, estimator, recomputed=settings.gradient_checkpointing)
+    return passes[-1].peak_bytes + passes[-1].tokens * slope
+
+
+def _one(
+    model: PeftModel, head: OutputHead, dtype: torch.dtype, tokens: int, longest: int
+) -> _Pass:
+    """Do one forward and backward pass over about `tokens` random tokens."""
+    rows = -(-tokens // longest)
+    length = max(tokens // rows, _TRAINED + 1)
+    place = model.device
+    ids = torch.randint(0, head.weight.rows, (rows, length), device=place)
+    labels = torch.full_like(ids, IGNORED_LABEL)
+    labels[0, -_TRAINED:] = ids[0, -_TRAINED:]
+    reset_peak(place)
+    started = time.perf_counter()
+    total, count = token_loss(model, head, ids, labels, dtype)
+    _wait(place)
+    forward = time.perf_counter() - started
+    (total / count).backward()  # type: ignore[no-untyped-call]
+    _wait(place)
+    return _Pass(rows * length, forward, time.perf_counter() - started, peak_bytes(place))
+
+
+def _optimizer_seconds(model: PeftModel, settings: TrainingSettings) -> float:
+    """Return the seconds of a step of the optimizer on the gradients that are there.
+
+    At a learning rate of zero: the weights stay what they are.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0, fused=True)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+        optimizer.step()
+        _wait(model.device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _loss_seconds(model: PeftModel, head: OutputHead, dtype: torch.dtype) -> float:
+    """Return the seconds that the loss of one trained token takes, and its gradient."""
+    place = model.device
+    hidden = torch.randn(_LOSS_TOKENS, head.weight.width, device=place).to(dtype)
+    targets = torch.randint(0, head.weight.rows, (_LOSS_TOKENS,), device=place)
+    seconds = []
+    for _ in range(2):
+        states: Tensor = hidden.clone().requires_grad_()
+        started = time.perf_counter()
+        token_losses(states, targets, head).sum().backward()  # type: ignore[no-untyped-call]
+        _wait(place)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / _LOSS_TOKENS
+
+
+def _memory_line(
+    passes: Sequence[_Pass], estimator: Estimator, *, recomputed: bool
+) -> tuple[int, float]:
+    """Return the peak without tokens, and what each token adds.
+
+    The line goes through the longest pass and is as steep as from the one of half that length; a
+    slope far from the formula's comes of memory that was there already.
+    """
+    by_formula = estimator.bytes_a_token(recomputed=recomputed)
+    long = passes[-1]
+    short = next((item for item in reversed(passes[:-1]) if item.tokens < long.tokens), None)
+    slope = by_formula
+    if short is not None:
+        slope = (long.peak_bytes - short.peak_bytes) / (long.tokens - short.tokens)
+    slope = min(max(slope, by_formula / 3), 3 * by_formula)
+    return int(long.peak_bytes - slope * long.tokens), slope
+
+
+def _time_line(passes: Sequence[_Pass]) -> tuple[float, float]:
+    """Return the seconds of a pass without tokens, and of each token, by least squares.
+
+    Each point counts as its own size, so that the error is relative.
+    """
+    weights = [1 / item.seconds**2 for item in passes]
+    total = sum(weights)
+    x = sum(w * item.tokens for w, item in zip(weights, passes, strict=True)) / total
+    y = sum(w * item.seconds for w, item in zip(weights, passes, strict=True)) / total
+    spread = sum(w * (item.tokens - x) ** 2 for w, item in zip(weights, passes, strict=True))
+    moved = sum(
+        w * (item.tokens - x) * (item.seconds - y) for w, item in zip(weights, passes, strict=True)
+    )
+    long = passes[-1]
+    slope = moved / spread if spread else 0.0
+    slope = min(max(slope, 0.2 * long.seconds / long.tokens), long.seconds / long.tokens)
+    return max(0.0, y - slope * x), slope
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `peak_bytes` forget what was before, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        hardware.reset_peak_memory()
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory that was taken where `device` computes, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    return hardware.peak_memory_bytes()
+
+
+def release_memory() -> None:
+    """Give memory that nobody uses back to the system."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # not glibc
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

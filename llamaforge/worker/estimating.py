@@ -1,0 +1,180 @@
+"""What a run is expected to take and what it took: the same figures, side by side in its folder."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamaforge import hardware
+from llamaforge.data.chat import EncodedRow
+from llamaforge.errors import RefusedError
+from llamaforge.files import write_json
+from llamaforge.gguf.header import Header
+from llamaforge.recipe.cut import Cut
+from llamaforge.recipe.estimate import Estimator, RowSizes
+from llamaforge.recipe.fit import Fit, fitted
+from llamaforge.recipe.preflight import least_memory
+from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.runs import events
+from llamaforge.words import size_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import torch
+    from peft import PeftModel
+
+    from llamaforge.training.model import PackedModel
+
+
+def sizes_of(rows: "Iterable[EncodedRow]") -> tuple[tuple[int, int], ...]:
+    """Return tokens and trained tokens of each row."""
+    return tuple((len(row.ids), sum(row.trained)) for row in rows)
+
+
+def available_bytes(device: "torch.device") -> int:
+    """Return the memory that this process may take where `device` computes, in all."""
+    if device.type == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + int(torch.cuda.memory_reserved(device))
+    return hardware.available_memory_bytes() + hardware.own_memory_bytes()
+
+
+def estimated(
+    packed: "PackedModel",
+    model: "PeftModel",
+    header: Header,
+    settings: TrainingSettings,
+    rows: RowSizes,
+    *,
+    seconds: float,
+) -> tuple[Estimator, Fit, int]:
+    """Try some passes of `model`, and return the cut that fits with what it is expected to take.
+
+    The last figure is the memory that was available, in bytes.
+
+    Raises:
+        RefusedError: not even one row at a time fits (`no_memory`).
+    """
+    from llamaforge.training.lora import trainable_parameters
+    from llamaforge.training.trial import measure
+
+    trained = trainable_parameters(model)
+    available = available_bytes(model.device)
+    least = least_memory(header, settings, trained)
+    if available < least:
+        raise RefusedError(
+            f"Training needs at least {size_words(least)} of memory, and {size_words(available)} "
+            "are available.",
+            "Close other programs, or choose a smaller model or one of smaller blocks.",
+            code="no_memory",
+        )
+    tried = settings
+    for _ in range(2):
+        by_formula = Estimator(header, settings, trained)
+        trial = measure(
+            model,
+            packed.head,
+            tried,
+            by_formula,
+            longest=rows.longest,
+            room_bytes=available,
+            seconds=seconds,
+        )
+        estimator = Estimator(header, settings, trained, trial)
+        fit = fitted(estimator, rows, available)
+        if fit.cut.gradient_checkpointing is trial.recomputed:
+            break
+        # What is chosen is measured too: how much recomputing saves is no matter of formulas.
+        tried = fit.cut.applied(settings)
+    return estimator, fit, available
+
+
+def predicted(estimator: Estimator, fit: Fit, available: int) -> dict[str, Any]:
+    """Return what is expected of a run, as it stands in its `estimate.json`."""
+    seconds = fit.seconds
+    return {
+        "memory_bytes": fit.memory.to_json(),
+        "available_bytes": available,
+        "seconds_per_step": None if seconds is None else round(seconds.step, 4),
+        "steps": None if seconds is None else seconds.steps,
+        "seconds": None if seconds is None else round(seconds.total, 2),
+        "settings": asdict(fit.cut),
+        "trial": None if estimator.trial is None else asdict(estimator.trial),
+    }
+
+
+class Record:
+    """Predicted and measured figures of a run's training, kept in one file.
+
+    A run that is resumed adds to what was measured before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._body = _read(path)
+        self._seconds = 0.0
+        self._steps = 0
+        self._started = 0.0
+
+    def predict(self, figures: dict[str, Any]) -> None:
+        """Keep what is expected."""
+        self._body = {"predicted": figures, "measured": None}
+        write_json(self._path, self._body)
+
+    def begin(self, device: "torch.device") -> None:
+        """Start to measure."""
+        from llamaforge.training.trial import release_memory, reset_peak
+
+        release_memory()
+        reset_peak(device)
+        self._started = time.monotonic()
+
+    def watched(self, emit: "Callable[[events.Event], None]") -> "Callable[[events.Event], None]":
+        """Return an `emit` that passes events on, and counts the steps among them."""
+
+        def count(event: events.Event) -> None:
+            if isinstance(event, events.Step) and event.seconds is not None:
+                self._steps += 1
+                self._seconds += event.seconds
+            emit(event)
+
+        return count
+
+    def end(self, device: "torch.device") -> dict[str, Any]:
+        """Keep what was measured, and return both figures."""
+        from llamaforge.training.trial import peak_bytes
+
+        before = self._body.get("measured") or {}
+        steps = self._steps + int(before.get("steps", 0))
+        training = self._seconds + float(before.get("training_seconds", 0.0))
+        total = time.monotonic() - self._started + float(before.get("seconds", 0.0))
+        self._body["measured"] = {
+            "memory_bytes": max(peak_bytes(device), int(before.get("memory_bytes", 0))),
+            "seconds_per_step": round(training / steps, 4) if steps else None,
+            "steps": steps,
+            "training_seconds": round(training, 3),
+            "seconds": round(total, 3),
+        }
+        write_json(self._path, self._body)
+        return self._body
+
+
+def kept_cut(path: Path) -> Cut | None:
+    """Return the cut that a run was begun with, or None where it was never begun."""
+    body = _read(path)
+    try:
+        return Cut(**{name: body[name] for name in Cut.__dataclass_fields__})
+    except KeyError:
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
