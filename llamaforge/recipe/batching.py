@@ -35,12 +35,22 @@ def batch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) 
     return batches
 
 
-def packed_batches(rows: Sequence[tuple[int, int]], batch_size: int, seed: int) -> tuple[int, int]:
-    """Return how many passes one epoch has, and its tokens with all padding."""
+def packed_batches(
+    rows: Sequence[tuple[int, int]], batch_size: int, seed: int
+) -> tuple[int, int, int]:
+    """Return an epoch's passes, its tokens with all padding, and how many shapes its batches have.
+
+    Args:
+        rows: tokens and trained tokens of each row.
+        batch_size: rows in a pass.
+        seed: of the order.
+    """
     lengths = [tokens for tokens, _ in rows]
-    batches = batch_order(lengths, batch_size, seed, 0)
-    tokens = sum(len(batch) * padded(max(lengths[row] for row in batch)) for batch in batches)
-    return len(batches), tokens
+    shapes = [
+        (len(batch), padded(max(lengths[row] for row in batch)))
+        for batch in batch_order(lengths, batch_size, seed, 0)
+    ]
+    return len(shapes), sum(count * length for count, length in shapes), len(set(shapes))
 
 
 def planned_steps(settings: TrainingSettings, rows: int) -> int:

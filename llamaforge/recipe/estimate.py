@@ -89,6 +89,8 @@ class Trial:
     """Forward and backward: what does not depend on the tokens, unpacking above all."""
     seconds_a_token: float
     """The same for each token, padding included."""
+    seconds_a_shape: float
+    """What is added where rows and their length are new: the matrix library compiles kernels."""
     seconds_a_trained_token: float
     """The loss and its gradient, for each token that is trained."""
     seconds_a_step: float
@@ -200,7 +202,7 @@ class Estimator:
             return None
         settings = cut.applied(self.settings)
         size = cut.per_device_train_batch_size
-        passes, tokens = packed_batches(rows.train, size, settings.seed)
+        passes, tokens, shapes = packed_batches(rows.train, size, settings.seed)
         share = rows.train_rows / max(len(rows.train), 1)
         trained = sum(count for _, count in rows.train)
         slower = 1.0
@@ -212,7 +214,9 @@ class Estimator:
         steps_an_epoch = max(1, math.ceil(all_passes / cut.gradient_accumulation_steps))
         step = epoch * share / steps_an_epoch + trial.seconds_a_step
         steps = planned_steps(settings, rows.train_rows)
-        return Seconds(step, steps, steps * step, self._validation(settings, rows, steps))
+        met = min(shapes, steps * cut.gradient_accumulation_steps)
+        training = steps * step + met * trial.seconds_a_shape
+        return Seconds(training / steps, steps, training, self._validation(settings, rows, steps))
 
     def _validation(self, settings: TrainingSettings, rows: RowSizes, steps: int) -> float:
         trial = self.trial
@@ -220,7 +224,7 @@ class Estimator:
         if trial is None or not rows.validation or not count:
             return 0.0
         known = rows.validation[:EVALUATED_ROWS]
-        passes, tokens = packed_batches(known, settings.per_device_eval_batch_size, 0)
+        passes, tokens, _ = packed_batches(known, settings.per_device_eval_batch_size, 0)
         trained = sum(trained for _, trained in known)
         forward = trial.forward_part / (_RECOMPUTED_SECONDS if trial.recomputed else 1.0)
         once = forward * (passes * trial.seconds_a_pass + tokens * trial.seconds_a_token)

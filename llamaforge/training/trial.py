@@ -10,7 +10,7 @@ import gc
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -25,20 +25,27 @@ from llamaforge.training.lora import compute_type
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses
 from llamaforge.training.trainer import token_loss
 
-TRIAL_SECONDS: Final = 6.0
+TRIAL_SECONDS: Final = 5.0
 """About how long a trial takes; the two shortest passes are always made."""
 _FIRST_TOKENS: Final = 64
 _TRAINED: Final = 8
 """Tokens of a pass whose loss is taken: few, since the loss is measured on its own."""
 _LOSS_TOKENS: Final = 256
+_GROWTH: Final = 4
+"""How many times more tokens the next pass has."""
 
 
 @dataclass(frozen=True)
 class _Pass:
     tokens: int
-    forward_seconds: float
+    forward_part: float
     seconds: float
+    """By the clock on the wall."""
+    own_seconds: float
+    """By `clock`."""
     peak_bytes: int
+    first_seconds: float = 0.0
+    """What it took when its shape was new: the matrix library compiles kernels then."""
 
 
 def measure(
@@ -60,9 +67,9 @@ def measure(
         estimator: without a trial; knows what of the peak is logits, and bounds what is measured.
         longest: tokens of the longest row, padded.
         room_bytes: what the process may hold; no pass is tried that would take more.
-        seconds: about how long it may take.
+        seconds: about how long it may take on a machine that does nothing else.
     """
-    started = time.perf_counter()
+    deadline = clock() + seconds
     base: Any = model.get_base_model()
     was_training, was_recomputing = model.training, bool(base.is_gradient_checkpointing)
     devices = [model.device] if model.device.type == "cuda" else []
@@ -70,14 +77,17 @@ def measure(
         try:
             _recompute(base, settings.gradient_checkpointing)
             model.train()
-            return _measured(
-                model, head, settings, estimator, longest, room_bytes, started + seconds
-            )
+            return _measured(model, head, settings, estimator, longest, room_bytes, deadline)
         finally:
             model.zero_grad(set_to_none=True)
             _recompute(base, was_recomputing)
             model.train(was_training)
             release_memory()
+
+
+def clock() -> float:
+    """Return seconds of this process on all its cores: those of others are not held against it."""
+    return time.process_time() / torch.get_num_threads()
 
 
 def _recompute(base: Any, wanted: bool) -> None:
@@ -100,42 +110,59 @@ def _measured(
     dtype = compute_type(settings.compute_dtype)
     most = settings.per_device_train_batch_size * longest
     release_memory()
-    _one(model, head, dtype, min(_FIRST_TOKENS, longest), longest)  # pages, caches, the head
+    tokens = min(_FIRST_TOKENS, max(most // _GROWTH, PAD_MULTIPLE))
+    _one(model, head, dtype, tokens, longest)  # pages, caches, the head
     passes: list[_Pass] = []
-    tokens = min(_FIRST_TOKENS, max(longest // 2, PAD_MULTIPLE))
-    while tokens <= most or len(passes) < 2:
-        passes.append(_one(model, head, dtype, tokens, longest))
+    while True:
+        passes.append(_twice(model, head, dtype, tokens, longest))
+        if passes[-1].tokens >= most:
+            break
+        tokens = min(_GROWTH * tokens, most)
         if len(passes) >= 2 and (
-            time.perf_counter() + 2.2 * passes[-1].seconds > deadline
-            or _doubled_peak(passes, estimator, settings) > room_bytes
+            clock() + 2.2 * passes[-1].own_seconds * tokens / passes[-1].tokens > deadline
+            or _expected_peak(passes, tokens, estimator, settings) > room_bytes
         ):
             break
-        tokens = min(2 * tokens, most) if passes[-1].tokens < most else most + 1
     step_seconds = _optimizer_seconds(model, settings)
     model.zero_grad(set_to_none=True)
     loss_seconds = _loss_seconds(model, head, dtype)
     fixed, slope = _memory_line(passes, estimator, recomputed=settings.gradient_checkpointing)
-    a_pass, a_token = _time_line(passes)
+    a_pass, a_token = _time_line(_calm(passes))
     return Trial(
         recomputed=settings.gradient_checkpointing,
         fixed_bytes=fixed,
         bytes_a_token=slope,
         seconds_a_pass=a_pass,
         seconds_a_token=a_token,
+        seconds_a_shape=sum(item.first_seconds - item.seconds for item in passes) / len(passes),
         seconds_a_trained_token=loss_seconds,
         seconds_a_step=step_seconds,
-        forward_part=passes[-1].forward_seconds / passes[-1].seconds,
+        forward_part=passes[-1].forward_part,
         tokens=passes[-1].tokens,
         seconds=round(time.perf_counter() - begun, 3),
     )
 
 
-def _doubled_peak(
-    passes: Sequence[_Pass], estimator: Estimator, settings: TrainingSettings
+def _expected_peak(
+    passes: Sequence[_Pass], tokens: int, estimator: Estimator, settings: TrainingSettings
 ) -> float:
-    """Return the peak to expect of a pass of twice as many tokens."""
-    _, slope = _memory_line(passes, estimator, recomputed=settings.gradient_checkpointing)
-    return passes[-1].peak_bytes + passes[-1].tokens * slope
+    """Return the peak to expect of a pass over `tokens` tokens."""
+    fixed, slope = _memory_line(passes, estimator, recomputed=settings.gradient_checkpointing)
+    return fixed + tokens * slope
+
+
+def _twice(
+    model: PeftModel, head: OutputHead, dtype: torch.dtype, tokens: int, longest: int
+) -> _Pass:
+    """Do a pass whose shape is new, and again: only the second tells what a pass takes."""
+    first = _one(model, head, dtype, tokens, longest)
+    second = _one(model, head, dtype, tokens, longest)
+    fast = min(first, second, key=lambda item: item.seconds)
+    return replace(
+        fast,
+        first_seconds=first.seconds,
+        peak_bytes=max(first.peak_bytes, second.peak_bytes),
+    )
 
 
 def _one(
@@ -149,13 +176,15 @@ def _one(
     labels = torch.full_like(ids, IGNORED_LABEL)
     labels[0, -_TRAINED:] = ids[0, -_TRAINED:]
     reset_peak(place)
-    started = time.perf_counter()
+    started, own = time.perf_counter(), clock()
     total, count = token_loss(model, head, ids, labels, dtype)
     _wait(place)
     forward = time.perf_counter() - started
     (total / count).backward()  # type: ignore[no-untyped-call]
     _wait(place)
-    return _Pass(rows * length, forward, time.perf_counter() - started, peak_bytes(place))
+    seconds = time.perf_counter() - started
+    own = seconds if place.type == "cuda" else clock() - own
+    return _Pass(rows * length, forward / seconds, seconds, own, peak_bytes(place), seconds)
 
 
 def _optimizer_seconds(model: PeftModel, settings: TrainingSettings) -> float:
@@ -206,6 +235,15 @@ def _memory_line(
         slope = (long.peak_bytes - short.peak_bytes) / (long.tokens - short.tokens)
     slope = min(max(slope, by_formula / 3), 3 * by_formula)
     return int(long.peak_bytes - slope * long.tokens), slope
+
+
+def _calm(passes: Sequence[_Pass]) -> list[_Pass]:
+    """Return the passes without what other programs took from one of them more than from others.
+
+    How much of the machine this process got is taken from all passes together.
+    """
+    share = sum(item.seconds for item in passes) / sum(item.own_seconds for item in passes)
+    return [replace(item, seconds=min(item.seconds, share * item.own_seconds)) for item in passes]
 
 
 def _time_line(passes: Sequence[_Pass]) -> tuple[float, float]:

@@ -50,7 +50,7 @@ def estimated(
     settings: TrainingSettings,
     rows: RowSizes,
     *,
-    seconds: float,
+    seconds: float | None = None,
 ) -> tuple[Estimator, Fit, int]:
     """Try some passes of `model`, and return the cut that fits with what it is expected to take.
 
@@ -60,7 +60,7 @@ def estimated(
         RefusedError: not even one row at a time fits (`no_memory`).
     """
     from llamaforge.training.lora import trainable_parameters
-    from llamaforge.training.trial import measure
+    from llamaforge.training.trial import TRIAL_SECONDS, measure
 
     trained = trainable_parameters(model)
     available = available_bytes(model.device)
@@ -82,7 +82,7 @@ def estimated(
             by_formula,
             longest=rows.longest,
             room_bytes=available,
-            seconds=seconds,
+            seconds=TRIAL_SECONDS if seconds is None else seconds,
         )
         estimator = Estimator(header, settings, trained, trial)
         fit = fitted(estimator, rows, available)

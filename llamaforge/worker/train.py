@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _DONE: Final = "finished.json"
 _FIT: Final = "fit.json"
-_TRIAL_SECONDS: Final = 4.0
 
 
 def is_trained(job: Job) -> bool:
@@ -130,9 +129,7 @@ def _fitted(
         validation=sizes_of(item.row for item in rows.validation),
         validation_rows=len(rows.validation),
     )
-    estimator, fit, available = estimated(
-        packed, model, job.header, settings, sizes, seconds=_TRIAL_SECONDS
-    )
+    estimator, fit, available = estimated(packed, model, job.header, settings, sizes)
     figures = predicted(estimator, fit, available)
     record.predict(figures)
     job.emit(events.Report(kind="predicted", figures=figures))

@@ -1,5 +1,7 @@
 """Estimates: parts that add up, formulas from the file's sizes, and a trial that outranks them."""
 
+from dataclasses import replace
+
 import pytest
 
 from llamaforge.gguf.header import Header, read_header
@@ -23,6 +25,7 @@ TRIAL = Trial(
     bytes_a_token=30_000.0,
     seconds_a_pass=0.25,
     seconds_a_token=0.001,
+    seconds_a_shape=0.0,
     seconds_a_trained_token=0.002,
     seconds_a_step=0.125,
     forward_part=0.4,
@@ -124,6 +127,16 @@ def test_validation_is_forward_alone_and_as_often_as_asked(headers: dict[str, He
     assert found.validation == pytest.approx(4 * once)
 
 
+def test_a_new_shape_costs_once(headers: dict[str, Header]) -> None:
+    rows = RowSizes(train=((16, 0),) * 8 + ((32, 0),) * 8, train_rows=16)
+    usual = Estimator(headers["qwen2"], SETTINGS, 1000, TRIAL).seconds(CUT, rows)
+    slow = replace(TRIAL, seconds_a_shape=3.0)
+    found = Estimator(headers["qwen2"], SETTINGS, 1000, slow).seconds(CUT, rows)
+    assert usual is not None
+    assert found is not None
+    assert found.training - usual.training == pytest.approx(2 * 3.0)
+
+
 def test_computing_again_costs_half_as_much_more(headers: dict[str, Header]) -> None:
     estimator = Estimator(headers["qwen2"], SETTINGS, 1000, TRIAL)
     rows = RowSizes(train=((16, 0),) * 16, train_rows=16)
@@ -149,4 +162,4 @@ def test_batches_are_every_row_once_in_an_order_that_the_epoch_changes() -> None
 
 def test_padding_is_counted_as_it_is_made() -> None:
     assert packed_batches([(3, 1), (9, 1), (9, 1)], 2, 0)[0] == 2
-    assert packed_batches([(3, 1)] * 4, 2, 0) == (2, 4 * 8)
+    assert packed_batches([(3, 1)] * 4, 2, 0) == (2, 4 * 8, 1)

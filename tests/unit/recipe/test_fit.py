@@ -22,6 +22,7 @@ TRIAL = Trial(
     bytes_a_token=50_000.0,
     seconds_a_pass=0.5,
     seconds_a_token=0.001,
+    seconds_a_shape=0.0,
     seconds_a_trained_token=0.0,
     seconds_a_step=0.1,
     forward_part=0.5,
