@@ -124,8 +124,8 @@ def arm(configuration: Configuration, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         record = Record(Path(folder, "estimate.json"))
         started = time.perf_counter(), time.process_time()
-        estimator, fit, available = estimated(packed, model, header, settings, sizes)
-        record.predict(predicted(estimator, fit, available))
+        found = estimated(packed, model, header, settings, sizes)
+        record.predict(predicted(found))
         tried = time.perf_counter() - started[0], time.process_time() - started[1]
         started = time.perf_counter(), time.process_time()
         record.begin(model.device)
@@ -134,16 +134,16 @@ def arm(configuration: Configuration, steps: int) -> dict[str, Any]:
             packed.head,
             rows,
             [],
-            fit.cut.applied(settings),
+            found.fit.cut.applied(settings),
             Path(folder, "checkpoints"),
             emit=record.watched(emit),
             wishes=Wishes(stop=lambda: False, save=lambda: False),
         )
-        trained = time.perf_counter() - started[0], time.process_time() - started[1]
+        done = time.perf_counter() - started[0], time.process_time() - started[1]
         body = record.end(model.device)
     return body | {
         "steps": seen,
-        "cores": {"trial": tried[1] / tried[0], "training": trained[1] / trained[0]},
+        "cores": {"trial": tried[1] / tried[0], "training": done[1] / done[0]},
     }
 
 

@@ -113,11 +113,14 @@ class RowSizes:
     """Rows to train on; more than are known where these are a sample."""
     validation: tuple[tuple[int, int], ...] = ()
     validation_rows: int = 0
+    longest_known: int = 0
+    """Tokens of the longest of all rows, where the sample need not hold it."""
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row, padded."""
-        return padded(max((tokens for tokens, _ in self.train), default=PAD_MULTIPLE))
+        most = max((tokens for tokens, _ in self.train), default=PAD_MULTIPLE)
+        return padded(max(most, self.longest_known))
 
 
 @dataclass(frozen=True)

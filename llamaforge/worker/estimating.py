@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from llamaforge.training.model import PackedModel
 
 
+@dataclass(frozen=True)
+class Estimated:
+    """A cut that fits, and what it rests on."""
+
+    estimator: Estimator
+    fit: Fit
+    available: int
+    """Memory that the process may have in all, in bytes."""
+
+
 def sizes_of(rows: "Iterable[EncodedRow]") -> tuple[tuple[int, int], ...]:
     """Return tokens and trained tokens of each row."""
     return tuple((len(row.ids), sum(row.trained)) for row in rows)
@@ -51,10 +61,8 @@ def estimated(
     rows: RowSizes,
     *,
     seconds: float | None = None,
-) -> tuple[Estimator, Fit, int]:
+) -> Estimated:
     """Try some passes of `model`, and return the cut that fits with what it is expected to take.
-
-    The last figure is the memory that was available, in bytes.
 
     Raises:
         RefusedError: not even one row at a time fits (`no_memory`).
@@ -90,15 +98,15 @@ def estimated(
             break
         # What is chosen is measured too: how much recomputing saves is no matter of formulas.
         tried = fit.cut.applied(settings)
-    return estimator, fit, available
+    return Estimated(estimator, fit, available)
 
 
-def predicted(estimator: Estimator, fit: Fit, available: int) -> dict[str, Any]:
+def predicted(found: Estimated) -> dict[str, Any]:
     """Return what is expected of a run, as it stands in its `estimate.json`."""
-    seconds = fit.seconds
+    estimator, fit, seconds = found.estimator, found.fit, found.fit.seconds
     return {
         "memory_bytes": fit.memory.to_json(),
-        "available_bytes": available,
+        "available_bytes": found.available,
         "seconds_per_step": None if seconds is None else round(seconds.step, 4),
         "steps": None if seconds is None else seconds.steps,
         "seconds": None if seconds is None else round(seconds.total, 2),

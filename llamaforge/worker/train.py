@@ -5,12 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from llamaforge.errors import LlamaForgeError, RefusedError
+from llamaforge.errors import LlamaForgeError
 from llamaforge.files import write_json
 from llamaforge.recipe.estimate import RowSizes
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
+from llamaforge.worker.devices import require_device
 from llamaforge.worker.estimating import Record, estimated, kept_cut, predicted, sizes_of
 from llamaforge.worker.job import Job, Stopped
 
@@ -69,7 +70,7 @@ def train(job: Job) -> None:
     from llamaforge.training.trainer import train as train_adapter
 
     settings = job.spec.training
-    _require_device(settings)
+    require_device(settings)
     rows = job.conversations().rows
     packed = load_packed_model(job.header, compute_type(settings.compute_dtype))
     set_seed(settings.seed)
@@ -129,8 +130,8 @@ def _fitted(
         validation=sizes_of(item.row for item in rows.validation),
         validation_rows=len(rows.validation),
     )
-    estimator, fit, available = estimated(packed, model, job.header, settings, sizes)
-    figures = predicted(estimator, fit, available)
+    found = estimated(packed, model, job.header, settings, sizes)
+    fit, figures = found.fit, predicted(found)
     record.predict(figures)
     job.emit(events.Report(kind="predicted", figures=figures))
     write_json(path, asdict(fit.cut))
@@ -148,21 +149,3 @@ def _fitted(
             "What is learned is the same; it takes longer.",
         )
     return fitted
-
-
-def _require_device(settings: TrainingSettings) -> None:
-    """Raise where the device that the settings name cannot be computed on."""
-    import torch
-
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        built = torch.version.cuda is not None or torch.version.hip is not None
-        raise RefusedError(
-            "This torch sees no GPU."
-            if built
-            else f"torch {torch.__version__} was built without GPU support.",
-            "Leave out --set device=cuda, or look at the driver with nvidia-smi."
-            if built
-            else "Install a GPU build of torch into the same environment, or leave out "
-            "--set device=cuda.",
-            code="no_gpu",
-        )
