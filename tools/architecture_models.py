@@ -65,8 +65,21 @@ _LINEAR_KEYS: Final[dict[str, Any]] = {
     "full_attention_interval": 2,
 }
 _RMS: Final = {"attention.layer_norm_rms_epsilon": 1e-5}
+_SMALL_RMS: Final = {"attention.layer_norm_rms_epsilon": 1e-7}
+"""llama.cpp takes none for Qwen 2 VL, whatever the file says."""
 _LAYER_NORM: Final = {"attention.layer_norm_epsilon": 1e-5}
 _MOE: Final = {"expert_count": 4, "expert_used_count": 2}
+_YARN: Final = _RMS | {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 128,
+}
+_SECTIONS: Final[dict[str, Any]] = {
+    "rope.dimension_sections": [12, 10, 10, 0],
+    "rope.freq_base": 100.0,
+    "n_deepstack_layers": 0,
+}
+"""Turned fast enough that one frequency that turns nothing is seen."""
 
 _GEMMA4_NEAR: Final = (
     f"{_ATTENTION} attn_q_norm:d*0.125 attn_k_norm:d post_attention_norm:h {_INNER} "
@@ -124,7 +137,32 @@ class Recipe:
 RECIPES: Final[Mapping[str, Recipe]] = {
     "llama": Recipe("llama", f"{_ATTENTION} {_INNER}"),
     "mixtral": Recipe("llama", f"{_ATTENTION} {_WIDE_EXPERTS}", _RMS | _MOE),
+    "mistral3": Recipe(
+        "mistral3",
+        f"{_ATTENTION} {_INNER}",
+        _YARN | {"rope.scaling.yarn_log_multiplier": 0.7, "rope.scaling.yarn_beta_fast": 16.0},
+    ),
+    "mistral3-tempered": Recipe(
+        "mistral3",
+        f"{_ATTENTION} {_INNER}",
+        _YARN
+        | {
+            "attention.temperature_scale": 0.1,
+            "rope.scaling.original_context_length": 8,
+            "rope.scaling.yarn_log_multiplier": 1.0,
+        },
+    ),
     "qwen2": Recipe("qwen2", f"{_ATTENTION} {_BIASES} {_INNER}"),
+    "qwen2vl": Recipe(
+        "qwen2vl",
+        f"{_ATTENTION} {_BIASES} {_INNER}",
+        _SMALL_RMS | {"rope.dimension_sections": [8, 12, 12, 0]},
+    ),
+    "qwen2vl-still": Recipe(
+        "qwen2vl",
+        f"{_ATTENTION} {_BIASES} {_INNER}",
+        _SMALL_RMS | {"rope.dimension_sections": [8, 8, 8, 8]},
+    ),
     "qwen2moe": Recipe(
         "qwen2moe",
         f"{_ATTENTION} {_BIASES} {_EXPERTS} ffn_gate_inp_shexp:h ffn_gate_shexp:s,h "
@@ -136,6 +174,14 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         "qwen3moe",
         f"{_ATTENTION} {_HEAD_NORMS} {_EXPERTS}",
         _RMS | _MOE | {"expert_feed_forward_length": 256},
+    ),
+    "qwen3vl": Recipe(
+        "qwen3vl", f"{_ATTENTION} {_HEAD_NORMS} {_INNER}", _RMS | _SECTIONS, tied=True
+    ),
+    "qwen3vlmoe": Recipe(
+        "qwen3vlmoe",
+        f"{_ATTENTION} {_HEAD_NORMS} {_EXPERTS}",
+        _RMS | _MOE | _SECTIONS | {"expert_feed_forward_length": 256},
     ),
     "qwen35": Recipe(
         "qwen35",
@@ -264,6 +310,20 @@ RECIPES: Final[Mapping[str, Recipe]] = {
         "olmo2",
         f"{_ATTENTION.split(' ', 1)[1]} attn_q_norm:q attn_k_norm:k post_attention_norm:h "
         f"{_INNER.split(' ', 1)[1]} post_ffw_norm:h",
+    ),
+    "olmo3": Recipe(
+        "olmo2",
+        f"{_ATTENTION.split(' ', 1)[1]} attn_q_norm:q attn_k_norm:q post_attention_norm:h "
+        f"{_INNER.split(' ', 1)[1]} post_ffw_norm:h".replace(":k,h", ":q,h"),
+        _RMS
+        | {
+            "attention.head_count_kv": 4,
+            "attention.sliding_window": 16,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 4.0,
+            "rope.scaling.original_context_length": 128,
+        },
+        layers=5,
     ),
     "olmoe": Recipe(
         "olmoe",

@@ -5,7 +5,7 @@ type that each file type gives most of its matrices.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -15,6 +15,8 @@ from llamaforge.catalog.bounded import whole_text
 from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.gguf.architectures import ARCHITECTURES, configuration
 from llamaforge.gguf.header import Header, TensorInfo, read_header
+from llamaforge.gguf.model_file import read_whole, split_count
+from llamaforge.gguf.served import as_served
 from llamaforge.gguf.types import FILE_TYPE_NAMES, TensorType
 
 _NOT_UNPACKED: Final = frozenset(
@@ -96,14 +98,19 @@ class BlobFacts:
     """Why no adapter can be trained on it; None where one can."""
 
 
-def read_facts(path: Path) -> BlobFacts:
+def read_facts(path: Path, parts: Sequence[Path] = ()) -> BlobFacts:
     """Read what the GGUF file at `path` says about itself.
+
+    Args:
+        path: the file, or the first of several.
+        parts: all files of a model that is split, in their order.
 
     Raises:
         NotFoundError: it cannot be read.
-        InvalidFileError: it is not a GGUF file, is cut short, or contradicts itself.
+        InvalidFileError: it is not a GGUF file, is cut short, or contradicts itself; or the parts
+            are not of one model.
     """
-    header = read_header(path)
+    header = read_whole(path, parts) if parts else read_header(path)
     pools = _whole(header.own("pooling_type")) > 0
     return BlobFacts(
         architecture=whole_text(header.architecture),
@@ -188,7 +195,7 @@ def _whole(value: Any, *, absent: int = 0) -> int:
 
 def _why_not_trainable(header: Header, *, pools: bool) -> RefusedError | None:
     try:
-        _check_trainable(header, pools=pools)
+        _check_trainable(as_served(header), pools=pools)
     except RefusedError as error:
         return error
     return None
@@ -201,9 +208,10 @@ def _check_trainable(header: Header, *, pools: bool) -> None:
             "Choose a model with weights.",
             code="no_weights",
         )
-    if _whole(header.get("split.count")) > 1:
+    if split_count(header) > 1:
         raise RefusedError(
-            "its weights are split over several GGUF files.",
+            f"its weights are split over several GGUF files, and it has one of "
+            f"{split_count(header)}.",
             "Join them with llama-gguf-split --merge and create the model again.",
             code="split_gguf",
         )

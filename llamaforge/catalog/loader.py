@@ -1,5 +1,6 @@
 """From a manifest's place to a `StoredModel`: what can be read is read, what cannot is said."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,18 @@ from llamaforge.catalog.bounded import file_inside, whole_text
 from llamaforge.catalog.index import FactsIndex
 from llamaforge.catalog.licenses import license_names
 from llamaforge.catalog.manifest import Layer, Manifest, read_manifest
-from llamaforge.catalog.model import Problem, StoredAdapter, StoredModel, problem_of
+from llamaforge.catalog.model import (
+    Problem,
+    StoredAdapter,
+    StoredModel,
+    StoredPart,
+    problem_of,
+)
 from llamaforge.catalog.names import ModelName
 from llamaforge.catalog.texts import TextReader, Texts
 from llamaforge.errors import LlamaForgeError, RefusedError
+from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import SPLIT_NUMBER, split_count
 
 _TEMPLATE_SIGNS: Final = ((".Tools", "tools"), (".Suffix", "insert"), (".Thinking", "thinking"))
 _PASSING: Final = frozenset({"unreadable", "changed_gguf", "not_found"})
@@ -27,6 +36,7 @@ class _Weights:
 
     blob: Path | None = None
     digest: str = ""
+    further: tuple[StoredPart, ...] = ()
     adapters: tuple[StoredAdapter, ...] = ()
     projectors: tuple[Path, ...] = ()
     drafts: tuple[Path, ...] = ()
@@ -79,6 +89,7 @@ class Loader:
             size_bytes=manifest.size_bytes,
             blob=weights.blob,
             blob_digest=weights.digest,
+            further=weights.further,
             adapters=weights.adapters,
             projectors=weights.projectors,
             drafts=weights.drafts,
@@ -99,11 +110,18 @@ class Loader:
         Raises:
             LlamaForgeError: its code says what it is.
         """
-        layer = _model_layer(manifest, config)
+        layers = _model_layers(manifest, config)
+        layer = layers[0]
         found.digest = layer.digest
-        path = self._blobs.of_layer(layer, "the model blob")
-        found.facts = self._look_into(path, layer.digest)
-        found.blob = path
+        paths = [self._blobs.of_layer(item, "the model blob") for item in layers]
+        if len(layers) == 1:
+            found.facts = self._look_into(paths[0], layer.digest)
+            found.blob = paths[0]
+        else:
+            first, *further = _in_order(layers, paths)
+            found.digest = first.digest
+            found.facts = _facts_of_parts([first, *further])
+            found.blob, found.further = first.path, tuple(further)
         for extra in manifest.layers:
             if extra.kind == "adapter":
                 found.adapters += (self._adapter(extra),)
@@ -171,11 +189,53 @@ def _renamed(error: LlamaForgeError, path: Path, digest: str) -> RefusedError:
     return RefusedError(message, error.hint, code=error.code)
 
 
-def _model_layer(manifest: Manifest, config: dict[str, Any]) -> Layer:
-    """Return the layer that holds the GGUF file.
+def _in_order(layers: Sequence[Layer], paths: Sequence[Path]) -> list[StoredPart]:
+    """Return the files of a model that is split as its parts, the first one first.
 
     Raises:
-        LlamaForgeError: there is none, or more than one; the code says why.
+        LlamaForgeError: they are no parts of one model (`several_models`), or damaged.
+    """
+    places: dict[int, StoredPart] = {}
+    for layer, path in zip(layers, paths, strict=True):
+        try:
+            header = read_header(path)
+            count = split_count(header)
+        except LlamaForgeError as error:
+            raise _renamed(error, path, layer.digest) from error
+        number = header.get(SPLIT_NUMBER)
+        if count == len(layers) and isinstance(number, int):
+            places[number] = StoredPart(path, layer.digest)
+    if sorted(places) != list(range(len(layers))):
+        raise LlamaForgeError(
+            f"it is made of {len(layers)} model files that are not the parts of one.",
+            "Choose a model with a single GGUF file.",
+            code="several_models",
+        )
+    return [places[number] for number in range(len(layers))]
+
+
+def _facts_of_parts(parts: Sequence[StoredPart]) -> BlobFacts:
+    """Return the facts of a model that is split; the index keeps those of single files only.
+
+    Raises:
+        LlamaForgeError: the parts do not fit each other.
+    """
+    first = parts[0]
+    try:
+        facts = read_facts(first.path, [part.path for part in parts])
+    except LlamaForgeError as error:
+        for part in parts:
+            error = _renamed(error, part.path, part.digest)
+        raise error from None
+    why = facts.untrainable and _renamed(facts.untrainable, first.path, first.digest)
+    return replace(facts, untrainable=why)
+
+
+def _model_layers(manifest: Manifest, config: dict[str, Any]) -> list[Layer]:
+    """Return the layers that hold the GGUF file, or its parts.
+
+    Raises:
+        LlamaForgeError: there is none; the code says why.
     """
     if config.get("remote_host") or config.get("remote_model"):
         raise LlamaForgeError(
@@ -184,14 +244,8 @@ def _model_layer(manifest: Manifest, config: dict[str, Any]) -> Layer:
             code="remote",
         )
     found = {layer.digest: layer for layer in manifest.layers if layer.kind == "model"}
-    if len(found) > 1:
-        raise LlamaForgeError(
-            f"it is made of {len(found)} model files.",
-            "Choose a model with a single GGUF file.",
-            code="several_models",
-        )
     if found:
-        return next(iter(found.values()))
+        return list(found.values())
     if "image" in config.get("capabilities", ()):
         raise LlamaForgeError(
             "it makes pictures, not text.",

@@ -81,6 +81,15 @@ class StoredAdapter:
 
 
 @dataclass(frozen=True)
+class StoredPart:
+    """One file, after the first, of a model that is split into several."""
+
+    path: Path
+    digest: str
+    """64 hexadecimal digits."""
+
+
+@dataclass(frozen=True)
 class StoredModel:
     """A model in an Ollama store. What is not known is 0, empty or None.
 
@@ -108,7 +117,9 @@ class StoredModel:
     size_bytes: int = 0
     """All layers and the config, as `ollama list` counts it."""
     blob: Path | None = None
-    """The GGUF file with the weights, where it is there and whole."""
+    """The GGUF file with the weights, or the first of several, where it is there and whole."""
+    further: tuple[StoredPart, ...] = ()
+    """The other files of a model that is split, in their order."""
     blob_digest: str = ""
     """sha256 of the weights as the manifest gives it, 64 hexadecimal digits."""
     adapters: tuple[StoredAdapter, ...] = ()
@@ -146,6 +157,11 @@ class StoredModel:
     capabilities: tuple[str, ...] = ()
     """`completion`, `embedding`, `tools`, `insert`, `vision`, `audio`, `image`, `thinking`."""
     problem: Problem | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files with the weights in their order; none where there is no `blob`."""
+        return () if self.blob is None else (self.blob, *(part.path for part in self.further))
 
     @property
     def status(self) -> ModelStatus:

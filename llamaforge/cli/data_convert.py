@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llamaforge.cli.options import add_json
+from llamaforge.cli.options import add_json, add_mapping
 from llamaforge.cli.output import narrate, print_json, print_text
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
@@ -44,6 +44,7 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="prompt-completion: write lists of messages, which hold system texts and many turns",
     )
     parser.add_argument("--force", action="store_true", help="replace the file at --out")
+    add_mapping(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -55,6 +56,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         LlamaForgeError: as `convert`; then nothing was written.
     """
     from llamaforge.data.convert import Rules, convert
+    from llamaforge.data.mapping import Mapping
 
     listed = _Listed(is_shown=not arguments.json)
     out = arguments.out.expanduser().absolute()
@@ -64,6 +66,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         out,
         rules=Rules(fold=arguments.fold, as_messages=arguments.as_messages),
         force=arguments.force,
+        mapping=Mapping.parse(arguments.map) if arguments.map else None,
         on_rejected=listed.take,
     )
     if arguments.json:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llamaforge.cli.options import add_json
+from llamaforge.cli.options import add_json, add_mapping
 from llamaforge.cli.output import narrate, print_json, print_text
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
 
 if TYPE_CHECKING:
     from llamaforge.data.difference import Difference, Sides
+    from llamaforge.data.mapping import Mapping
     from llamaforge.data.records import Record
 
 _SHOWN: Final = 10
@@ -28,6 +29,7 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("before", metavar="A", help="a run, a snapshot's id or a data file")
     parser.add_argument("after", metavar="B", help="the same, to compare with it")
+    add_mapping(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -40,8 +42,10 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         LlamaForgeError: one of them cannot be read.
     """
     from llamaforge.data.difference import difference
+    from llamaforge.data.mapping import Mapping
 
-    found = difference(_rows(arguments.before), _rows(arguments.after))
+    mapping = Mapping.parse(arguments.map) if arguments.map else None
+    found = difference(_rows(arguments.before, mapping), _rows(arguments.after, mapping))
     if arguments.json:
         print_json(_body(found))
     else:
@@ -49,8 +53,11 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE if found.is_empty else ExitCode.FAILED
 
 
-def _rows(text: str) -> "Sides":
-    """Return the rows of a run, a snapshot or a file, by side; a file's are not divided."""
+def _rows(text: str, mapping: "Mapping | None") -> "Sides":
+    """Return the rows of a run, a snapshot or a file, by side; a file's are not divided.
+
+    `mapping` says what the columns of a file are.
+    """
     from llamaforge.data import library
     from llamaforge.data.difference import UNDIVIDED
     from llamaforge.data.formats import read_records
@@ -61,7 +68,7 @@ def _rows(text: str) -> "Sides":
 
     path = Path(text).expanduser()
     if path.is_file():
-        items = list(read_records(path))
+        items = list(read_records(path, mapping=mapping))
         found = [item for item in items if isinstance(item, Record)]
         if len(found) < len(items):
             narrate(

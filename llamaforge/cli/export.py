@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -75,8 +76,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     adapter = adapter_of(directory)
     result: dict[str, Any]
     if arguments.form == "adapter":
-        model = RunSpec.load(directory.spec_file).model.blob
-        result = _copy(adapter, _target(arguments, adapter, model))
+        model = RunSpec.load(directory.spec_file).model
+        result = _copy(adapter, _target(arguments, adapter, model.files))
     else:
         # Nobody may change or remove the run while it is read and its list is written.
         with RunLock(directory.lock_file):
@@ -101,8 +102,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
             )
 
 
-def _target(arguments: argparse.Namespace, default: Path, model: Path) -> Path:
-    """Return where a file goes; `model` is the file that was trained on, which stays.
+def _target(arguments: argparse.Namespace, default: Path, model: Sequence[Path]) -> Path:
+    """Return where a file goes; `model` is what was trained on, which stays.
 
     Raises:
         InvalidFileError: something lies there that must not, or shall not, be replaced.
@@ -119,7 +120,7 @@ def _target(arguments: argparse.Namespace, default: Path, model: Path) -> Path:
             "Name another file, or say --force to replace it.",
             code="exists",
         )
-    if path.resolve() == model.resolve():
+    if path.resolve() in {part.resolve() for part in model}:
         raise InvalidFileError(
             f"{safe_line(str(path))} is the model that was trained; it is never replaced.",
             "Name another file.",
@@ -192,7 +193,7 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
 
     quantization = check_quantization(arguments.quant) if arguments.quant else None
     spec = RunSpec.load(directory.spec_file)
-    target = _target(arguments, default_target(directory, quantization), spec.model.blob)
+    target = _target(arguments, default_target(directory, quantization), spec.model.files)
     narrator = MergeNarrator()
     try:
         made = merge_run(

@@ -4,7 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,16 +38,16 @@ def write_model(
     from llamaforge.export.hugging_face import write_hugging_face
     from llamaforge.export.place import check_folder
     from llamaforge.export.tokenizer_files import replaced_pre_tokenizer
-    from llamaforge.gguf.header import read_header
+    from llamaforge.gguf.model_file import read_model
     from llamaforge.gguf.tokenizer import GgufTokenizer
 
     check_folder(target, replace=arguments.force)
-    base = read_header(spec.model.blob)
+    base = read_model(spec.model.blob, spec.model.files)
     tokenizer = GgufTokenizer(base)
     template = choose_template(
         spec.model.chat_template, tokenizer.chat_template, tokenizer.special_ids
     )
-    layout = _layout(spec.model.blob)
+    layout = _layout(spec.model.files)
     made = write_hugging_face(
         target,
         base,
@@ -83,16 +83,16 @@ def write_adapter(
     """
     from llamaforge.export.peft_adapter import PeftSettings, write_peft
     from llamaforge.export.place import check_folder
-    from llamaforge.gguf.header import read_header
+    from llamaforge.gguf.model_file import read_model
 
     check_folder(target, replace=arguments.force)
     base_model = _base_of(spec)
     training = spec.training
     made = write_peft(
         target,
-        read_header(spec.model.blob),
+        read_model(spec.model.blob, spec.model.files),
         adapter,
-        _layout(spec.model.blob),
+        _layout(spec.model.files),
         PeftSettings(
             training.lora_r, training.lora_alpha, training.lora_dropout, training.use_rslora
         ),
@@ -122,7 +122,7 @@ def _base_of(spec: "RunSpec") -> str | None:
         return None  # the store is gone; the run still has all that an export needs
 
 
-def _layout(blob: Path) -> "Layout":
+def _layout(files: Sequence[Path]) -> "Layout":
     """Ask a process of its own, which loads transformers, how the model is laid out.
 
     Raises:
@@ -134,7 +134,7 @@ def _layout(blob: Path) -> "Layout":
 
     narrate("Laying the model out as transformers has it …")
     answer = subprocess.run(
-        [sys.executable, "-m", "llamaforge.worker.layout", str(blob)],
+        [sys.executable, "-m", "llamaforge.worker.layout", *map(str, files)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

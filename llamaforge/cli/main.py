@@ -23,6 +23,7 @@ VERBS: Final = {
     "base": "llamaforge.cli.base",
     "data": "llamaforge.cli.data",
     "wizard": "llamaforge.cli.wizard",
+    "plan": "llamaforge.cli.plan",
     "train": "llamaforge.cli.train",
     "runs": "llamaforge.cli.runs",
     "verify": "llamaforge.cli.verify",

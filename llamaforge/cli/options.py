@@ -49,13 +49,19 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_name", metavar="RUN", help="a run's name, or latest")
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add what a person may choose about the rows of data files."""
+def add_mapping(parser: argparse.ArgumentParser) -> None:
+    """Add `--map`; the text is in `arguments.map`, or None."""
     parser.add_argument(
         "--map",
         metavar="PART=COLUMN,…",
-        help="what the columns are, such as prompt=question,completion=answer",
+        help="what the columns are, such as prompt=question,completion=answer, or text=body to "
+        "train on texts as they stand",
     )
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add what a person may choose about the rows of data files."""
+    add_mapping(parser)
     parser.add_argument(
         "--preference",
         choices=("refuse", "chosen"),

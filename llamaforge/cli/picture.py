@@ -17,6 +17,7 @@ _LINE_SECONDS: Final = 5.0
 _LEAST_LINE_SECONDS: Final = 1.0
 """However fast the steps are, a log gets no more than one line of them in this time."""
 _BAR_COLUMNS: Final = 24
+_BRIEF_CHARACTERS: Final = 60
 
 
 @dataclass
@@ -129,6 +130,10 @@ class Picture:
         return Group(*lines)
 
 
+def _brief(text: str) -> str:
+    return f'"{safe_line(text, limit=_BRIEF_CHARACTERS)}"'
+
+
 def _line(event: events.Event) -> str | None:
     """Return the line that an event deserves wherever a run is watched."""
     line = None
@@ -144,6 +149,14 @@ def _line(event: events.Event) -> str | None:
             line = f"{event.name}: done{took}"
         case events.Eval():
             line = f"step {event.step:,}: loss on the validation rows {loss_words(event.loss)}"
+        case events.Paused():
+            line = event.message
+        case events.Resumed():
+            line = f"goes on after a pause of {duration_words(event.seconds)}"
+        case events.Sample(step=int()):
+            line = (
+                f"step {event.step:,}: asked {_brief(event.prompt)} answers {_brief(event.tuned)}"
+            )
         case events.Checkpoint():
             line = f"step {event.step:,}: checkpoint saved"
         case events.Warn():

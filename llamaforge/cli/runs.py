@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from llamaforge.cli import run_controls
 from llamaforge.cli.options import add_json, add_run
 from llamaforge.cli.output import confirm, console, has_dialogue, narrate, print_json, print_text
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError, UsageError
@@ -17,7 +18,7 @@ from llamaforge.safe_text import safe_line
 from llamaforge.words import duration_words, loss_words, size_words
 
 _NEWEST_EVENTS: Final = 20
-_LIVE: Final = frozenset({RunState.RUNNING, RunState.PAUSED})
+_LIVE: Final = run_controls.LIVE
 _RESUMABLE: Final = frozenset({RunState.CREATED, RunState.STOPPED, RunState.FAILED, RunState.LOST})
 
 
@@ -25,7 +26,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     """Add the verb with its own verbs to the main parser."""
     parser = verbs.add_parser(
         "runs",
-        help="list, show, watch, stop, resume and remove runs",
+        help="list, show, watch, pause, stop, resume and remove runs",
         description="List the runs, newest first, or do something with one of them.",
     )
     add_json(parser)
@@ -47,7 +48,17 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     stop = add("stop", _stop, "let a run save a checkpoint and stop")
     add_run(stop)
     stop.add_argument("--now", action="store_true", help="end it at once, without saving")
-    resume = add("resume", _resume, "go on with a run that stopped, failed or was lost")
+    add_run(add("pause", run_controls.pause, "let a run save and wait, kept in memory"))
+    add_run(add("save", run_controls.save, "let a run save a checkpoint now and go on"))
+    sample = add("sample", run_controls.sample, "let a run answer prompts as it is now")
+    add_run(sample)
+    sample.add_argument(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="what to ask; left out, the recipe's probe_prompts or some validation rows",
+    )
+    resume = add("resume", _resume, "go on with a run that is paused, stopped, failed or lost")
     add_run(resume)
     resume.add_argument("--detach", action="store_true", help="do not watch the run")
     remove = add("rm", _remove, "remove runs with everything they made")
@@ -266,10 +277,21 @@ def _saved(run: RunDirectory) -> str:
 
 
 def _resume(arguments: argparse.Namespace) -> ExitCode:
-    from llamaforge.cli.launching import carry_out
+    from llamaforge.cli.launching import carry_out, last_seq
+    from llamaforge.cli.progress import watch
 
     run = open_run(arguments.run_name)
     state = run.read_status().state
+    if state is RunState.PAUSED:
+        before = last_seq(run)
+        run_controls.unpause(run)
+        if not arguments.detach:
+            return watch(run, as_json=arguments.json, after_seq=before)
+        if arguments.json:
+            print_json(_Seen.of(run).to_json())
+        else:
+            print_text(f"The run {run.id} goes on.")
+        return ExitCode.DONE
     if state in _LIVE:
         raise RefusedError(
             f"The run {run.id} is running.",

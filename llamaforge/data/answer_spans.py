@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from llamaforge.data.pieces import ControlTokens, Piece, PieceCutter, before
-from llamaforge.data.records import Message, RowError
+from llamaforge.data.records import Message, RowError, is_raw_text
 from llamaforge.data.rendering import CompiledTemplate
 from llamaforge.data.tool_calls import call_names
 
@@ -39,11 +39,15 @@ class AnswerSpans:
     ) -> Iterator[Span]:
         """Yield the characters to train: each answer in `targets` and what ends it.
 
-        An answer that the template does not show, or in a place that cannot be told, has none.
+        Raw text is trained whole; it has no end, since most are passages of something longer. An
+        answer that the template does not show, or in a place that cannot be told, has none.
 
         Raises:
             RowError: a call is not shown, or in a place that cannot be told.
         """
+        if is_raw_text(messages):
+            yield Span(0, sum(len(piece.text) for piece in pieces), terminated=True)
+            return
         calling = {place for place in targets if messages[place].calls}
         for place in sorted(calling):
             yield self._call_span(messages, pieces, place)

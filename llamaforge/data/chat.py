@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from llamaforge.data.answer_spans import AnswerSpans, Span
 from llamaforge.data.pieces import ControlToken, ControlTokens, Piece, PieceCutter
-from llamaforge.data.records import HEAD_ROLES, Message, RowError
+from llamaforge.data.records import HEAD_ROLES, LEARNED_ROLES, Message, RowError, is_raw_text
 from llamaforge.data.rendering import CompiledTemplate
 from llamaforge.data.templates import Template
 
@@ -58,6 +58,8 @@ class EncodedRow:
     """Whether the end of every trained turn is trained too; without it a model never stops."""
     shortened: int = 0
     """Messages that were left out in front, so that the row fits."""
+    is_part: bool = False
+    """Whether it is a part of raw text that does not fit into one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,27 @@ class ChatRenderer:
             )
         return _encoded(fitted.row, fitted.dropped)
 
+    def encode_fitting(
+        self, messages: Sequence[Message], max_length: int, *, train_on: TrainOn = "all"
+    ) -> list[EncodedRow]:
+        """Return `encode_within`, or raw text in as many parts as fit into `max_length` each.
+
+        Raises:
+            RowError: as `encode_within`.
+        """
+        if not is_raw_text(messages):
+            return [self.encode_within(messages, max_length, train_on=train_on)]
+        row = self._trained_trace(messages, train_on)
+        if len(row.ids) <= max_length:
+            return [_encoded(row)]
+        bos = len(row.ids) - sum(row.trained)
+        ids, size = row.ids[bos:], max(1, max_length - bos)
+        parts = (self._tokenizer.with_bos(ids[at : at + size]) for at in range(0, len(ids), size))
+        return [
+            EncodedRow(part, [number >= bos for number in range(len(part))], True, is_part=True)
+            for part in parts
+        ]
+
     def fit(
         self, messages: Sequence[Message], max_length: int, *, train_on: TrainOn = "all"
     ) -> FittedRow:
@@ -164,6 +187,8 @@ class ChatRenderer:
         turns = [message for message in messages if message.role not in HEAD_ROLES]
         dropped = 0
         while len(row.ids) > max_length:
+            if is_raw_text(messages):  # it is trained in parts
+                break
             later = [place for place in range(1, len(turns)) if turns[place].role == "user"]
             if not later:
                 return FittedRow(row, dropped, fits=False)
@@ -278,7 +303,7 @@ class ChatRenderer:
 
 def _targets(messages: Sequence[Message], train_on: TrainOn) -> frozenset[int]:
     """Return the places of the messages that are trained."""
-    answers = [place for place, turn in enumerate(messages) if turn.role == "assistant"]
+    answers = [place for place, turn in enumerate(messages) if turn.role in LEARNED_ROLES]
     chosen = answers[-1:] if train_on == "last" else answers
     return frozenset(place for place in chosen if messages[place].trained)
 

@@ -13,7 +13,8 @@ from typing import Any, Final, Literal, get_args
 
 from llamaforge.data.containers import require_file
 from llamaforge.data.formats import read_records
-from llamaforge.data.records import Message, Record, Rejection, RowError, source_name
+from llamaforge.data.mapping import Mapping
+from llamaforge.data.records import Message, Record, Rejection, RowError, is_raw_text, source_name
 from llamaforge.data.row_refs import all_turns
 from llamaforge.data.row_writer import RowWriter, require_free
 from llamaforge.data.tool_calls import in_openai_form, split_offer
@@ -84,6 +85,7 @@ def convert(
     *,
     rules: Rules,
     force: bool,
+    mapping: Mapping | None = None,
     on_rejected: Callable[[Rejection], None],
 ) -> Converted:
     """Write the rows of `sources` to `out` in one form, in their order, one row at a time.
@@ -95,10 +97,11 @@ def convert(
             all is written: an interruption leaves what was there.
         rules: what is done with what the form cannot hold.
         force: replace `out`.
+        mapping: what the columns of the sources are, instead of what their names say.
         on_rejected: takes every row that is not written, with the reason.
 
     Raises:
-        UsageError: no source is named.
+        UsageError: no source is named, or the mapping names a column that none has.
         NotFoundError, RefusedError, InvalidFileError: a source cannot be read; `out` is one of
             the sources (`out_is_source`), is there already (`exists`) or has no folder; or not
             one row can be written (`nothing_to_write`).
@@ -109,7 +112,7 @@ def convert(
     first: Rejection | None = None
     with RowWriter(out) as writer:
         for path in sources:
-            for item in read_records(path, want="any"):
+            for item in read_records(path, want="any", mapping=mapping):
                 read += 1
                 try:
                     if isinstance(item, Rejection):
@@ -162,6 +165,8 @@ def row_in(form: Form, record: Record, rules: Rules) -> tuple[dict[str, Any], bo
         RowError: the form cannot hold it.
     """
     folded = _Folded(rules.fold)
+    if is_raw_text(record.messages):
+        raise RowError("the row is raw text, without a question and an answer")
     tools, messages = split_offer(record.messages)
     record = replace(record, messages=tuple(messages))
     if form in _WITHOUT_TOOLS and (tools or any(turn.calls for turn in all_turns(record))):

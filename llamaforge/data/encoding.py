@@ -63,11 +63,11 @@ def encode_splits(
         sides[side] = []
         for record in records:
             try:
-                row = renderer.encode_within(record.messages, max_length, train_on=train_on)
+                rows = renderer.encode_fitting(record.messages, max_length, train_on=train_on)
             except RowError as error:
                 rejected.append(Rejection(record.source, record.row, str(error)))
             else:
-                sides[side].append(EncodedRecord(record, row))
+                sides[side] += [EncodedRecord(record, row) for row in rows]
     unterminated = sum(not item.row.terminated for item in sides["train"])
     return EncodedSplits(sides["train"], sides["validation"], sides["test"], rejected, unterminated)
 

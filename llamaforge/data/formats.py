@@ -19,6 +19,7 @@ from llamaforge.data.sample import SAMPLE_ROWS, Sampled, sample
 from llamaforge.data.shapes import (
     PREFERENCE,
     SHAPES,
+    TEXT,
     TREE,
     UNKNOWN,
     candidates,
@@ -231,6 +232,11 @@ def require_readable(
             "Name a file whose rows have chosen and rejected, or train on conversations with"
             " --method sft.",
             code="unsupported_format",
+        )
+    if found.format == TEXT:
+        hint = (
+            "To train on the text itself, give --map text=text. To have questions and answers made "
+            "of it: llamaforge data generate FILE --documents --model NAME --out rows.jsonl"
         )
     raise UsageError(
         f"{name} cannot be trained on: {_refusal(found.format)} ({keys}).",

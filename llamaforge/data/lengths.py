@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from llamaforge.data.records import HEAD_ROLES, Record
+from llamaforge.data.records import HEAD_ROLES, Record, is_raw_text
 from llamaforge.data.row_refs import Example, RowRef, is_pair
 
 STEP: Final = 64
@@ -120,6 +120,8 @@ def by_text(count_tokens: Callable[[str], int], turn_tokens: int = TURN_TOKENS) 
         last = sum(
             size for n, (role, size) in enumerate(prompt) if n >= asked or role in HEAD_ROLES
         )
+        if is_raw_text(record.messages):  # it is cut into rows that fit
+            last = 0
         return RowLength(sum(size for _, size in prompt) + answer, last + answer)
 
     return measure

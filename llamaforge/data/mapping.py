@@ -3,6 +3,7 @@
     prompt=question,completion=answer,system=context
     prompt="{title}\\n\\n{body}",completion=summary
     messages=data.turns,message.role=speaker,message.content=text,roles.ai=assistant
+    text=body
 
 A value is the path of a column (names joined by dots, places in lists in brackets) or, in quotes,
 a text with paths in braces. A column whose whole name is the path comes first.
@@ -24,7 +25,9 @@ from llamaforge.safe_text import safe_line
 
 Fields = AnyMapping[str, Any]
 
-TARGETS: Final = ("prompt", "completion", "system", "messages", "chosen", "rejected", "split")
+TARGETS: Final = (
+    "prompt", "completion", "system", "messages", "chosen", "rejected", "text", "split",
+)  # fmt: skip
 """What a column can be."""
 SETTINGS: Final = ("message.role", "message.content")
 """What the keys of one message can be called."""
@@ -121,6 +124,11 @@ class Mapping:
     """What each of the file's own names for a role means, in lower case."""
     role_key: str | None = None
     content_key: str | None = None
+
+    @property
+    def is_raw_text(self) -> bool:
+        """Whether rows are texts to go on reading, without questions and answers."""
+        return "text" in self.columns
 
     @classmethod
     def parse(cls, text: str) -> "Mapping":
@@ -371,7 +379,12 @@ def _require_whole(
         return
     if given == {"prompt", "chosen", "rejected"} or (not columns and (settings or roles)):
         return
-    ways = "prompt and completion, or messages, or chosen and rejected with or without prompt"
+    if columns.keys() - {"split"} == {"text"}:
+        return
+    ways = (
+        "prompt and completion, or messages, or chosen and rejected with or without prompt, or "
+        "text alone"
+    )
     named = ", ".join(sorted(given)) or "no column to ask or to answer"
     raise _bad(f"it names {named}; name {ways}")
 

@@ -28,6 +28,7 @@ from llamaforge.data.shapes import (
     Shape,
     conversation_of,
     pair_of,
+    raw_text_of,
     shape_of,
 )
 from llamaforge.data.trees import Forest, TreeItem, is_tree_message
@@ -126,7 +127,9 @@ class RecordReader:
         return self._made(row, found, _split(fields.get("split")), _meta(fields))
 
     def _reading(self, fields: dict[str, Any], shape: Shape) -> Reading:
-        want = self._choices.want
+        want, mapping = self._choices.want, self._choices.mapping
+        if mapping is not None and mapping.is_raw_text and want != "preference":
+            return raw_text_of(fields)
         is_pair = shape.name == PREFERENCE
         if want == "preference" or (is_pair and want == "any"):
             return pair_of(fields, self._turns, shape)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,12 @@ ROLES: Final = {
 }
 """What each known role is called from here on. Any other role rejects its row."""
 
+RAW_TEXT: Final = "text"
+"""The role of a message that is the whole row: a text without a question and an answer."""
+
+LEARNED_ROLES: Final = frozenset({"assistant", RAW_TEXT})
+"""What a model learns to write."""
+
 HEAD_ROLES: Final = frozenset({"tools", "system"})
 """What stays in front of a conversation however much of it is left out."""
 
@@ -39,6 +46,7 @@ SPLIT_NAMES: Final = {
 }
 """What a row's own `split` may say, in lower case, and the side that it means."""
 
+_ASKING: Final = ("user", RAW_TEXT)
 _OF_TOOLS: Final = ("calls", "name", "call_id")
 _ID_CHARACTERS: Final = 16  # 64 bits: a chance of one in 300,000 for a clash in ten million rows
 
@@ -46,6 +54,8 @@ _ID_CHARACTERS: Final = 16  # 64 bits: a chance of one in 300,000 for a clash in
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn: `role` is `system`, `user`, `assistant` or `tool`; `content` is as it was given.
+
+    Raw text is one message of role `text`.
 
     What a conversation has on offer stands in front of it as a message of role `tools`, whose
     content is the JSON list of functions that chat templates are given.
@@ -125,6 +135,11 @@ def record_id(
     return _sha256(json.dumps(turns, ensure_ascii=False))[:_ID_CHARACTERS]
 
 
+def is_raw_text(messages: Sequence[Message]) -> bool:
+    """Return whether a row is raw text, which no template is put around."""
+    return len(messages) == 1 and messages[0].role == RAW_TEXT
+
+
 def settled(text: str) -> str:
     """Return `text` without the differences that do not count: composition, line ends, margins."""
     text = unicodedata.normalize("NFC", text)
@@ -151,10 +166,10 @@ def _without_ids(calls: str) -> str:
 def prompt_key(messages: tuple[Message, ...]) -> str:
     """Return a key that is the same for rows that ask the same thing.
 
-    It covers the text of all user messages, with case and white space folded. Rows with equal
-    `record_id` have equal keys, since this folding is the coarser one.
+    It covers the text of all user messages, or raw text, with case and white space folded. Rows
+    with equal `record_id` have equal keys, since this folding is the coarser one.
     """
-    asked = [_folded(message.content) for message in messages if message.role == "user"]
+    asked = [_folded(message.content) for message in messages if message.role in _ASKING]
     return _sha256(json.dumps(asked, ensure_ascii=False))
 
 

@@ -9,7 +9,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llamaforge.data.privacy import masked_line
-from llamaforge.data.records import Message, RowError
+from llamaforge.data.records import Message, RowError, is_raw_text
 from llamaforge.data.templates import Template
 from llamaforge.data.tool_calls import split_offer
 from llamaforge.errors import InvalidFileError
@@ -76,6 +76,10 @@ class CompiledTemplate:
         """
         if contents is None:
             contents = [message.content for message in messages]
+        if is_raw_text(messages):
+            if generation_prompt:
+                raise RowError("it is raw text, which asks nothing")
+            return contents[0]
         tools, _ = split_offer(messages)
         turns = [
             _for_template(message, content)

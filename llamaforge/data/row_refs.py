@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llamaforge.data.records import Message, Record
+from llamaforge.data.records import LEARNED_ROLES, Message, Record
 from llamaforge.safe_text import safe_line
 
 EXCERPT_CHARACTERS: Final = 60
@@ -48,9 +48,9 @@ def is_pair(record: Record) -> bool:
 
 
 def answer_of(record: Record) -> str:
-    """Return the text to learn: the last answer, or the better one of a preference pair."""
+    """Return the text to learn: the last answer, the better one of a pair, or raw text."""
     turns = record.chosen or record.messages
-    return next((turn.words for turn in reversed(turns) if turn.role == "assistant"), "")
+    return next((turn.words for turn in reversed(turns) if turn.role in LEARNED_ROLES), "")
 
 
 def question_of(record: Record) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.go_parse import GoTemplateError
 from llamaforge.data.go_template import GoTemplate
-from llamaforge.data.records import Message, RowError
+from llamaforge.data.records import Message, RowError, is_raw_text
 from llamaforge.safe_text import safe_line
 
 SAMPLE: Final = (
@@ -69,13 +69,8 @@ def compare_templates(
     turns = list(messages)
     if turns and turns[-1].role == "assistant":
         turns.pop()
-    if any(turn.role == "tools" or turn.calls for turn in turns):
-        has_place = ".Tools" in go_template
-        return _not_compared(
-            "how Ollama writes tools is not rendered here"
-            if has_place
-            else "the row has tools, and Ollama's template has no place for them"
-        )
+    if reason := _beyond_comparison(turns, go_template):
+        return _not_compared(reason)
     try:
         template = GoTemplate(go_template)
         trained, turns, left_out = _prompt(renderer, turns)
@@ -92,6 +87,17 @@ def compare_templates(
     place = first_difference(trained, served)
     state = "same" if place is None else "different"
     return TemplateComparison(state, "", trained, served, place, left_out)
+
+
+def _beyond_comparison(turns: Sequence[Message], go_template: str) -> str:
+    """Return why a conversation is not compared at all; nothing where it is."""
+    if is_raw_text(turns):
+        return "raw text is trained without a template"
+    if not any(turn.role == "tools" or turn.calls for turn in turns):
+        return ""
+    if ".Tools" in go_template:
+        return "how Ollama writes tools is not rendered here"
+    return "the row has tools, and Ollama's template has no place for them"
 
 
 def first_difference(one: str, other: str) -> int | None:

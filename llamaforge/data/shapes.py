@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from llamaforge.data.json_row import kind
 from llamaforge.data.preference import is_preference, mended_pair, read_pair
-from llamaforge.data.records import Message, RowError
+from llamaforge.data.records import RAW_TEXT, Message, RowError
 from llamaforge.data.repairs import Mender
 from llamaforge.data.tool_calls import offered
 from llamaforge.data.trees import is_nested_tree, is_tree_message
@@ -21,6 +21,7 @@ Fields = Mapping[str, Any]
 UNKNOWN: Final = "unknown"
 PREFERENCE: Final = "preference"
 TREE: Final = "oasst"
+TEXT: Final = "text"
 
 _PAIRS: Final = (
     ("question", "answer"),
@@ -174,6 +175,20 @@ def pair_of(
     prompt = _with_system(fields, _with_links(pair.prompt, reader), mender)
     pair = mended_pair(pair.with_prompt(prompt), mender)
     return Reading((*tools, *pair.prompt), tuple(pair.chosen), tuple(pair.rejected), mender.rules)
+
+
+def raw_text_of(fields: Fields) -> Reading:
+    """Return a row's text, which is to be learned as it stands, as a message of role `text`.
+
+    Raises:
+        RowError: there is none.
+    """
+    text = fields.get("text")
+    if not isinstance(text, str):
+        raise RowError(f"text is {kind(text)}, not a text")
+    if not text.strip():
+        raise RowError("text is empty")
+    return Reading((Message(RAW_TEXT, text),))
 
 
 def _given(fields: Fields) -> Fields:
@@ -398,7 +413,7 @@ SHAPES: Final = (
         refusal="the row holds token ids, which fit one tokenizer only",
     ),
     Shape(
-        "text",
+        TEXT,
         _has("text"),
         refusal="the row is raw text, without a question and an answer",
     ),

@@ -7,6 +7,7 @@ Source of the interface: `include/llama.h` of llama.cpp.
 """
 
 import ctypes
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,8 +55,16 @@ def _failure(what: str) -> LlamaForgeError:
     )
 
 
+Files = Path | Sequence[Path]
+"""A model's file, or all its parts in their order."""
+
+
+def _paths(files: Files) -> list[Path]:
+    return [files] if isinstance(files, Path) else list(files)
+
+
 @contextmanager
-def loaded(blob: Path, *, vocabulary_only: bool = False) -> Iterator[Any]:
+def loaded(files: Files, *, vocabulary_only: bool = False) -> Iterator[Any]:
     """Load a model for the length of a `with` block; gives llama.cpp's own handle.
 
     Raises:
@@ -67,9 +76,16 @@ def loaded(blob: Path, *, vocabulary_only: bool = False) -> Iterator[Any]:
     # Repacked weights would be a second copy of the file in memory, and on processors with AMX
     # the repacked products of llama.cpp end the process where the kernel has not granted the tiles.
     parameters.use_extra_bufts = False
-    model = llama_cpp.llama_model_load_from_file(str(blob).encode(), parameters)
+    paths = _paths(files)
+    # Asked for several, it takes them by their order, whatever their names.
+    texts = (ctypes.c_char_p * len(paths))(*(os.fsencode(path) for path in paths))
+    model = (
+        llama_cpp.llama_model_load_from_splits(texts, len(paths), parameters)
+        if len(paths) > 1
+        else llama_cpp.llama_model_load_from_file(texts[0], parameters)
+    )
     if not model:
-        raise _failure(f"load {blob.name}")
+        raise _failure(f"load {paths[0].name}")
     try:
         yield model
     finally:
@@ -94,16 +110,16 @@ class Server:
     Use it as a context manager; the library's memory is freed at the end.
     """
 
-    def __init__(self, blob: Path, *, context: int, adapter: Path | None = None) -> None:
-        """Take the model in `blob`, for sequences of at most `context` tokens."""
-        self._blob = blob
+    def __init__(self, files: Files, *, context: int, adapter: Path | None = None) -> None:
+        """Take the model in `files`, for sequences of at most `context` tokens."""
+        self._files = _paths(files)
         self._adapter_path = adapter
         self._context_tokens = context
         self._adapter: Any = None
         self._context: Any = None
 
     def __enter__(self) -> "Server":
-        self._loading = loaded(self._blob)
+        self._loading = loaded(self._files)
         self._model = self._loading.__enter__()
         try:
             self._open()
@@ -121,14 +137,15 @@ class Server:
         parameters.n_batch = parameters.n_ubatch = self._batch_tokens
         # Threads wait for each other in a loop after every operation: for a small model that costs
         # more than they bring, and a hundred times more where other programs want the cores.
-        is_small = self._blob.stat().st_size < _SMALL_MODEL_BYTES
+        size = sum(path.stat().st_size for path in self._files)
+        is_small = size < _SMALL_MODEL_BYTES
         threads = 1 if is_small else physical_cores()
         parameters.n_threads = parameters.n_threads_batch = threads
         if self._adapter_path is not None:
             path = str(self._adapter_path).encode()
             self._adapter = llama_cpp.llama_adapter_lora_init(self._model, path)
             if not self._adapter:
-                raise _failure(f"lay {self._adapter_path.name} over {self._blob.name}")
+                raise _failure(f"lay {self._adapter_path.name} over {self._files[0].name}")
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)
         if not self._context:
             raise _failure(f"make room for {self._context_tokens} tokens")

@@ -5,9 +5,9 @@ What the file says of itself, vocabulary and template included, is copied from t
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -87,7 +87,8 @@ def write_merged(
 
     Args:
         path: where it goes; what lies there is replaced at the very end.
-        base: the file that was trained on.
+        base: the model that was trained on, as the server reads it; what its file holds beside
+            is copied.
         adapter: what was trained; None only packs the base anew.
         provenance: what the file says of its making.
         quantization: one of `mix.FILE_TYPES`; None keeps the type of every tensor.
@@ -101,12 +102,19 @@ def write_merged(
             (`overflow`), or it was `stopped`.
     """
     pairs = None if adapter is None else Adapter(adapter, base, provenance.base_digest)
-    types = {name: info.type for name, info in base.tensors.items()}
+    stored = base.stored
+    names = {base.stored_names.get(name, name): name for name in base.tensors}
+    types = {name: info.type for name, info in stored.tensors.items()}
     if quantization is not None:
-        types |= tensor_types(base, quantization)
-    touched = set() if pairs is None else pairs.names
-    _check_packable(base, types, touched)
-    planned = [PlannedTensor(name, info.shape, types[name]) for name, info in base.tensors.items()]
+        chosen = tensor_types(base, quantization)
+        types |= {name: chosen[served] for name, served in names.items()}
+    touched = {
+        name for name, served in names.items() if pairs is not None and served in pairs.names
+    }
+    _check_packable(stored, types, touched)
+    planned = [
+        PlannedTensor(name, info.shape, types[name]) for name, info in stored.tensors.items()
+    ]
     total = sum(tensor.n_bytes for tensor in planned)
     remove_leftovers(path)
     check_room(path, total, "choose a smaller quantisation")
@@ -116,16 +124,18 @@ def write_merged(
         with temporary.open("wb") as file:
             changes = _changes(base, provenance, quantization)
             hashing = HashingFile(file)
-            stream = GgufStream(hashing, base, changes, planned)
+            stream = GgufStream(hashing, stored, changes, planned)
             done = 0
-            with (
-                base.path.open("rb") as source,
-                closing(
-                    _in_order(
-                        _pieces(base, planned, pairs), lambda part: part.result(source.fileno())
+            with ExitStack() as stack:
+                sources = [stack.enter_context(path.open("rb")).fileno() for path in stored.files]
+                results = stack.enter_context(
+                    closing(
+                        _in_order(
+                            _pieces(stored, planned, _Pairs(pairs, names)),
+                            lambda part: part.result(sources[part.info.file]),
+                        )
                     )
-                ) as results,
-            ):
+                )
                 for piece, data in results:
                     stream.write(data)
                     done += len(data)
@@ -189,14 +199,27 @@ class _Piece:
         return packed.data
 
 
-def _pieces(
-    base: Header, planned: Sequence[PlannedTensor], pairs: Adapter | None
-) -> Iterator[_Piece]:
+@dataclass(frozen=True)
+class _Pairs:
+    """An adapter's pairs by the names that tensors have in the file."""
+
+    adapter: Adapter | None
+    names: Mapping[str, str]
+    """The names of those that are served, as they are called there."""
+
+    def factors(self, name: str) -> tuple[Array, Array] | None:
+        """Return A, already scaled, and B; None for a tensor that is not changed."""
+        served = self.names.get(name)
+        if self.adapter is None or served not in self.adapter.names:
+            return None
+        return self.adapter.factors(served)
+
+
+def _pieces(base: Header, planned: Sequence[PlannedTensor], pairs: _Pairs) -> Iterator[_Piece]:
     """Yield everything to write, in the file's order."""
     for tensor in planned:
         info = base.tensors[tensor.name]
-        touched = pairs is not None and tensor.name in pairs.names
-        pair = pairs.factors(tensor.name) if pairs is not None and touched else None
+        pair = pairs.factors(tensor.name)
         is_copied = pair is None and tensor.type is info.type
         weights = _COPIED_WEIGHTS if is_copied else _ROWS_WEIGHTS
         step = max(1, weights // info.width)

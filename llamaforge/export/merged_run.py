@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from llamaforge.export.merged import (
 from llamaforge.export.mix import check_quantization
 from llamaforge.files import sha256_of
 from llamaforge.gguf.header import Header, read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.spec import ResolvedModel, RunSpec
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.runs.launcher import worker_environment
@@ -108,7 +109,8 @@ def merge_run(
     adapter = adapter_of(run)
     path = default_target(run, quantization) if target is None else target
     trained = trained_adapter(adapter, spec.model)
-    base, about = read_header(spec.model.blob), _provenance(run, spec.model, adapter)
+    base = read_model(spec.model.blob, spec.model.files)
+    about = _provenance(run, spec.model, adapter)
     made = _listed(run, path, base, about, quantization) if reuse else None
     if made is None:
         made = write_merged(
@@ -121,7 +123,7 @@ def merge_run(
             stopped=stopped,
         )
     on_check()
-    check = _checked(made, spec.model.blob, adapter)
+    check = _checked(made, spec.model.files, adapter)
     run.list_artifact(_KIND, made.path, made.sha256, beside=True)
     return MergedRun(made, check)
 
@@ -152,9 +154,10 @@ def trained_adapter(adapter: Path, model: ResolvedModel) -> Header:
         NotFoundError: the model's file is gone.
         InvalidFileError: the adapter was trained on another file.
     """
-    if not model.blob.is_file():
+    gone = next((path for path in model.files if not path.is_file()), None)
+    if gone is not None:
         raise NotFoundError(
-            f"The model's file {safe_line(str(model.blob))} is gone.",
+            f"The model's file {safe_line(str(gone))} is gone.",
             f"Pull the model again: ollama pull {safe_line(model.name)}",
             code="missing_blob",
         )
@@ -180,14 +183,14 @@ def _provenance(run: RunDirectory, model: ResolvedModel, adapter: Path) -> Prove
     )
 
 
-def _checked(made: Merged, blob: Path, adapter: Path) -> dict[str, Any]:
+def _checked(made: Merged, like: Sequence[Path], adapter: Path) -> dict[str, Any]:
     """Let llama.cpp load the file, in a process of its own, and compare; remove it if it cannot.
 
     Raises:
         LlamaForgeError: llama.cpp does not take the file.
     """
     command = [sys.executable, "-m", "llamaforge.evaluation.check_file", str(made.path)]
-    command += ["--like", str(blob), "--adapter", str(adapter)]
+    command += ["--like", *map(str, like), "--adapter", str(adapter)]
     try:
         answer = subprocess.run(
             command,

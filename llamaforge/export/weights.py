@@ -3,6 +3,7 @@
 import mmap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -99,7 +100,7 @@ class Adapter:
 
 
 class MergedWeights:
-    """Reads the tensors of one mapped file; those that an adapter changes come out changed."""
+    """Reads the tensors of a mapped model; those that an adapter changes come out changed."""
 
     def __init__(self, base: Header, adapter: Header | None) -> None:
         """Map `base`.
@@ -110,14 +111,13 @@ class MergedWeights:
         self.base = base
         self._adapter = None if adapter is None else Adapter(adapter, base)
         self.changed = self._adapter.names if self._adapter else set[str]()
-        with base.path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._data = np.frombuffer(self._map, dtype=np.uint8)
+        self._maps = [_mapped(path) for path in base.files]
+        self._data = [np.frombuffer(data, dtype=np.uint8) for data in self._maps]
         self._pair: tuple[str, Array, Array] | None = None
 
     def raw(self, info: TensorInfo) -> npt.NDArray[np.uint8]:
         """Return the bytes of a tensor as they lie in the file, without a copy."""
-        return self._data[info.offset : info.offset + info.n_bytes]
+        return self._data[info.file][info.offset : info.offset + info.n_bytes]
 
     def parts(self, info: TensorInfo, chosen: Rows = slice(None)) -> Iterator[Array]:
         """Yield the chosen rows as `rows` does, some at a time.
@@ -158,7 +158,8 @@ class MergedWeights:
         page = mmap.PAGESIZE
         start = info.offset // page * page
         with suppress(OSError, AttributeError, ValueError):
-            self._map.madvise(mmap.MADV_DONTNEED, start, info.offset + info.n_bytes - start)
+            length = info.offset + info.n_bytes - start
+            self._maps[info.file].madvise(mmap.MADV_DONTNEED, start, length)
 
     def _factors(self, name: str) -> tuple[Array, Array]:
         """Return A [r, in], already scaled, and B [out, r]; those of the last tensor are kept."""
@@ -166,6 +167,11 @@ class MergedWeights:
             assert self._adapter is not None  # noqa: S101 - only its own names are asked for
             self._pair = name, *self._adapter.factors(name)
         return self._pair[1:]
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def check_stop(stopped: Stopped) -> None:

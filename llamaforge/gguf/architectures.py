@@ -17,6 +17,7 @@ from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.gguf import gemma4
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.keys import (
+    YARN_DETAILS,
     has,
     head_counts,
     head_sizes,
@@ -25,6 +26,7 @@ from llamaforge.gguf.keys import (
     recurrent_layers,
     rope,
     sliding_layers,
+    still_frequencies,
     variant,
     whole,
     words,
@@ -67,6 +69,10 @@ class Architecture:
     """Keys that only files of another variant have."""
     experts: bool = False
     """Whether it is a mixture of experts; they stay packed and take no adapter."""
+    chosen: Callable[[Header], bool] | None = None
+    """Whether it is the entry for a file, where an architecture has several of them."""
+    still: Callable[[Header], list[int]] | None = None
+    """Which rotary frequencies turn nothing in a text."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Eager where scores are changed before the softmax, which fused attention cannot do."""
     frozen: frozenset[str] = frozenset()
@@ -131,8 +137,48 @@ def _gemma3_rope(header: Header) -> dict[str, Any]:
     return {"sliding_attention": near, "full_attention": rope(header)}
 
 
+def _gemma3_softcap(header: Header) -> float | None:
+    key = "final_logit_softcapping"
+    return real(header, key) if header.own(key) else None
+
+
 def _full_layers(header: Header) -> list[str]:
     return ["full_attention"] * layer_count(header)
+
+
+def _has_window(header: Header) -> bool:
+    return bool(header.own("attention.sliding_window", 0))
+
+
+def _olmo3_rope(header: Header) -> dict[str, Any]:
+    """Layers with a window turn by a base of their own, if the file has one, and are not scaled."""
+    far = rope(header)
+    near = real(header, "rope.freq_base_swa", far["rope_theta"])
+    return {
+        "sliding_attention": {"rope_type": "default", "rope_theta": near},
+        "full_attention": far,
+    }
+
+
+def _has_temperature(header: Header) -> bool:
+    return bool(header.own("attention.temperature_scale", 0.0))
+
+
+def _mistral3_rope(header: Header) -> dict[str, Any]:
+    return rope(header, YARN_DETAILS)
+
+
+def _tempered_rope(header: Header) -> dict[str, Any]:
+    """Scores far into a text are scaled up."""
+    original = whole(header, "rope.scaling.original_context_length")
+    return _mistral3_rope(header) | {
+        "llama_4_scaling_beta": real(header, "attention.temperature_scale"),
+        "original_max_position_embeddings": original,
+    }
+
+
+def _still(*, interleaved: bool) -> Callable[[Header], list[int]]:
+    return lambda header: still_frequencies(header, interleaved=interleaved)
 
 
 def _no_rope_layers(header: Header) -> list[int]:
@@ -210,7 +256,22 @@ _ENTRIES: Final = (
         rows="paired",
         experts=True,
     ),
+    Architecture(
+        "mistral3",
+        "mistral",
+        {"sliding_window": _constant(None), "rope_parameters": _mistral3_rope},
+        rows="paired",
+        chosen=lambda header: not _has_temperature(header),
+    ),
+    Architecture(
+        "mistral3",
+        "ministral3",
+        {"sliding_window": _constant(None), "rope_parameters": _tempered_rope},
+        rows="paired",
+        chosen=_has_temperature,
+    ),
     Architecture("qwen2", "qwen2"),
+    Architecture("qwen2vl", "qwen2", still=_still(interleaved=False)),
     Architecture(
         "qwen2moe",
         "qwen2_moe",
@@ -225,6 +286,7 @@ _ENTRIES: Final = (
         experts=True,
     ),
     Architecture("qwen3", "qwen3"),
+    Architecture("qwen3vl", "qwen3", still=_still(interleaved=True)),
     Architecture(
         "qwen3moe",
         "qwen3_moe",
@@ -235,6 +297,18 @@ _ENTRIES: Final = (
             "norm_topk_prob": _constant(True),
         },
         experts=True,
+    ),
+    Architecture(
+        "qwen3vlmoe",
+        "qwen3_moe",
+        {
+            "num_experts": _whole("expert_count"),
+            "num_experts_per_tok": _whole("expert_used_count"),
+            "moe_intermediate_size": _whole("expert_feed_forward_length"),
+            "norm_topk_prob": _constant(True),
+        },
+        experts=True,
+        still=_still(interleaved=True),
     ),
     Architecture("qwen35", "qwen3_5_text", _LINEAR_ATTENTION, **_TILED),
     Architecture(
@@ -273,8 +347,10 @@ _ENTRIES: Final = (
             "sliding_window": _whole("attention.sliding_window", 4096),
             "layer_types": lambda header: sliding_layers(header, 6),
             "rope_parameters": _gemma3_rope,
+            "final_logit_softcapping": _gemma3_softcap,
         },
         norm_offset=1.0,
+        softcap=_gemma3_softcap,
     ),
     Architecture("gemma4", "gemma4_text", **_GEMMA4),
     Architecture("gemma4", "gemma4_text", experts=True, **_GEMMA4),
@@ -318,7 +394,18 @@ _ENTRIES: Final = (
         rows="grouped",
         head_dim=False,
     ),
-    Architecture("olmo2", "olmo2", head_dim=False, refused=("attention.sliding_window",)),
+    Architecture("olmo2", "olmo2", head_dim=False, chosen=lambda header: not _has_window(header)),
+    Architecture(
+        "olmo2",
+        "olmo3",
+        {
+            "sliding_window": _whole("attention.sliding_window"),
+            "layer_types": lambda header: sliding_layers(header, 4),
+            "rope_parameters": _olmo3_rope,
+        },
+        head_dim=False,
+        chosen=_has_window,
+    ),
     Architecture(
         "olmoe",
         "olmoe",
@@ -446,7 +533,7 @@ def architecture_of(header: Header) -> Architecture:
         )
     experts = bool(header.metadata.get(f"{header.architecture}.expert_count", 0))
     for entry in entries:
-        if entry.experts == experts:
+        if entry.experts == experts and (entry.chosen is None or entry.chosen(header)):
             for key in entry.refused:
                 if f"{entry.name}.{key}" in header.metadata:
                     raise variant(header, f"has {words(key)}")
@@ -490,10 +577,10 @@ def configuration(header: Header) -> dict[str, Any]:
         entry.epsilon: real(header, entry.epsilon_key, 1e-6),
         "max_position_embeddings": whole(header, "context_length"),
         "vocab_size": vocabulary,
-        "rope_parameters": rope(header),
         "tie_word_embeddings": not has(header, "output.weight"),
     }
-    config |= {name: read(header) for name, read in entry.attributes.items()}
+    attributes = {"rope_parameters": rope, **entry.attributes}
+    config |= {name: read(header) for name, read in attributes.items()}
     _check_sizes(header, config, head_dim)
     config = {entry.renamed.get(name, name): value for name, value in config.items()}
     absent_allowed = {"sliding_window"}

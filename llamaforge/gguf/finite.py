@@ -57,7 +57,7 @@ def not_finite(header: Header, on_bytes: Callable[[int], None] | None = None) ->
     """
     done = 0
     for name, info in header.tensors.items():
-        for stretch in _stretches(header.path, info.offset, info.n_bytes, info.type):
+        for stretch in _stretches(header.file_of(info), info.offset, info.n_bytes, info.type):
             if not is_finite(stretch, info.type):
                 return name
             done += stretch.nbytes

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from llamaforge.gguf.header import ArrayRef, Header
+from llamaforge.gguf.header import Header
 from llamaforge.gguf.keys import first_whole, has, layer_count, real, variant, whole
 
 _PER_LAYER_TABLE: Final = "per_layer_token_embd.weight"
@@ -26,7 +26,7 @@ def layer_kinds(header: Header) -> list[str]:
     """
     layers = layer_count(header)
     key = f"{header.architecture}.attention.sliding_window_pattern"
-    pattern = header.numbers(key) if isinstance(header.metadata.get(key), ArrayRef) else []
+    pattern = header.numbers(key) if header.is_array(key) else []
     if len(pattern) < layers or not all(value in (0, 1) for value in pattern):
         raise variant(header, "does not say which of its layers see a window")
     return ["sliding_attention" if value else "full_attention" for value in pattern[:layers]]
@@ -133,7 +133,7 @@ def softcap(header: Header) -> float | None:
 def _per_layer(header: Header, key: str) -> list[int]:
     """Return a whole number for every layer; the file has one for all, or an array."""
     name, layers = f"{header.architecture}.{key}", layer_count(header)
-    if not isinstance(header.metadata.get(name), ArrayRef):
+    if not header.is_array(name):
         return [whole(header, key)] * layers
     values = header.numbers(name)[:layers]
     if len(values) < layers or not all(isinstance(v, int) and v > 0 for v in values):
@@ -146,7 +146,7 @@ def _turned_part(header: Header) -> float:
     info = header.tensors.get(_FREQUENCIES)
     if info is None:
         return 1.0
-    divisors = np.fromfile(header.path, dtype="<f4", count=info.elements, offset=info.offset)
+    divisors = np.frombuffer(header.read_tensor(info), dtype="<f4")
     turned = divisors < _UNTURNED
     if not (turned.any() and (divisors[turned] == 1.0).all() and not turned[turned.sum() :].any()):
         raise variant(header, "turns its heads in a way of its own")

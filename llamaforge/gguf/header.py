@@ -59,6 +59,8 @@ class TensorInfo:
     offset: int
     """Bytes from the start of the file."""
     n_bytes: int
+    file: int = 0
+    """Which of the model's files it lies in; a model may be split into several."""
 
     @property
     def width(self) -> int:
@@ -86,8 +88,21 @@ class ArrayRef:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Values:
+    """An array of numbers that stands in no file."""
+
+    item_type: int
+    items: tuple[int | float, ...]
+
+    @property
+    def count(self) -> int:
+        """How many items it has."""
+        return len(self.items)
+
+
 class Header:
-    """The metadata and the tensor table of one GGUF file.
+    """The metadata and the tensor table of a model: of one GGUF file, or of all its parts.
 
     Scalars and strings are at hand; arrays are decoded by `strings` and `numbers` on request.
     """
@@ -100,14 +115,52 @@ class Header:
         tensors: dict[str, TensorInfo],
         file_bytes: int,
         kinds: dict[str, int] | None = None,
+        files: tuple[Path, ...] = (),
     ) -> None:
-        """Take what was read; `kinds` has the type number of every key's value."""
+        """Take what was read.
+
+        Args:
+            path: the file, or the first of several.
+            version: of the format.
+            metadata: from keys to scalars, strings, `ArrayRef` and `Values`.
+            tensors: by name, in the order in which they lie.
+            file_bytes: of all files together.
+            kinds: the type number of every key's value.
+            files: all files, where there are several.
+        """
         self.path = path
+        self.files = files or (path,)
         self.kinds = kinds or {}
         self.version = version
         self.metadata = metadata
         self.tensors = tensors
         self.file_bytes = file_bytes
+        self.stored: Header = self
+        """The same model as its file has it, where this is how a server reads it."""
+        self.stored_names: dict[str, str] = {}
+        """What tensors are called in the file, of those that are called otherwise here."""
+
+    def file_of(self, tensor: TensorInfo) -> Path:
+        """Return the file that holds a tensor."""
+        return self.files[tensor.file]
+
+    def read_tensor(self, tensor: TensorInfo) -> bytes:
+        """Return all bytes of a small tensor.
+
+        Raises:
+            NotFoundError: its file cannot be read.
+            InvalidFileError: the file has changed.
+        """
+        path = self.file_of(tensor)
+        try:
+            with path.open("rb") as file:
+                file.seek(tensor.offset)
+                data = file.read(tensor.n_bytes)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if len(data) != tensor.n_bytes:
+            raise self._changed()
+        return data
 
     @property
     def architecture(self) -> str:
@@ -132,12 +185,16 @@ class Header:
     def get(self, key: str, default: Any = None) -> Any:
         """Return the scalar or string at `key`; an array counts as absent."""
         value = self.metadata.get(key, default)
-        return default if isinstance(value, ArrayRef) else value
+        return default if isinstance(value, ArrayRef | Values) else value
+
+    def is_array(self, key: str) -> bool:
+        """Return whether the value at `key` is an array."""
+        return isinstance(self.metadata.get(key), ArrayRef | Values)
 
     def length(self, key: str) -> int:
         """Return how many items the array at `key` has; 0 where there is none."""
         value = self.metadata.get(key)
-        return value.count if isinstance(value, ArrayRef) else 0
+        return value.count if isinstance(value, ArrayRef | Values) else 0
 
     def strings(self, key: str) -> list[str]:
         """Decode the array of strings at `key`; an absent one is empty.
@@ -175,6 +232,9 @@ class Header:
             InvalidFileError: it holds something else, is too large, or the file has changed.
             NotFoundError: the file is no longer there.
         """
+        value = self.metadata.get(key)
+        if isinstance(value, Values):
+            return list(value.items)
         ref = self._array(key)
         if ref is None:
             return []
@@ -185,6 +245,32 @@ class Header:
         values = array(code)
         values.frombytes(self._read(ref))
         return values.tolist()
+
+    def first_of(self, key: str, count: int) -> ArrayRef | Values | None:
+        """Return the array at `key` without what stands after its first `count` items.
+
+        Raises:
+            NotFoundError, InvalidFileError: as `strings`.
+        """
+        value = self.metadata.get(key)
+        if isinstance(value, Values):
+            return Values(value.item_type, value.items[:count])
+        if not isinstance(value, ArrayRef) or value.count <= count:
+            return value if isinstance(value, ArrayRef) else None
+        if value.item_type == _STRING:
+            sizes = self._string_sizes(value, count)
+            return ArrayRef(_STRING, count, value.start, value.start + sum(sizes) + 8 * count)
+        size = _SCALARS[value.item_type].size
+        return ArrayRef(value.item_type, count, value.start, value.start + size * count)
+
+    def _string_sizes(self, ref: ArrayRef, count: int) -> list[int]:
+        data, at, sizes = self._read(ref), 0, []
+        for _ in range(count):
+            if at + 8 > len(data):
+                raise self._changed()
+            sizes.append(_U64.unpack_from(data, at)[0])
+            at += 8 + sizes[-1]
+        return sizes
 
     def _array(self, key: str) -> ArrayRef | None:
         value = self.metadata.get(key)

@@ -5,19 +5,24 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from llamaforge.errors import RefusedError
-from llamaforge.gguf.header import ArrayRef, Header
+from llamaforge.gguf.header import Header
 
 _MOST: Final = 1 << 27
 _MOST_LAYERS: Final = 1024
+_LOG_MULTIPLIER: Final = "rope.scaling.yarn_log_multiplier"
 _SCALING_DETAILS: Final[Mapping[str, float]] = {
     "rope.scaling.attn_factor": 1.0,
-    "rope.scaling.yarn_log_multiplier": 0.0,
+    _LOG_MULTIPLIER: 0.0,
     "rope.scaling.yarn_ext_factor": 1.0,
-    "rope.scaling.yarn_attn_factor": 1.0,
     "rope.scaling.yarn_beta_fast": 32.0,
     "rope.scaling.yarn_beta_slow": 1.0,
 }
 """Refinements of a rotary scaling, and the values at which both sides compute the same."""
+YARN_DETAILS: Final = frozenset(
+    {_LOG_MULTIPLIER, "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"}
+)
+"""Those that llama.cpp reads for some architectures."""
+_CLOSE: Final = 1e-4
 
 
 def whole(header: Header, key: str, default: int | None = None) -> int:
@@ -115,8 +120,12 @@ def head_sizes(header: Header) -> tuple[int, int]:
     return size, turned
 
 
-def rope(header: Header) -> dict[str, Any]:
+def rope(header: Header, details: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Return the rotary embedding's parameters as transformers names them.
+
+    Args:
+        header: the file's header.
+        details: refinements, of `YARN_DETAILS`, that llama.cpp reads for the architecture.
 
     Raises:
         RefusedError: its scaling is of a kind or a form that is not known.
@@ -134,21 +143,69 @@ def rope(header: Header) -> dict[str, Any]:
     factor = _scaling_factor(header)
     if kind in {"linear", "yarn"} and factor == 1.0:
         return found
-    for key, usual in _SCALING_DETAILS.items():
-        if header.own(key, usual) != usual:
-            raise variant(header, f"has a {words(key)} of its own")
+    _check_details(header, details, factor if kind == "yarn" else 1.0)
     if kind == "linear":
         return found | {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
         context = whole(header, "context_length")
-        return found | {
+        found |= {
             "rope_type": "yarn",
             "factor": factor,
             "original_max_position_embeddings": whole(
                 header, "rope.scaling.original_context_length", context
             ),
         }
+        return found | (_yarn_details(header, factor) if details else {})
     raise variant(header, f"has the rotary scaling {str(kind)[:40]!r}")
+
+
+def _check_details(header: Header, read: frozenset[str], factor: float) -> None:
+    for key, usual in _SCALING_DETAILS.items():
+        if key not in read and header.own(key, usual) != usual:
+            raise variant(header, f"has a {words(key)} of its own")
+    key = "rope.scaling.yarn_attn_factor"
+    strength = real(header, key, 1.0)
+    # llama.cpp does not read it, and computes what it usually is.
+    if strength != 1.0 and not math.isclose(strength, _yarn_strength(factor, 1.0), abs_tol=_CLOSE):
+        raise variant(header, f"has a {words(key)} of its own")
+
+
+def _yarn_details(header: Header, factor: float) -> dict[str, float]:
+    """Source: the constructor of `llama_context` in `llama-context.cpp` of llama.cpp."""
+    multiplier = header.own(_LOG_MULTIPLIER, 0.0)
+    strength = _yarn_strength(factor, 1.0)
+    if multiplier != 0.0:
+        strength /= _yarn_strength(factor, real(header, _LOG_MULTIPLIER))
+    return {
+        "attention_factor": strength,
+        "beta_fast": real(header, "rope.scaling.yarn_beta_fast", 32.0),
+        "beta_slow": real(header, "rope.scaling.yarn_beta_slow", 1.0),
+    }
+
+
+def _yarn_strength(factor: float, multiplier: float) -> float:
+    """Return by what YaRN multiplies the rotary embedding."""
+    return 1.0 if factor <= 1.0 else 0.1 * multiplier * math.log(factor) + 1.0
+
+
+def still_frequencies(header: Header, *, interleaved: bool) -> list[int]:
+    """Return which rotary frequencies turn nothing in a text, of a model that also sees pictures.
+
+    Parts of a head turn by a place in time, height or width, which in a text are all the token's
+    own place; what no part takes turns by a fourth number, which is zero there.
+    Source: `ggml_mrope_cache_init` in `ops.cpp` of ggml.
+    """
+    sections = header.numbers(f"{header.architecture}.rope.dimension_sections")
+    if not 3 <= len(sections) <= 4 or not all(0 <= size < _MOST for size in sections):
+        raise variant(header, "does not say which parts of a head turn by what")
+    total, turned = sum(sections), sum(sections[:3])
+    if turned == 0:
+        raise variant(header, "turns no part of a head")
+    _, size = head_sizes(header)
+    places = [number % total for number in range(size // 2)]
+    if not interleaved:
+        return [number for number, place in enumerate(places) if place >= turned]
+    return [number for number, place in enumerate(places) if place >= 3 * sections[place % 3]]
 
 
 def has_rope_factors(header: Header) -> bool:
@@ -159,21 +216,24 @@ def has_rope_factors(header: Header) -> bool:
 def sliding_layers(header: Header, every: int, *, default_window: int | None = None) -> list[str]:
     """Return the kind of attention of each layer, as transformers names it.
 
-    Every layer but each `every`-th sees a window only; none does where the file has no window.
+    Every layer but each `every`-th sees a window only, or those that the file says; none does
+    where the file has no window.
 
     Raises:
-        RefusedError: the file brings a pattern of its own.
+        RefusedError: the file's own pattern is none.
     """
     pattern = f"{header.architecture}.attention.sliding_window_pattern"
-    if header.metadata.get(pattern, every) != every:
-        raise variant(header, "has a pattern of sliding windows of its own")
     layers = layer_count(header)
     if header.own("attention.sliding_window", default_window or 0) == 0:
         return ["full_attention"] * layers
-    return [
-        "sliding_attention" if (number + 1) % every else "full_attention"
-        for number in range(layers)
-    ]
+    if header.is_array(pattern):
+        kinds = header.numbers(pattern)[:layers]
+        if len(kinds) < layers or not all(kind in (0, 1) for kind in kinds):
+            raise variant(header, "does not say which of its layers see a window")
+    else:
+        every = whole(header, "attention.sliding_window_pattern", every)
+        kinds = [(number + 1) % every != 0 for number in range(layers)]
+    return ["sliding_attention" if kind else "full_attention" for kind in kinds]
 
 
 def recurrent_layers(header: Header) -> list[str]:
@@ -184,7 +244,7 @@ def recurrent_layers(header: Header) -> list[str]:
     """
     layers = layer_count(header)
     key = f"{header.architecture}.attention.recurrent_layers"
-    if isinstance(header.metadata.get(key), ArrayRef):
+    if header.is_array(key):
         kinds = header.numbers(key)[:layers]
         if len(kinds) < layers:
             raise variant(header, f"names the kinds of {len(kinds)} of its {layers} layers")
@@ -201,7 +261,7 @@ def has(header: Header, tensor: str) -> bool:
 
 def is_array(header: Header, key: str) -> bool:
     """Return whether `<architecture>.<key>` is an array, such as one value a layer."""
-    return isinstance(header.metadata.get(f"{header.architecture}.{key}"), ArrayRef)
+    return header.is_array(f"{header.architecture}.{key}")
 
 
 def words(key: str) -> str:

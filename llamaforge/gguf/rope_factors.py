@@ -78,5 +78,4 @@ def _llama3_factors(header: Header, known: dict[str, float], count: int) -> _Arr
 def _values(header: Header, name: str) -> _Array:
     info = header.tensors[name]
     kind = np.float16 if info.type is TensorType.F16 else np.float32
-    data = np.fromfile(header.path, dtype=np.uint8, count=info.n_bytes, offset=info.offset)
-    return data.view(kind).astype(np.float64)
+    return np.frombuffer(header.read_tensor(info), dtype=kind).astype(np.float64)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Protocol
 
-from llamaforge.gguf.header import ArrayRef, Header
+from llamaforge.gguf.header import ArrayRef, Header, Values
 from llamaforge.gguf.types import TensorType, row_bytes
 
 _VERSION: Final = 3
@@ -125,6 +125,10 @@ class GgufStream:
             self._file.write(struct.pack("<IQ", value.item_type, value.count))
             source.seek(value.start)
             self._file.write(source.read(value.end - value.start))
+        elif isinstance(value, Values):
+            self._file.write(struct.pack("<IQ", value.item_type, value.count))
+            form = f"<{value.count}{_SCALARS[value.item_type][1]}"
+            self._file.write(struct.pack(form, *value.items))
         elif kind == _STRING:
             self._write_text(value)
         else:

@@ -10,6 +10,7 @@ from llamaforge.data.library import find
 from llamaforge.data.sources import Source, expand
 from llamaforge.errors import RefusedError
 from llamaforge.gguf.header import Header
+from llamaforge.gguf.llama_files import is_translated
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator
 from llamaforge.recipe.spec import RunSpec, TrainingSettings
@@ -41,19 +42,20 @@ class Needs:
 
 
 def needs_of(spec: RunSpec, header: Header) -> Needs:
-    """Return what the run takes on the model whose file has `header`."""
+    """Return what the run takes on a model, whose `header` is as the server reads it."""
     adapter = adapter_parameters(header, spec.training.lora_r) * _FLOAT32_BYTES
     local = [source for source in spec.data.sources if not source.is_on_the_hub]
     snapshot = sum(map(_snapshot_bytes, expand(local).files)) if local else 0
     if spec.data.snapshot is not None:
         snapshot = sum(file.bytes for file in find(spec.data.snapshot).manifest.files.values())
     checkpoints = _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
-    blob = header.path.stat().st_size
     # A server that takes no adapters gets a file with both merged, as large as the model's own.
-    merged = 0 if spec.publish.name is None else blob
+    merged = 0 if spec.publish.name is None else header.stored.file_bytes
+    # llama.cpp is asked about a file that says what Ollama's server reads.
+    translated = header.tensor_bytes if is_translated(header) else 0
     return Needs(
         adapter=adapter,
-        disk=checkpoints + adapter + snapshot + merged + _SLACK_DISK_BYTES,
+        disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
         memory=least_memory(header, spec.training, adapter // _FLOAT32_BYTES),
     )
 

@@ -13,6 +13,7 @@ from llamaforge.errors import UsageError
 from llamaforge.hardware import cpu_has_fast_bfloat16
 from llamaforge.recipe.spec import (
     DataChoice,
+    FurtherPart,
     Recipe,
     ResolvedModel,
     RunSpec,
@@ -47,6 +48,7 @@ class ModelFacts:
     architecture: str
     quantization: str
     context_length: int
+    further: tuple[FurtherPart, ...] = ()
 
 
 def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
@@ -76,6 +78,7 @@ def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
             store=facts.store,
             blob=facts.blob,
             digest=facts.digest,
+            further=facts.further,
             architecture=facts.architecture,
             quantization=facts.quantization,
             context_length=facts.context_length,

@@ -150,6 +150,16 @@ class EvaluationSettings(_Strict):
     """Tokens an answer may have."""
     samples: Annotated[int, Field(ge=0)] = 3
     """Conversations that are shown before and after."""
+    probe_prompts: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=8_000)]], Field(max_length=16)
+    ] = []
+    """Questions that the model answers during training, whenever the validation loss is measured,
+    beside what it answered before."""
+    probe_max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Tokens that such an answer may have."""
+    probe_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """How long the answers to all of them may take together, each time; what is not done by then is
+    cut."""
 
 
 class PublishChoice(_Strict):
@@ -170,16 +180,32 @@ class Recipe(_Strict):
     publish: PublishChoice = PublishChoice()
 
 
+class FurtherPart(_Strict):
+    """One file, after the first, of a model that is split into several."""
+
+    blob: Path
+    digest: str
+    """`sha256:<hex>` of the file."""
+
+
 class ResolvedModel(ModelChoice):
     """The model as it was found: its file and what the file said."""
 
     store: Path
     blob: Path
+    """The file, or the first of several."""
     digest: str
     """`sha256:<hex>` of the blob."""
+    further: tuple[FurtherPart, ...] = ()
+    """The other files of a model that is split, in their order."""
     architecture: str
     quantization: str
     context_length: int
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the model, in their order."""
+        return (self.blob, *(part.blob for part in self.further))
 
 
 class RunSpec(_Strict):

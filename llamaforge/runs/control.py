@@ -1,9 +1,11 @@
 """What a person may ask of a running worker, as files in the run directory and as signals."""
 
 import contextlib
+import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -22,11 +24,23 @@ class Request(StrEnum):
     """Save a checkpoint, then end."""
     SAVE = "save"
     """Save a checkpoint, then go on."""
+    SAMPLE = "sample"
+    """Answer some prompts, then go on; see `ask_samples`."""
+    PAUSE = "pause"
+    """Save a checkpoint, then wait, with everything kept in memory, until this is withdrawn."""
 
 
 def ask(run: RunDirectory, request: Request) -> None:
     """Leave `request` for the worker."""
     write_atomic(run.control / request.value, "")
+
+
+def ask_samples(run: RunDirectory, prompts: Sequence[str] = ()) -> None:
+    """Ask the worker to answer `prompts` now; without any, those of the recipe.
+
+    A recipe without prompts has the first questions of the validation rows answered.
+    """
+    write_atomic(run.control / Request.SAMPLE.value, json.dumps(list(prompts)))
 
 
 def take(run: RunDirectory, request: Request) -> bool:
@@ -36,6 +50,28 @@ def take(run: RunDirectory, request: Request) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def take_samples(run: RunDirectory) -> list[str] | None:
+    """Return the prompts of a wish for answers and clear it; None where there is no such wish."""
+    path = run.control / Request.SAMPLE.value
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, ValueError):
+        text = ""
+    if not take(run, Request.SAMPLE):
+        return None
+    try:
+        prompts = json.loads(text)
+    except ValueError:
+        return []  # the bare wish
+    return [item for item in prompts if isinstance(item, str)] if isinstance(prompts, list) else []
+
+
+def withdraw(run: RunDirectory, *requests: Request) -> None:
+    """Clear wishes, all of them where none is named; a paused worker then goes on."""
+    for request in requests or Request:
+        take(run, request)
 
 
 def is_asked(run: RunDirectory, request: Request) -> bool:

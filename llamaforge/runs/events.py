@@ -105,8 +105,45 @@ class Sample(Event):
     type: ClassVar[str] = "sample"
     prompt: str
     expected: str
+    """What the row answers; empty for a prompt that is no row."""
     base: str
     tuned: str
+    step: int | None = None
+    """The optimizer step after which it was answered; None for the evaluation at the end."""
+    cut: bool = False
+    """Whether an answer was ended because it took too many tokens or too long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled(Event):
+    """The answers that a person asked for during training are all given."""
+
+    type: ClassVar[str] = "sampled"
+    step: int
+    answers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused(Event):
+    """The worker waits, with everything kept in memory."""
+
+    type: ClassVar[str] = "paused"
+    reason: str
+    """`asked` by a person, or `disk_full`."""
+    message: str
+    step: int = 0
+    needed_bytes: int | None = None
+    """Bytes that must be free before it goes on by itself; None where a person decides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """The worker goes on after a pause."""
+
+    type: ClassVar[str] = "resumed"
+    step: int = 0
+    seconds: float = 0.0
+    """How long it waited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +222,9 @@ KNOWN: Final[dict[str, type[Event]]] = {
         Step,
         Eval,
         Sample,
+        Sampled,
+        Paused,
+        Resumed,
         Checkpoint,
         Warn,
         Report,

@@ -51,13 +51,15 @@ class PackedModel:
 
 
 class _Source:
-    """Reads tensors of one mapped file, and remembers which ones were used."""
+    """Reads tensors of the mapped file, or files, and remembers which ones were used."""
 
     def __init__(self, header: Header) -> None:
         self.header = header
         self.unused = model_tensors(header)
         # Copy on write: torch wants memory that it may write to, and never writes to it.
-        self._bytes = torch.from_numpy(np.memmap(header.path, dtype=np.uint8, mode="c"))
+        self._files = [
+            torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c")) for path in header.files
+        ]
 
     def raw(self, name: str) -> tuple[TensorInfo, Tensor]:
         """Return a tensor's place and its bytes, shape [rows, bytes of a row].
@@ -80,7 +82,7 @@ class _Source:
                 code="unsupported_type",
             )
         self.unused.discard(name)
-        rows = self._bytes[info.offset : info.offset + info.n_bytes]
+        rows = self._files[info.file][info.offset : info.offset + info.n_bytes]
         return info, rows.view(info.rows, -1)
 
     def weight(self, name: str) -> PackedWeight:
@@ -358,17 +360,30 @@ def kept_buffers(module: nn.Module, entry: Architecture) -> list[str]:
 
 def _apply_rope_factors(model: PreTrainedModel, header: Header, source: _Source) -> None:
     """Divide the rotary frequencies by the file's own factors."""
+    entry = architecture_of(header)
+    if entry.still is not None and (still := entry.still(header)):
+        for frequencies in rotary_frequencies(model):
+            frequencies[still] = 0.0
     found = next((name for name in _ROPE_TENSORS if name in header.tensors), None)
     if found is None:
         return
     factors = source.vector(found)
     strength = header.own("rope.scaling.attn_factor", 1.0) if "short" in found else 1.0
     for module in model.modules():
-        frequencies = dict(module.named_buffers(recurse=False)).get("inv_freq")
-        if frequencies is not None:
-            frequencies.div_(factors.to(frequencies.dtype))
-            module.original_inv_freq = frequencies.clone()
+        turned = dict(module.named_buffers(recurse=False)).get("inv_freq")
+        if turned is not None:
+            turned.div_(factors.to(turned.dtype))
+            module.original_inv_freq = turned.clone()
             module.attention_scaling = float(strength)
+
+
+def rotary_frequencies(model: PreTrainedModel) -> list[Tensor]:
+    """Return the rotary frequencies that a model turns by."""
+    return [
+        values
+        for name, values in model.named_buffers()
+        if name.rsplit(".", 1)[-1] in {"inv_freq", "original_inv_freq"}
+    ]
 
 
 def _check_complete(model: nn.Module, source: _Source) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import psutil
 import torch
@@ -42,7 +42,26 @@ class Wishes:
     """What a person may ask while training runs; each is looked for after every step."""
 
     stop: Callable[[], bool]
+    """Whether to save and end."""
     save: Callable[[], bool]
+    """Whether to save and go on; each wish is told once."""
+    samples: Callable[[], list[str] | None] = lambda: None
+    """Prompts to answer now, or an empty list for any; None where nobody asks."""
+    pause: Callable[[Callable[[], None], Callable[[], None]], None] = lambda _before, _meanwhile: (
+        None
+    )
+    """Wait for as long as a pause is wanted. Calls the first function where there is a pause at
+    all, and the second one again and again while it lasts."""
+
+
+class Probes(Protocol):
+    """What answers prompts with the model as it is."""
+
+    def at_eval(self, step: int) -> None:
+        """Answer the prompts of the recipe."""
+
+    def asked(self, step: int, prompts: Sequence[str]) -> None:
+        """Answer `prompts`; without any, some that are at hand."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +84,7 @@ def train(
     *,
     emit: Emit,
     wishes: Wishes,
+    probes: Probes | None = None,
 ) -> Outcome:
     """Train the adapter of `model` in place; goes on from the newest whole checkpoint.
 
@@ -77,6 +97,7 @@ def train(
         checkpoints: the folder that holds them.
         emit: takes `Step`, `Eval`, `Checkpoint` and `Warn` events.
         wishes: what was asked from outside.
+        probes: answers prompts whenever the validation loss is measured, and on request.
 
     Raises:
         LlamaForgeError: the loss is no longer a number (`diverged`).
@@ -106,7 +127,7 @@ def train(
     if settings.gradient_checkpointing:
         base: Any = model.get_base_model()
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    reporter = _Reporter(model, head, validation, settings, checkpoints, emit, wishes)
+    reporter = _Reporter(model, head, validation, settings, checkpoints, emit, wishes, probes)
     trainer = _PackedTrainer(model, head, rows, settings, arguments, reporter)
     newest, damaged = newest_checkpoint(checkpoints)
     for path in damaged:
@@ -221,6 +242,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         checkpoints: Path,
         emit: Emit,
         wishes: Wishes,
+        probes: Probes | None,
     ) -> None:
         self.tokens = 0
         """Tokens read since the last step, padding not counted."""
@@ -232,6 +254,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._checkpoints = checkpoints
         self._emit = emit
         self._wishes = wishes
+        self._probes = probes
         self._process = psutil.Process()
         self._recent: deque[tuple[float, int]] = deque(maxlen=_SPEED_STEPS)
         self._since = 0.0
@@ -258,7 +281,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
         """Report one optimizer step."""
-        del args, control
+        del args
         if not logs or "loss" not in logs:
             return
         now = time.monotonic()
@@ -293,27 +316,35 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
                 code="diverged",
             )
         self._after_step(state)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Obey a wish to stop."""
-        del args, state
         if self._wishes.stop():
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what the last steps learned."""
         del args, control
-        if state.global_step != self._saved_step:
-            self._save(state)
+        self._save_new(state)
 
     def _after_step(self, state: Any) -> None:
         started = time.monotonic()
         is_last = state.global_step == state.max_steps
-        if self._validation and (is_last or state.global_step % self._settings.eval_steps == 0):
-            self._evaluate(state.global_step)
-        if self._wishes.save() or state.global_step % self._settings.save_steps == 0:
+        if is_last or state.global_step % self._settings.eval_steps == 0:
+            if self._validation:
+                self._evaluate(state.global_step)
+            if self._probes is not None:
+                self._probes.at_eval(state.global_step)
+        if state.global_step % self._settings.save_steps == 0:
             self._save(state)
+        self._obey(state)
+        self._wishes.pause(lambda: self._save_new(state), lambda: self._obey(state))
         self._since += time.monotonic() - started  # a step's time is the step's alone
+
+    def _obey(self, state: Any) -> None:
+        """Do what was asked and lets training go on."""
+        if self._wishes.save():
+            self._save(state)
+        prompts = self._wishes.samples()
+        if prompts is not None and self._probes is not None:
+            self._probes.asked(state.global_step, prompts)
 
     def _memory_bytes(self) -> int:
         """Return what the process holds: on the host, or on the GPU that it computes on."""
@@ -343,6 +374,11 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
                 count += tokens
         self._model.train(was_training)
         self._emit(events.Eval(step=step, loss=round(total / count, 6), rows=len(order)))
+
+    def _save_new(self, state: Any) -> None:
+        """Write a checkpoint unless this step's is there already."""
+        if state.global_step != self._saved_step:
+            self._save(state)
 
     def _save(self, state: Any) -> None:
         trainer = cast("_PackedTrainer", self._trainer)

@@ -112,6 +112,20 @@ def _after_sample(view: RunView, event: events.Sample) -> RunView:
     return replace(view, samples=(*view.samples, sample)[-MAX_SAMPLES:])
 
 
+def _after_sampled(view: RunView, event: events.Sampled) -> RunView:
+    words = f"{_count(event.answers)} prompts answered at step {_count(event.step)}."
+    return _noted(view, event, words)
+
+
+def _after_pause(view: RunView, event: events.Paused) -> RunView:
+    return _noted(view, event, str(event.message), Level.WARNING)
+
+
+def _after_resume(view: RunView, event: events.Resumed) -> RunView:
+    waited = duration_words(number(event.seconds))
+    return _noted(view, event, f"The run goes on after a pause of {waited}.")
+
+
 def _after_artifact(view: RunView, event: events.Artifact) -> RunView:
     made = _artifact(event.kind, event.path, event.sha256)
     others = tuple(item for item in view.artifacts if item.kind != made.kind)
@@ -264,6 +278,9 @@ _HANDLERS: Final[dict[type[events.Event], Callable[[RunView, Any], RunView]]] = 
     events.Warn: _after_warning,
     events.Sample: _after_sample,
     events.Report: _after_report,
+    events.Sampled: _after_sampled,
+    events.Paused: _after_pause,
+    events.Resumed: _after_resume,
     events.Artifact: _after_artifact,
     events.Failed: _after_failure,
     events.Finished: _after_end,

@@ -14,10 +14,10 @@ from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
 from llamaforge.errors import LlamaForgeError, RefusedError
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.preflight import Needs, check_disk, check_memory, needs_of
 from llamaforge.recipe.resolve import ModelFacts, resolve
-from llamaforge.recipe.spec import Recipe, RunSpec
+from llamaforge.recipe.spec import FurtherPart, Recipe, RunSpec
 from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
 from llamaforge.safe_text import safe_line
 
@@ -49,6 +49,8 @@ def prepare(
 ) -> Prepared:
     """Check everything that can be checked before a run exists, and resolve the recipe.
 
+    What training on this machine takes is only checked roughly; `planning.plan_of` measures it.
+
     Args:
         recipe: what to do.
         store: outranks the recipe's store.
@@ -59,6 +61,23 @@ def prepare(
         NotFoundError: there is no such store, model or data file.
         UsageError: a name or a setting has no meaning.
         RefusedError: the model or the rows cannot be trained on, or the machine is too small.
+    """
+    spec = resolved(recipe, store=store, on_note=on_note)
+    needs = needs_of(spec, read_model(spec.model.blob, spec.model.files))
+    check_memory(needs.memory)
+    check_disk(paths.runs_folder(), needs.disk)
+    return Prepared(spec, needs, numbered or recipe.name is None)
+
+
+def resolved(
+    recipe: Recipe, *, store: Path | None, on_note: Callable[[LlamaForgeError], None] = _silent
+) -> RunSpec:
+    """Return the run spec of a recipe whose model and rows can be trained on.
+
+    Raises:
+        NotFoundError: there is no such store, model or data file.
+        UsageError: a name or a setting has no meaning.
+        RefusedError: the model or the rows cannot be trained on.
     """
     name = recipe.name or automatic_name(recipe.model.name)
     check_run_name(name)
@@ -74,10 +93,7 @@ def prepare(
     if spec.data.snapshot is None:
         data = spec.data
         first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
-    needs = needs_of(spec, read_header(facts.blob))
-    check_memory(needs.memory)
-    check_disk(paths.runs_folder(), needs.disk)
-    return Prepared(spec, needs, numbered or recipe.name is None)
+    return spec
 
 
 def create(prepared: Prepared) -> RunDirectory:
@@ -126,4 +142,7 @@ def facts_of(model: StoredModel) -> ModelFacts:
         architecture=model.architecture,
         quantization=model.quantization,
         context_length=model.context_length,
+        further=tuple(
+            FurtherPart(blob=part.path, digest=f"sha256:{part.digest}") for part in model.further
+        ),
     )

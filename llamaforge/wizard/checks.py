@@ -8,12 +8,13 @@ from typing import Final, Literal
 from llamaforge import paths
 from llamaforge.catalog.host import resolve_host
 from llamaforge.errors import LlamaForgeError
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.preflight import check_disk, check_memory, needs_of
-from llamaforge.recipe.resolve import ModelFacts, resolve
+from llamaforge.recipe.resolve import resolve
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import check_run_name
 from llamaforge.safe_text import safe_line
+from llamaforge.wizard.beginning import facts_of
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.questions import advice_for
@@ -65,14 +66,7 @@ def spec_of(draft: Draft, facts: Facts) -> RunSpec:
     check_run_name(name)
     return resolve(
         draft.recipe(advice_for(draft, facts)),
-        ModelFacts(
-            store=model.store.absolute(),
-            blob=model.blob,
-            digest=f"sha256:{model.blob_digest}",
-            architecture=model.architecture,
-            quantization=model.quantization,
-            context_length=model.context_length,
-        ),
+        facts_of(model),
         name,
     )
 
@@ -98,7 +92,7 @@ def _rows(facts: Facts) -> Iterator[Check]:
 
 def _machine(spec: RunSpec) -> Iterator[Check]:
     try:
-        needs = needs_of(spec, read_header(spec.model.blob))
+        needs = needs_of(spec, read_model(spec.model.blob, spec.model.files))
     except LlamaForgeError as error:
         yield Check("Model", "fail", error.message, error.hint)
         return

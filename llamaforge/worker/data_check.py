@@ -21,7 +21,7 @@ from llamaforge.data import library
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import Watch, collect, judge, source_files, streamed, take_in_nothing
 from llamaforge.data.lengths import RowLength, by_text
-from llamaforge.data.records import HEAD_ROLES, Message, Record, RowError
+from llamaforge.data.records import HEAD_ROLES, Message, Record, RowError, is_raw_text
 from llamaforge.data.repairs import repaired_rows
 from llamaforge.data.row_refs import Example, ref_of, text_bytes
 from llamaforge.data.snapshot import write_snapshot
@@ -33,7 +33,7 @@ from llamaforge.errors import (
     NotFoundError,
     RefusedError,
 )
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.runs.hub_fetch import fetch_dataset
@@ -226,6 +226,8 @@ class _Rendered:
                 self.examples.append(Example(ref_of(record), safe_line(str(error), limit=120)))
             raise
         self.unterminated += not row.terminated
+        if is_raw_text(messages):  # it is cut into rows that fit
+            return RowLength(len(row.ids), 0)
         last = _last_exchange(messages)
         if len(last) == len(messages):
             return RowLength(len(row.ids), len(row.ids))
@@ -284,7 +286,7 @@ def _measure(request: CheckRequest) -> tuple[_Rendered | None, int | None]:
             "Pull the model again.",
             code="missing_blob",
         )
-    tokenizer = GgufTokenizer(read_header(model.blob))
+    tokenizer = GgufTokenizer(read_model(model.blob, model.files))
     template = choose_template(
         request.chat_template, tokenizer.chat_template, tokenizer.special_ids
     )

@@ -26,13 +26,14 @@ def evaluate(job: Job) -> None:
         nonlocal done
         done += 1
         job.progress("evaluate", done, total, "answers")
+        job.check_stop()
 
     longest = max(len(question.prompt) for question in questions)
-    with Server(
-        job.spec.model.blob,
-        context=longest + settings.max_new_tokens,
-        adapter=artifact_path(job, "adapter"),
-    ) as server:
+    adapter = artifact_path(job, "adapter")
+    with (
+        job.llama_files() as files,
+        Server(files, context=longest + settings.max_new_tokens, adapter=adapter) as server,
+    ):
         answered = answer_all(
             server,
             questions,

@@ -3,7 +3,10 @@
 import os
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -12,7 +15,10 @@ from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.encoding import EncodedSplits, encode_splits
 from llamaforge.data.snapshot import read_snapshot
 from llamaforge.data.templates import choose_template
-from llamaforge.gguf.header import Header, read_header
+from llamaforge.errors import LlamaForgeError
+from llamaforge.gguf.header import Header
+from llamaforge.gguf.llama_files import llama_files, remove_leftovers
+from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.recipe.resolve import DEFAULT_MAX_LENGTH
 from llamaforge.recipe.spec import RunSpec
@@ -22,6 +28,7 @@ from llamaforge.runs.directory import RunDirectory, RunState, Status
 _STATE_SECONDS: Final = 1.0
 """How often `state.json` follows the steps; what is written between is in the events."""
 _PROGRESS_SECONDS: Final = 0.2
+_PAUSE_POLL_SECONDS: Final = 0.1
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -53,10 +60,36 @@ class Job:
 
     @property
     def header(self) -> Header:
-        """The header of the model's file."""
+        """The model as the server reads it."""
         if self._header is None:
-            self._header = read_header(self.spec.model.blob)
+            self._header = read_model(self.spec.model.blob, self.spec.model.files)
         return self._header
+
+    @contextmanager
+    def llama_files(self, *, vocabulary_only: bool = False) -> Iterator[tuple[Path, ...]]:
+        """Give the files that llama.cpp loads for the run's model, all parts in order.
+
+        Raises:
+            LlamaForgeError: there is no room for a copy that llama.cpp takes (`no_copy`).
+        """
+        remove_leftovers(self.run.data)
+        files = llama_files(
+            self.header,
+            self.run.data,
+            vocabulary_only=vocabulary_only,
+            check_stop=self.check_stop,
+        )
+        with ExitStack() as stack:
+            try:
+                found = stack.enter_context(files)
+            except OSError as error:
+                raise LlamaForgeError(
+                    "The model cannot be copied into the form that llama.cpp takes: "
+                    f"{error.strerror or type(error).__name__}.",
+                    "Free some space on the disk of the runs, then resume the run.",
+                    code="no_copy",
+                ) from error
+            yield found
 
     @property
     def max_length(self) -> int:
@@ -85,8 +118,7 @@ class Job:
 
     def begin(self, *, resumed: bool) -> None:
         """Take the run: from here on its state names this process."""
-        control.take(self.run, control.Request.STOP)  # a wish for an earlier worker
-        control.take(self.run, control.Request.SAVE)
+        control.withdraw(self.run)  # wishes for an earlier worker
         before = self.run.read_status()
         self._status = Status(
             state=RunState.RUNNING,
@@ -171,14 +203,62 @@ class Job:
         """Return whether a checkpoint was asked for; a wish is answered once."""
         return control.take(self.run, control.Request.SAVE)
 
+    def samples_asked(self) -> list[str] | None:
+        """Return the prompts that a person wants answered now; a wish is answered once.
+
+        None means that nobody asked; no prompts, that any will do.
+        """
+        return control.take_samples(self.run)
+
     def check_stop(self) -> None:
-        """Raise `Stopped` where a person asked for it."""
+        """Wait for as long as a person wants a pause; raise `Stopped` where one asked to stop."""
+        self.wait_while_paused()
         if self.stop_asked():
             raise Stopped
 
+    def wait_while_paused(
+        self,
+        before: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Wait for as long as a person wants the run paused; a wish to stop ends the wait too.
+
+        Args:
+            before: called first, if there is a pause at all.
+            meanwhile: called again and again while it lasts.
+        """
+        if not self._is_pause_asked():
+            return
+        before()
+        message = f"Paused as asked. Go on with: llamaforge runs resume {self.run.id}"
+        with self._paused("asked", message):
+            while self._is_pause_asked():
+                meanwhile()
+                time.sleep(_PAUSE_POLL_SECONDS)
+
+    def _is_pause_asked(self) -> bool:
+        return control.is_asked(self.run, control.Request.PAUSE) and not self.stop_asked()
+
+    @contextmanager
+    def _paused(self, reason: str, message: str, needed_bytes: int | None = None) -> Iterator[None]:
+        """Let the run's state say that it waits, for the length of a `with` block."""
+        started = time.monotonic()
+        self._status = replace(self._status, state=RunState.PAUSED, message=message)
+        self._write_status()
+        self.emit(
+            events.Paused(
+                reason=reason, message=message, step=self._status.step, needed_bytes=needed_bytes
+            )
+        )
+        yield
+        self._status = replace(self._status, state=RunState.RUNNING, message="")
+        self._write_status()
+        seconds = round(time.monotonic() - started, 3)
+        self.emit(events.Resumed(step=self._status.step, seconds=seconds))
+
     def end(self, state: RunState, message: str = "") -> None:
         """Write the last event and the last state of this worker."""
-        control.take(self.run, control.Request.STOP)
+        control.withdraw(self.run)
         listed = self.run.artifact_list()
         finished = events.Finished(run=self.run.id, state=state.value, artifacts=listed)
         self._writer.write(finished, durable=True)

@@ -1,4 +1,4 @@
-"""`python -m llamaforge.worker.layout BLOB`: how transformers lays out the model in a GGUF file.
+"""`python -m llamaforge.worker.layout BLOB…`: how transformers lays out a GGUF model.
 
 Prints one JSON object on its last line of output: the layout, or `{"error": …}`. It is a process
 of its own because it loads transformers, which neither the command line nor an export needs.
@@ -9,23 +9,30 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.export.layout import Layout, Parameter
-from llamaforge.gguf.header import Header, read_header
+from llamaforge.gguf.header import Header
+from llamaforge.gguf.model_file import read_model
 
 if TYPE_CHECKING:
     from llamaforge.gguf.architectures import Architecture
+
+_MOST_TURNED: Final = 0.25
+"""Radians at the end of the longest text. Of Qwen 3 VL the two frequencies that llama.cpp leaves
+still turn by a tenth there."""
 
 
 def main(arguments: list[str]) -> ExitCode:
     """Print the layout of the model in a file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("blob", type=Path)
+    parser.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args(arguments)
     try:
-        print_line(model_layout(read_header(options.blob)).model_dump(mode="json"))
+        print_line(
+            model_layout(read_model(options.files[0], options.files)).model_dump(mode="json")
+        )
     except LlamaForgeError as error:
         body = {"code": error.code, "message": error.message, "hint": error.hint}
         print_line({"error": body | {"exit_code": int(error.exit_code)}})
@@ -58,6 +65,7 @@ def model_layout(header: Header) -> Layout:
         "pad_token_id": tokenizer.pad_id,
     }
     model = empty_model(header, torch.float32, **changes)
+    _check_turning(header, model)
     parameters = tuple(_parameters(header, model))
     _check_complete(header, model, parameters)
     modules = tuple(path for path, _ in model.named_modules() if path)
@@ -170,6 +178,26 @@ def _experts(header: Header, path: str, module: Any, layer: str) -> Iterator[Par
             join = "interleaved" if is_bias else "turned"
         yield Parameter(
             name=f"{path}.{key}", shape=tuple(parameter.shape), tensors=tensors, join=join
+        )
+
+
+def _check_turning(header: Header, model: Any) -> None:
+    """Refuse a model of which llama.cpp leaves frequencies still that transformers turns."""
+    from llamaforge.gguf.architectures import architecture_of
+    from llamaforge.gguf.keys import whole
+    from llamaforge.training.model import rotary_frequencies
+
+    entry = architecture_of(header)
+    still = entry.still(header) if entry.still else []
+    fastest = max(
+        (float(values[still].max()) for values in rotary_frequencies(model) if still), default=0.0
+    )
+    if fastest * whole(header, "context_length") > _MOST_TURNED:
+        raise RefusedError(
+            f"llama.cpp leaves {len(still)} of the model's rotary frequencies still in a text, "
+            f"which transformers' {type(model).__name__} would turn.",
+            "Export it as gguf, or use the adapter.",
+            code="cannot_export",
         )
 
 

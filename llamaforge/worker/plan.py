@@ -9,12 +9,13 @@ import math
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge import hardware, paths
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
-from llamaforge.gguf.header import Header, read_header
+from llamaforge.gguf.header import Header
+from llamaforge.gguf.llama_files import is_translated
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator, Seconds
 from llamaforge.recipe.fit import Fit, largest_batch, largest_length
@@ -29,6 +30,8 @@ _LOW, _HIGH = 0.85, 1.2
 """Of the seconds that are estimated: what the aim of the estimate allows on both sides."""
 _HASHED_BYTES_A_SECOND: Final = 700e6
 """The file is read twice before training: for its digest, and for values that are no numbers."""
+_READ_BYTES_A_SECOND: Final = 8e9
+"""Weights that a processor reads for each new token, where that was not tried."""
 _PROOF_TOKENS: Final = 4096
 _PROOF_PASSES: Final = 3
 _FLOAT32_SLOWER: Final = 3.0
@@ -71,7 +74,7 @@ def plan(spec: RunSpec) -> dict[str, Any]:
     from llamaforge.worker.devices import require_device
     from llamaforge.worker.estimating import available_bytes, estimated
 
-    header = read_header(spec.model.blob)
+    header = read_model(spec.model.blob, spec.model.files)
     _say("progress", {"what": "rows"})
     sample = sampled(spec, header)
     _say("progress", {"what": "model"})
@@ -198,8 +201,11 @@ def _parts(
     """Return the seconds that each part of the run takes, low and high."""
     rows = sample.sizes
     every = rows.train_rows + rows.validation_rows
-    size = spec.model.blob.stat().st_size
-    prepare = 2 * size / _HASHED_BYTES_A_SECOND + every * sample.seconds_a_row + _START_SECONDS
+    prepare = (
+        2 * header.tensor_bytes / _HASHED_BYTES_A_SECOND
+        + every * sample.seconds_a_row
+        + _START_SECONDS
+    )
     parts = {"prepare": [prepare / 2, 2 * prepare]}
     if found is None or found.fit.seconds is None or found.estimator.trial is None:
         return parts
@@ -212,7 +218,7 @@ def _parts(
     forward += held_out and trial.forward_part * trial.seconds_a_pass
     slower = _FLOAT32_SLOWER if spec.training.compute_dtype == "bfloat16" else 1.0
     _say("progress", {"what": "served"})
-    a_prompt, a_new = _served_speed(spec.model.blob, header)
+    a_prompt, a_new = _served_speed(header)
     proven = _PROOF_PASSES * (forward * slower + proof * a_prompt)
     parts["verify"] = [proven / 2, 2 * proven]
     parts["evaluate"] = _answers(spec, sample, a_prompt, a_new)
@@ -232,14 +238,17 @@ def _answers(spec: RunSpec, sample: RowSample, a_prompt: float, a_new: float) ->
     ]
 
 
-def _served_speed(blob: Path, header: Header) -> tuple[float, float]:
+def _served_speed(header: Header) -> tuple[float, float]:
     """Return the seconds that llama.cpp takes for a token of a prompt, and for a new one."""
     from llamaforge.evaluation.llama import Server
 
+    if is_translated(header):  # llama.cpp would need a copy first
+        a_new = header.tensor_bytes / _READ_BYTES_A_SECOND
+        return a_new / 4, a_new
     table = header.tensors.get("token_embd.weight")
     count = 1 if table is None else table.rows
     prompt = [number * 7919 % count for number in range(_PROMPT_TOKENS)]
-    with Server(blob, context=_PROMPT_TOKENS + _NEW_TOKENS + 1) as server:
+    with Server(header.files, context=_PROMPT_TOKENS + _NEW_TOKENS + 1) as server:
         seconds = []
         for tokens in (1, 1, _NEW_TOKENS):  # the first reads the file's pages
             started = time.perf_counter()

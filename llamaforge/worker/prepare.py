@@ -14,10 +14,12 @@ from llamaforge.data.records import RowError
 from llamaforge.data.snapshot import read_snapshot, write_snapshot
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.files import write_json
+from llamaforge.gguf.served import hidden_parts
 from llamaforge.runs import events
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.job import Conversations, Job
+from llamaforge.worker.probes import probe_questions
 from llamaforge.worker.sampling import spread
 
 _COMPARED_ROWS: Final = 200
@@ -31,7 +33,7 @@ def is_prepared(job: Job) -> bool:
     try:
         noted = json.loads((job.run.data / _DONE).read_text(encoding="utf-8"))
         manifest, _ = read_snapshot(job.run.data)
-        return bool(noted == {"blob": _stamp(job.spec.model.blob), "snapshot": manifest.id})
+        return bool(noted == {"blob": _stamp(job), "snapshot": manifest.id})
     except (OSError, ValueError, LlamaForgeError):
         return False
 
@@ -43,12 +45,13 @@ def prepare(job: Job) -> None:
         RefusedError: the rows or the model cannot be trained on.
         InvalidFileError: the blob is not what the store says.
     """
-    _check_blob(job)
+    _check_blobs(job)
     job.check_stop()
     collected = _freeze(job)
     manifest, _ = read_snapshot(job.run.data)
     conversations = job.conversations()
     _judge_rows(job, conversations.rows)
+    probe_questions(job, job.spec.evaluation.probe_prompts)  # refused now rather than later
     _warn(job, conversations, collected)
     _warn_of_other_template(job, conversations)
     _compare_tokens(job, conversations)
@@ -68,7 +71,7 @@ def prepare(job: Job) -> None:
         "snapshot": manifest.id,
     }
     job.emit(events.Report(kind="data", figures=figures))
-    write_json(job.run.data / _DONE, {"blob": _stamp(job.spec.model.blob), "snapshot": manifest.id})
+    write_json(job.run.data / _DONE, {"blob": _stamp(job), "snapshot": manifest.id})
 
 
 def _freeze(job: Job) -> Collected | None:
@@ -101,13 +104,22 @@ def _freeze(job: Job) -> Collected | None:
     return collected
 
 
-def _stamp(blob: Path) -> dict[str, int]:
-    status = blob.stat()
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+def _stamp(job: Job) -> dict[str, int]:
+    found = [path.stat() for path in job.spec.model.files]
+    return {
+        "bytes": sum(status.st_size for status in found),
+        "mtime_ns": max(status.st_mtime_ns for status in found),
+    }
 
 
-def _check_blob(job: Job) -> None:
-    blob, expected = job.spec.model.blob, job.spec.model.digest
+def _check_blobs(job: Job) -> None:
+    model = job.spec.model
+    _check_blob(job, model.blob, model.digest)
+    for part in model.further:
+        _check_blob(job, part.blob, part.digest)
+
+
+def _check_blob(job: Job, blob: Path, expected: str) -> None:
     try:
         size = blob.stat().st_size
     except OSError as error:
@@ -166,6 +178,13 @@ def _judge_rows(job: Job, rows: EncodedSplits) -> None:
 
 
 def _warn(job: Job, conversations: Conversations, collected: Collected | None) -> None:
+    hidden = hidden_parts(job.header)
+    if hidden:
+        job.warn(
+            "text_only",
+            f"What the model's file holds for {' and '.join(hidden)} stays as it is: only what "
+            "reads and writes text is trained.",
+        )
     source = conversations.renderer.template.source
     if source == "plain":
         job.warn(
@@ -240,7 +259,10 @@ def _compare_tokens(job: Job, conversations: Conversations) -> None:
     compared = spread([*rows.train, *rows.held_out], _COMPARED_ROWS)
     tokenizer = conversations.tokenizer
     bos = tokenizer.text_of(tokenizer.bos_id)
-    with loaded(job.spec.model.blob, vocabulary_only=True) as model:
+    with (
+        job.llama_files(vocabulary_only=True) as files,
+        loaded(files, vocabulary_only=True) as model,
+    ):
         for item in compared:
             text = _plain_text(conversations.renderer, item)
             if text is None:
@@ -260,10 +282,14 @@ def _compare_tokens(job: Job, conversations: Conversations) -> None:
 def _plain_text(renderer: ChatRenderer, item: EncodedRecord) -> str | None:
     """Return the whole conversation's text; None where its tokens must differ from it.
 
-    That is so where a content spells a control token, and where turns were left out.
+    That is so where a content spells a control token, and where something was left out.
     """
     messages = item.record.messages
-    if item.row.shortened or any(renderer.spells_special(turn.content) for turn in messages):
+    if (
+        item.row.shortened
+        or item.row.is_part
+        or any(renderer.spells_special(turn.content) for turn in messages)
+    ):
         return None
     try:
         return renderer.render(messages)

@@ -25,7 +25,7 @@ from llamaforge.data.row_refs import text_bytes
 from llamaforge.data.served_template import SAMPLE, TemplateComparison, compare_templates
 from llamaforge.data.templates import choose_template
 from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.worker.limits import (
     MOST_RENDERED_BYTES,
@@ -87,7 +87,7 @@ def answers(request: PreviewRequest) -> Iterator[tuple[str, dict[str, Any]]]:
             "Pull the model again.",
             code="missing_blob",
         )
-    tokenizer = GgufTokenizer(read_header(model.blob))
+    tokenizer = GgufTokenizer(read_model(model.blob, model.files))
     template = choose_template(
         request.chat_template, tokenizer.chat_template, tokenizer.special_ids
     )

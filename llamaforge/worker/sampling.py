@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from llamaforge.data.encoding import EncodedRecord
-from llamaforge.data.records import RowError
+from llamaforge.data.records import RowError, is_raw_text
 from llamaforge.evaluation.answers import Question
 from llamaforge.worker.job import Conversations
 
@@ -37,7 +37,7 @@ def held_out_sets(conversations: Conversations, max_rows: int) -> list[Set]:
         sides[NEW_TEMPLATES if is_new else HELD_OUT].append(item)
     sets = []
     for name, items in sides.items():
-        questions = [_question(conversations, item) for item in spread(items, max_rows)]
+        questions = [question_of(conversations, item) for item in spread(items, max_rows)]
         found = [question for question in questions if question is not None]
         if found:
             sets.append(Set(name, found))
@@ -51,9 +51,11 @@ def spread(items: Sequence[_T], count: int) -> list[_T]:
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def _question(conversations: Conversations, item: EncodedRecord) -> Question | None:
-    """Return what is asked before the last answer; None where the template cannot say it."""
+def question_of(conversations: Conversations, item: EncodedRecord) -> Question | None:
+    """Return what is asked before the last answer; None where it cannot be asked."""
     messages = item.record.messages
+    if is_raw_text(messages):
+        return None
     last = max(place for place, turn in enumerate(messages) if turn.role == "assistant")
     asked = messages[:last]
     try:

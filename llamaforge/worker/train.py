@@ -68,6 +68,7 @@ def train(job: Job) -> None:
     from llamaforge.training.model import load_packed_model
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_adapter
+    from llamaforge.worker.probes import Prober
 
     settings = job.spec.training
     require_device(settings)
@@ -83,7 +84,7 @@ def train(job: Job) -> None:
                 "architecture": job.spec.model.architecture,
                 "quantization": job.spec.model.quantization,
                 "parameters": job.header.parameters,
-                "blob_bytes": job.spec.model.blob.stat().st_size,
+                "blob_bytes": job.header.stored.file_bytes,
                 "trainable_parameters": trainable_parameters(model),
                 "layers_adapted": len(packed.names),
                 "compute_dtype": settings.compute_dtype,
@@ -104,7 +105,13 @@ def train(job: Job) -> None:
         settings,
         job.run.checkpoints,
         emit=record.watched(job.emit),
-        wishes=Wishes(stop=job.stop_asked, save=job.save_asked),
+        wishes=Wishes(
+            stop=job.stop_asked,
+            save=job.save_asked,
+            samples=job.samples_asked,
+            pause=job.wait_while_paused,
+        ),
+        probes=Prober(job, model, packed.head, compute_type(settings.compute_dtype)),
     )
     job.emit(events.Report(kind="measured", figures=record.end(model.device)))
     if outcome.stopped:

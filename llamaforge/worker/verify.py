@@ -56,7 +56,10 @@ def verify(job: Job) -> None:
         job.progress("verify", done, len(chosen), "rows")
         job.check_stop()
 
-    with Server(job.spec.model.blob, context=job.max_length, adapter=adapter) as server:
+    with (
+        job.llama_files() as files,
+        Server(files, context=job.max_length, adapter=adapter) as server,
+    ):
         fidelity = measure_fidelity(
             trained,
             server,

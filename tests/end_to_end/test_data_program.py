@@ -146,3 +146,16 @@ def test_rows_that_call_tools_need_a_template_that_shows_them(
     shown = program.json("data", "preview", data, *MODEL, *template, "--row", "2")
     trained = "".join(token["text"] for token in shown["tokens"] if token["trained"])
     assert trained == '<call>{"name": "weather", "arguments": {"day": 1}}</call><|im_end|>'
+
+
+def test_a_text_is_trained_as_it_stands_where_asked(program: Program, tmp_path: Path) -> None:
+    data = tmp_path / "notes.md"
+    data.write_text("".join(f"# Day {n}\n\nIt rained {n} times.\n\n" for n in range(1_000)))
+    refused = program.json("data", "check", str(data), *MODEL, code=2)
+    assert "--map text=text" in refused["error"]["hint"]
+    mapped = [str(data), "--map", "text=text"]
+    found = program.json("data", "check", *mapped, *MODEL)
+    assert found["can_train"] is True
+    assert found["truncated_answers"] == 0
+    converted = ["data", "convert", *mapped, "--to", "chat", "--out", str(tmp_path / "rows.jsonl")]
+    assert program.json(*converted, code=3)["error"]["code"] == "nothing_to_write"

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,17 @@ from llamaforge.gguf.header import Header, read_header
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.batches import LengthBatches, RowLoader, collate
-from llamaforge.training.lora import attach_lora, compute_type, factors, lora_layers
-from llamaforge.training.loss import IGNORED_LABEL
+from llamaforge.training.generate import Generated, answering, greedy_answer
+from llamaforge.training.lora import (
+    attach_lora,
+    compute_type,
+    factors,
+    hidden_states,
+    lora_layers,
+)
+from llamaforge.training.loss import IGNORED_LABEL, log_probabilities
 from llamaforge.training.model import load_packed_model
-from llamaforge.training.trainer import Outcome, Wishes, token_loss, train
+from llamaforge.training.trainer import Outcome, Probes, Wishes, token_loss, train
 from tests.contract.engine.engine_bench import (
     SETTINGS,
     VOCABULARY,
@@ -55,7 +62,12 @@ class Session:
         self.rows = make_rows(16) if rows is None else rows
         self.events: list[events.Event] = []
 
-    def run(self, wishes: Wishes = NEVER, validation: Sequence[EncodedRow] = ()) -> Outcome:
+    def run(
+        self,
+        wishes: Wishes = NEVER,
+        validation: Sequence[EncodedRow] = (),
+        probes: Probes | None = None,
+    ) -> Outcome:
         return train(
             self.model,
             self.packed.head,
@@ -65,6 +77,7 @@ class Session:
             self.folder,
             emit=self.events.append,
             wishes=wishes,
+            probes=probes,
         )
 
     @property
@@ -196,6 +209,98 @@ def test_a_checkpoint_is_saved_when_it_is_asked_for(tmp_path: Path) -> None:
     session.run(Wishes(stop=lambda: False, save=lambda: next(wishes)))
     saved = [event.step for event in session.events if isinstance(event, events.Checkpoint)]
     assert saved == [2, 6]
+
+
+class Asking:
+    """Probes that answer one prompt with and without the adapter, and note what was said."""
+
+    def __init__(self, session: "Session", prompt: Sequence[int]) -> None:
+        self.session = session
+        self.prompt = prompt
+        self.said: list[tuple[int, list[int], list[int]]] = []
+
+    def at_eval(self, step: int) -> None:
+        answers: list[list[int]] = []
+        for with_adapter in (False, True):
+            with answering(self.session.model, with_adapter=with_adapter):
+                answer = greedy_answer(
+                    self.session.model,
+                    self.session.packed.head,
+                    self.prompt,
+                    dtype=torch.float32,
+                    end_ids=(),
+                    max_new_tokens=5,
+                    seconds=60,
+                )
+            assert answer.cut
+            answers.append(answer.ids)
+        base, tuned = answers
+        self.said.append((step, base, tuned))
+
+    def asked(self, step: int, prompts: Sequence[str]) -> None:
+        del prompts
+        self.at_eval(step)
+
+
+def test_answers_during_training_change_nothing_and_are_those_of_the_model(
+    tmp_path: Path,
+) -> None:
+    header = make_model(tmp_path)
+    settings = SETTINGS.model_copy(update={"lora_dropout": 0.2, "eval_steps": 2})
+    quiet = Session(header, tmp_path / "a", settings)
+    quiet.run()
+    session = Session(header, tmp_path / "b", settings)
+    probes = Asking(session, make_rows(1)[0].ids)
+    wishes: Iterator[list[str] | None] = iter([None, None, []])
+    session.run(
+        Wishes(stop=lambda: False, save=lambda: False, samples=lambda: next(wishes, None)),
+        probes=probes,
+    )
+    assert session.losses == quiet.losses
+    assert all(torch.equal(a, b) for a, b in zip(
+        session.weights().values(), quiet.weights().values(), strict=True
+    ))  # fmt: skip
+    assert [step for step, _, _ in probes.said] == [2, 3, 4, 6]
+    assert len({tuple(base) for _, base, _ in probes.said}) == 1
+    # The last answers, worked out again by transformers without a cache.
+    _, base, tuned = probes.said[-1]
+    for with_adapter, said in ((False, base), (True, tuned)):
+        with answering(session.model, with_adapter=with_adapter), torch.no_grad():
+            ids = list(probes.prompt)
+            for token in said:
+                assert int(session.model(torch.tensor([ids])).logits[0, -1].argmax()) == token
+                ids.append(token)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen35", "qwen3moe", "phi3", "gpt-oss"])
+def test_answers_with_a_cache_are_those_without(name: str, tmp_path: Path) -> None:
+    path = write_architecture_model(tmp_path / "model.gguf", name, VOCABULARY, "Q8_0")
+    packed, model = make_lora(read_header(path))
+    prompt = make_rows(1)[0].ids
+    with answering(model, with_adapter=True), torch.no_grad():
+        said = greedy_answer(
+            model, packed.head, prompt, dtype=torch.float32, end_ids=(), max_new_tokens=4,
+            seconds=60,
+        ).ids  # fmt: skip
+        for length in range(len(said)):
+            states = hidden_states(model, torch.tensor([prompt + said[:length]]))[:, -1]
+            assert int(log_probabilities(states, packed.head).argmax()) == said[length]
+
+
+def test_an_answer_ends_at_its_end_and_when_its_time_is_over(tmp_path: Path) -> None:
+    packed, model = make_lora(make_model(tmp_path))
+
+    def answer(seconds: float, *end_ids: int) -> Generated:
+        return greedy_answer(
+            model, packed.head, [1, 2, 3], dtype=torch.float32, end_ids=end_ids, max_new_tokens=3,
+            seconds=seconds,
+        )  # fmt: skip
+
+    with answering(model, with_adapter=True):
+        free = answer(60)
+        assert (len(free.ids), free.cut) == (3, True)
+        assert answer(60, free.ids[0]) == Generated([], cut=False)
+        assert answer(0) == Generated([], cut=True)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_what_was_good(tmp_path: Path) -> None:

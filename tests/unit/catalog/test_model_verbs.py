@@ -85,7 +85,7 @@ def test_the_table_fits_80_columns_with_reasons_below(
     for word in ("NAME", "hf.co/some-", "Q4_K_M", "128", "ready", "unsupported"):
         assert word in table
     assert "other:x: models of the architecture" in reasons
-    assert "Choose a model of one of: llama, qwen2" in " ".join(reasons.split())
+    assert "Choose a model of one of: llama, mistral3" in " ".join(reasons.split())
 
 
 def test_a_reason_that_concerns_many_models_is_said_once(
