@@ -1,6 +1,7 @@
 """What this machine has, measured and never guessed: memory, processor, GPU, disk."""
 
 import functools
+import os
 import resource
 import shutil
 import sys
@@ -10,6 +11,10 @@ from typing import Final
 
 import psutil
 
+from llamaforge.errors import UsageError
+from llamaforge.safe_text import safe_line
+
+_LIMIT: Final = "LLAMAFORGE_MEMORY_BYTES"
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
 
@@ -22,10 +27,17 @@ class Gpu:
     free_bytes: int
 
 
-def available_memory_bytes() -> int:
-    """Return host memory that a new process can use without swapping, in bytes.
+def available_memory_bytes(*, held: int = 0) -> int:
+    """Return host memory that a process can use without swapping, in bytes.
 
-    The smaller of what the kernel estimates and what a control group still allows.
+    The smallest of what the kernel estimates, what a control group still allows, and what the
+    variable `LLAMAFORGE_MEMORY_BYTES` says a run may take.
+
+    Args:
+        held: what the process has already; it counts as available.
+
+    Raises:
+        UsageError: the variable is no number of bytes.
     """
     available = int(psutil.virtual_memory().available)
     limit = _read_number(_CGROUP / "memory.max")
@@ -33,7 +45,26 @@ def available_memory_bytes() -> int:
     if limit is not None and used is not None:
         # Cached file pages count as used, and are given up for anyone who needs memory.
         available = min(available, max(limit - used + _cached_bytes(), 0))
-    return available
+    most = allowed_memory_bytes()
+    return available + held if most is None else min(available + held, most)
+
+
+def allowed_memory_bytes() -> int | None:
+    """Return what a person lets a run take, or None where they set no limit.
+
+    Raises:
+        UsageError: `LLAMAFORGE_MEMORY_BYTES` is no number of bytes.
+    """
+    text = os.environ.get(_LIMIT, "").strip()
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(
+            f"{_LIMIT} is {safe_line(text, limit=40)}, which is no number of bytes.",
+            "Write it as digits, such as 8000000000 for 8 GB, or leave it out.",
+            code="bad_value",
+        )
+    return int(text)
 
 
 def _cached_bytes() -> int:

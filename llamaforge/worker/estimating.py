@@ -50,7 +50,7 @@ def available_bytes(device: "torch.device") -> int:
 
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + int(torch.cuda.memory_reserved(device))
-    return hardware.available_memory_bytes() + hardware.own_memory_bytes()
+    return hardware.available_memory_bytes(held=hardware.own_memory_bytes())
 
 
 def estimated(
