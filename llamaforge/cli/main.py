@@ -29,6 +29,7 @@ VERBS: Final = {
     "verify": "llamaforge.cli.verify",
     "export": "llamaforge.cli.export",
     "publish": "llamaforge.cli.publish",
+    "doctor": "llamaforge.cli.doctor",
 }
 """Each verb's module, which has `add_parser` and is imported only when it is needed."""
 
