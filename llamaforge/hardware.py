@@ -16,6 +16,7 @@ from llamaforge.safe_text import safe_line
 
 _LIMIT: Final = "LLAMAFORGE_MEMORY_BYTES"
 _CGROUP: Final = Path("/sys/fs/cgroup")
+_VM_COUNTS: Final = Path("/proc/vmstat")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,49 @@ def cpu_has_fast_bfloat16() -> bool:
             flags = set(line.partition(":")[2].split())
             return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
     return False
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return what names this start of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def process_start(pid: int) -> float:
+    """Return when the process began, in seconds since the machine's start where that is known.
+
+    psutil adds the machine's start to it, which moves whenever the date is set.
+    Source: `man 5 proc_pid_stat`, field 22.
+
+    Raises:
+        psutil.NoSuchProcess: there is no such process.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        ticks = int(text.rpartition(")")[2].split()[19])
+        return ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return float(psutil.Process(pid).create_time())
+
+
+def memory_kills() -> int | None:
+    """Return how many processes the kernel has ended for memory since the machine's start.
+
+    Those of this control group where it has a count of its own. None where nobody counts.
+    """
+    for path in (_CGROUP / "memory.events", _VM_COUNTS):
+        try:
+            lines = path.read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return None
 
 
 def gpus() -> list[Gpu]:

@@ -213,7 +213,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
         elif isinstance(value, str):
             writer.add_string(key, value)
         else:
-            writer.add_array(key, list(value))
+            writer.add_array(key, value if isinstance(value, bytes) else list(value))
 
 
 def _normal(random: np.random.Generator, rows: int, width: int) -> npt.NDArray[np.float32]:

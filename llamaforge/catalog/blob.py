@@ -18,6 +18,7 @@ from llamaforge.gguf.header import Header, TensorInfo, read_header
 from llamaforge.gguf.model_file import read_whole, split_count
 from llamaforge.gguf.served import as_served
 from llamaforge.gguf.types import FILE_TYPE_NAMES, TensorType
+from llamaforge.gguf.vocabulary import check_chat, check_vocabulary
 
 _NOT_UNPACKED: Final = frozenset(
     {
@@ -237,3 +238,6 @@ def _check_trainable(header: Header, *, pools: bool) -> None:
                 code="unsupported_type",
             )
     configuration(header)
+    if header.get("tokenizer.ggml.model") is not None:
+        check_vocabulary(header)
+        check_chat(header)

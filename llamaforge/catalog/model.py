@@ -36,6 +36,7 @@ _STATUS_OF_CODE: Final = {
     "image_model": ModelStatus.UNSUPPORTED,
     "has_adapter": ModelStatus.UNSUPPORTED,
     "unsupported_architecture": ModelStatus.UNSUPPORTED,
+    "unsupported_tokenizer": ModelStatus.UNSUPPORTED,
     "unsupported_type": ModelStatus.UNSUPPORTED,
     "unsupported_variant": ModelStatus.UNSUPPORTED,
 }

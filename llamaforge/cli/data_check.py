@@ -2,14 +2,18 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.cli.options import add_json, add_reading, add_store
 from llamaforge.cli.output import narrate, print_folded, print_json, print_text
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
 from llamaforge.words import percent_words, whole_words
+
+if TYPE_CHECKING:
+    from llamaforge.data.sources import Source
 
 _SAID_SECONDS: Final = 1.0
 _SIGNS: Final = {"warn": "!", "stop": "✗"}
@@ -49,6 +53,11 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--chat-template", metavar="NAME", help="instead of the model's own")
     parser.add_argument(
         "--keep", action="store_true", help="freeze the rows, to train on them as snapshot:ID"
+    )
+    parser.add_argument(
+        "--check-links",
+        action="store_true",
+        help="look up every image that rows link to; this asks the servers they lie on",
     )
     add_json(parser)
     parser.set_defaults(run=run)
@@ -92,6 +101,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         ).model_dump_json(),
         _Narrator().tell,
     )
+    if arguments.check_links:
+        found["links"] = _links(data.sources)
     if arguments.json:
         print_json(found)
     else:
@@ -99,6 +110,16 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         if arguments.model is None:
             narrate("To see how long they are for a model, add: --model NAME")
     return ExitCode.DONE if found["can_train"] else ExitCode.REFUSED
+
+
+def _links(sources: "Sequence[Source]") -> dict[str, Any]:
+    from llamaforge.collecting.links import check_links
+    from llamaforge.data.sources import expand
+    from llamaforge.runs.hub_fetch import fetch_dataset
+
+    narrator = _Narrator()
+    files = expand(sources, fetch_dataset).paths
+    return check_links(files, lambda done, _: narrator.tell("links looked up", done)).to_json()
 
 
 class _Narrator:
@@ -150,6 +171,8 @@ def _print(found: dict[str, Any]) -> None:
         _print_section(section)
     _print_lengths(found["analysis"]["lengths"])
     _print_verdict(found["problems"])
+    if "links" in found:
+        _print_links(found["links"])
     if found.get("snapshot"):
         print_text(f"Frozen: train on them with --data snapshot:{found['snapshot'][:16]}")
 
@@ -163,6 +186,17 @@ def _print_section(section: dict[str, Any]) -> None:
     for example in section["examples"][:_SHOWN_EXAMPLES]:
         place = f"{safe_line(Path(example['source']).name)} row {example['line']:,}"
         print_folded(f"{place}: {safe_line(example['text'], limit=100)}", indent=4)
+
+
+def _print_links(found: dict[str, Any]) -> None:
+    broken = found["broken"]
+    print_folded(
+        f"{'!' if broken else ' '} Links: {found['looked_up']:,} of {found['links']:,} images were "
+        f"looked up, {len(broken):,} of them are not there."
+    )
+    for link in broken[:_SHOWN_EXAMPLES]:
+        place = f"{safe_line(Path(link['source']).name)} row {link['line']:,}"
+        print_folded(f"{place}: {safe_line(link['address'], limit=80)}: {link['reason']}", indent=4)
 
 
 def _print_lengths(lengths: dict[str, Any] | None) -> None:

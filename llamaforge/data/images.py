@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from llamaforge.data.json_row import kind
 from llamaforge.data.records import RowError
@@ -16,6 +17,8 @@ PLACEHOLDER: Final = re.compile(r"<image>")
 
 _ROW_KEYS: Final = ("images", "image", "image_url")
 _ADDRESS_KEYS: Final = ("url", "path", "file_name")
+_LONGEST_ADDRESS: Final = 8_192
+_DEPTH: Final = 8
 _WAY_OUT: Final = "images can be left out or kept as links where that is chosen"
 
 
@@ -39,7 +42,46 @@ def address_of(image: object, where: str) -> str:
     address = image.strip()
     if not address or address[:5].lower() == "data:":
         raise RowError(f"an image of {where} stands in the row itself and has no address")
+    if not _is_address(address):
+        raise RowError(f"an image of {where} has an address that is neither a link nor a path")
     return address
+
+
+def addresses_in(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the addresses of all images of a row, in messages and beside them."""
+    for image in (*row_images(fields), *_parts(fields, _DEPTH)):
+        try:
+            yield address_of(image, "the row")
+        except RowError:
+            continue
+
+
+def _is_address(text: str) -> bool:
+    if len(text) > _LONGEST_ADDRESS or not text.isprintable():
+        return False
+    if "://" not in text:
+        return True
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return " " not in text and bool(parts.netloc or parts.scheme == "file")
+
+
+def _parts(value: object, depth: int) -> Iterator[object]:
+    """Yield the images among the parts of messages, as OpenAI and Hugging Face write them."""
+    if depth == 0:
+        return
+    if isinstance(value, list):
+        for item in value:
+            yield from _parts(item, depth - 1)
+    elif isinstance(value, Mapping):
+        if str(value.get("type", "")).startswith("image"):
+            yield next((value[key] for key in ("image_url", "image") if value.get(key)), value)
+            return
+        for key, item in value.items():
+            if isinstance(item, list | Mapping) and key not in _ROW_KEYS:
+                yield from _parts(item, depth - 1)
 
 
 def row_images(fields: Mapping[str, Any]) -> list[object]:

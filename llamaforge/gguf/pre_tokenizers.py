@@ -41,10 +41,11 @@ def _cased(suffix: str, digits: str) -> str:
 
 _TEKKEN: Final = _cased("", r"\p{N}")
 _GPT4O: Final = _cased(f"(?:{_CONTRACTIONS})?", r"\p{N}{1,3}")
-_PUNCTUATION: Final = (
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
-    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_MARKED_WORD: Final = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
 )
+_PUNCTUATION: Final = rf"{_MARKED_WORD}| ?[\p{{P}}\p{{S}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_KANA: Final = "[一-龥\u3040-ゟ゠-ヿ]+"
 
 
 _CASED_LETTERS: Final = (
@@ -78,10 +79,48 @@ class PreTokenizer:
     """Whether a piece that is a token as it stands is taken whole."""
     adds_bos: bool = False
     """Whether BOS stands in front of a text, where the file does not say."""
+    spaced: bool = False
+    """Whether merges run over characters, in which spaces are `▁`, instead of over bytes."""
 
 
 _IDEOGRAPHS: Final = rf"(?:(?=\S)[{_class('800-9fa5 ac00-d7ff')}])+"
 """As DeepSeek's tokenizers list them; the range holds spaces too, which llama.cpp leaves out."""
+
+
+_HAN: Final = _class(
+    "4e00-9fff 3400-4dbf 20000-2a6df 2a700-2b73f 2b740-2b81f 2b820-2ceaf 2ceb0-2ebef f900-faff "
+    "2f800-2fa1f"
+)
+_EAST_ASIAN: Final = _class(
+    "4e00-9fff 3400-4dbf 8c48-d7ff e000-faff 3040-309f 30a0-30ff ff65-ff9f 2f00-2fdf e40-e7f "
+    "e80-eff 1780-17ff 1000-109f aa60-aa7f a9e0-a9ff ac00-d7af 1100-11ff"
+)
+"""As AFMoE's expression has it, one of whose ranges begins elsewhere than its maker meant."""
+_YOUTU_SCRIPTS: Final = (
+    rf"[{_class('ac00-d7a3 3131-318e')}]+"
+    rf"|[{_class('ff01 2026 201c 201d 2018 2019 2014 ff1a ff1b ff0c 3001-303f fe30-fe4f')}]+"
+    rf"|[{_class('3105-312f')}]+|[{_class('4e00-9fa5 3040-309f 30a0-30ff')}]+"
+)
+_FROM_THE_RIGHT: Final = r"\P{N}*(?:\p{N}{1,2}(?=(?:\p{N}{3})*(?!\p{N}))|\p{N}{3})"
+"""Numbers are cut into threes from their end; what stands before one stays with its first part."""
+_RUNS: Final = "".join(rf"|\s{{{size}}}(?!\S)" for size in (512, 256, 128, 64, 32, 16, 8, 4))
+
+
+def _joined(digits: str) -> str:
+    """Return the expression of those that keep marks with letters, and contractions with words."""
+    return (
+        rf"{_LEAD}[\p{{L}}\p{{M}}]+(?:{_CONTRACTIONS})?|{digits}"
+        rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+    )
+
+
+def _accented(suffix: str, digits: str) -> str:
+    """Return the expression of `_cased`, with marks among the letters."""
+    upper, lower = r"(?:(?=[\p{L}\p{M}])[^a-z])", r"(?:(?=[\p{L}\p{M}])[^A-Z])"
+    return (
+        rf"{_LEAD}{upper}*{lower}+{suffix}|{_LEAD}{upper}+{lower}*{suffix}|{digits}"
+        rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+    )
 
 
 def _named(pre_tokenizer: PreTokenizer, *names: str) -> dict[str, PreTokenizer]:
@@ -92,7 +131,8 @@ PRE_TOKENIZERS: Final[Mapping[str, PreTokenizer]] = {
     **_named(
         PreTokenizer((_GPT2,)),
         "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "gigachat",
-        "a.x-4.0", "mellum", "exaone4",
+        "a.x-4.0", "mellum", "exaone4", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de",
+        "modern-bert",
     ),
     **_named(
         PreTokenizer((r"\p{N}", _GPT2)),
@@ -102,19 +142,20 @@ PRE_TOKENIZERS: Final[Mapping[str, PreTokenizer]] = {
     **_named(
         PreTokenizer((_QWEN2,)),
         "qwen2", "deepseek-r1-qwen", "kormo", "megrez", "stablelm2", "hunyuan", "solar-open",
-        "grok-2",
+        "grok-2", "f2llmv2",
     ),
     **_named(PreTokenizer((_QWEN35,)), "qwen35"),
     **_named(
         PreTokenizer((_LLAMA3,), ignore_merges=True, adds_bos=True),
         "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+        "jina-v5-nano",
     ),
     **_named(PreTokenizer((_LLAMA3,)), "dbrx", "smaug-bpe", "chatglm-bpe"),
     **_named(PreTokenizer((_LLAMA3,), ignore_merges=True), "glm4", "glm5"),
     **_named(PreTokenizer((_TEKKEN,), ignore_merges=True, adds_bos=True), "tekken"),
     **_named(PreTokenizer((_GPT4O,)), "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"),
     **_named(
-        PreTokenizer((r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", _PUNCTUATION)),
+        PreTokenizer((r"\p{N}{1,3}", _KANA, _PUNCTUATION)),
         "deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4",
     ),
     **_named(
@@ -183,4 +224,62 @@ PRE_TOKENIZERS: Final[Mapping[str, PreTokenizer]] = {
     ),
     **_named(PreTokenizer((rf"{_WORD}|\p{{N}}|{_SYMBOLS}|{_SPACES}",)), "ufakzeka"),
     **_named(PreTokenizer((r"[^\n]+|\n+", _QWEN2)), "laguna"),
+    **_named(
+        PreTokenizer(
+            (
+                rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS}|\s*[\r\n]+{_RUNS}"
+                r"|\s{1,2}(?!\S)|\s",
+            )
+        ),
+        "jais-2",
+    ),
+    **_named(
+        PreTokenizer(
+            (
+                "<sentinel:[0-9]+>", "(?:IMGIMG)[A-I]{1,4}Z", r"[\t\n]|    |  ", r"\p{N}",
+                r"[\p{P}!-/:-@\[-`{-~]", _GPT2,
+            ),
+            adds_bos=True,
+        ),
+        "chameleon",
+    ),
+    **_named(
+        PreTokenizer(
+            (
+                r"\p{N}{1,3}", _KANA,
+                rf"{_MARKED_WORD}| ?[\p{{P}}\p{{S}}]+|[\r\n]|\s+(?!\S)|\s+", r"\p{N}",
+            )
+        ),
+        "spark2_5",
+    ),
+    **_named(
+        PreTokenizer((_YOUTU_SCRIPTS, _joined(r"\p{N}")), ignore_merges=True), "youtu"
+    ),
+    **_named(
+        PreTokenizer((_FROM_THE_RIGHT, _joined(r"\p{N}{1,3}"))), "tiny_aya", "cohere2moe"
+    ),
+    **_named(
+        PreTokenizer((_FROM_THE_RIGHT, f"[{_EAST_ASIAN}]+", _PUNCTUATION)), "afmoe"
+    ),
+    **_named(
+        PreTokenizer(
+            (
+                rf"[{_HAN}]+|{_LEAD}(?:(?![{_HAN}])\p{{L}})+(?:{_CONTRACTIONS})?"
+                rf"|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}",
+            )
+        ),
+        "kimi-k2",
+    ),
+    **_named(PreTokenizer((r"\p{N}+", "(?=(?:[0-9]{3})+(?![0-9]))")), "superbpe"),
+    **_named(
+        PreTokenizer(
+            (_accented(f"(?:{_CONTRACTIONS})?", r"\p{N}{1,3}"),), ignore_merges=True
+        ),
+        "granite-embed-multi-97m",
+    ),
+    **_named(PreTokenizer((r"[^\n]+|\n+",), spaced=True), "sarvam-moe"),
+    **_named(
+        PreTokenizer((r"[^\n]+|\n+",), spaced=True, adds_bos=True),
+        "gemma4", "granite-embed-multi-311m",
+    ),
 }  # fmt: skip

@@ -6,6 +6,7 @@ Source: the keys of `docs/gguf.md` of the ggml repository.
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from tokenizers import (
@@ -20,8 +21,11 @@ from tokenizers import (
 )
 
 from llamaforge.errors import InvalidFileError, RefusedError
+from llamaforge.gguf import unigram
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from llamaforge.gguf.unigram import UnigramCutter
+from llamaforge.gguf.vocabulary import check_vocabulary
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _END_KEYS: Final = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
@@ -93,31 +97,46 @@ class GgufTokenizer:
         self.eos_id = _id(header, "eos", len(tokens))
         self.pad_id = _id(header, "padding", len(tokens))
         self.unknown_id = _id(header, "unknown", len(tokens))
+        self._unigram: UnigramCutter | None = None
         self.end_ids = self._end_ids(header)
         template = header.get("tokenizer.chat_template")
         self.chat_template: str | None = template if isinstance(template, str) else None
-        kind = header.get("tokenizer.ggml.model", "")
-        if kind == "gpt2":
-            pre = _pre_tokenizer(header)
-            self._tokenizer = _byte_level(header, tokens, pre)
+        kind = check_vocabulary(header)
+        if kind == unigram.MODEL:
+            self._unigram = self._unigram_cutter(header, tokens, types)
+            adds_bos = False
+        elif kind == "gpt2":
+            pre = PRE_TOKENIZERS[header.get("tokenizer.ggml.pre", "default")]
+            build = _spaced if pre.spaced else partial(_byte_level, pre=pre)
+            self._tokenizer = build(header, tokens)
             adds_bos = pre.adds_bos
         elif kind == "llama":
             self._tokenizer = _sentencepiece(header, tokens, types)
             adds_bos = True
-        elif kind == "gemma4":
+        else:
             self._tokenizer = _spaced(header, tokens)
             adds_bos = True
-        else:
-            raise RefusedError(
-                f"The vocabulary kind {str(kind)[:40]!r} of {header.path.name} is not known yet.",
-                "Choose another model.",
-                code="unsupported_tokenizer",
-            )
         wanted = header.get("tokenizer.ggml.add_bos_token")
         # Of Gemma 4 there are files that deny it wrongly: llama.cpp does not listen to them.
-        if isinstance(wanted, bool) and kind != "gemma4":
+        if isinstance(wanted, bool) and not _is_of_gemma4(header):
             adds_bos = wanted
         self.add_bos = adds_bos and self.bos_id is not None
+        if self._unigram is None:
+            self._add_tokens(header, types)
+
+    def _unigram_cutter(self, header: Header, tokens: list[str], types: list[int]) -> UnigramCutter:
+        defaults = {
+            key: number for key, number in unigram.DEFAULT_IDS.items() if number < len(tokens)
+        }
+        self.eos_id = defaults.get("eos") if self.eos_id is None else self.eos_id
+        self.pad_id = defaults.get("padding") if self.pad_id is None else self.pad_id
+        if self.unknown_id is None:
+            self.unknown_id = defaults.get("unknown", 0)
+        return UnigramCutter(header, tokens, types, self.unknown_id)
+
+    def _add_tokens(self, header: Header, types: list[int]) -> None:
+        """Let control tokens, and those that stand as they are, be looked for in a text."""
+        tokens = self.tokens
         self._tokenizer.add_special_tokens(
             [AddedToken(text, normalized=False, special=True) for text in self.special_ids]
         )
@@ -152,6 +171,8 @@ class GgufTokenizer:
         self, text: str, *, parse_special: bool = True
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the ids of `text` and, for each, the characters [start, end) it stands for."""
+        if self._unigram is not None:
+            return self._unigram.encode(text, parse_special=parse_special)
         self._tokenizer.encode_special_tokens = not parse_special
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
@@ -163,7 +184,17 @@ class GgufTokenizer:
         return ids
 
     def to_json(self) -> str:
-        """Return it as the content of a `tokenizer.json`, which also puts BOS where one belongs."""
+        """Return it as the content of a `tokenizer.json`, which also puts BOS where one belongs.
+
+        Raises:
+            RefusedError: it is a Unigram vocabulary, whose form of texts is not written there.
+        """
+        if self._unigram is not None:
+            raise RefusedError(
+                "The model has a Unigram vocabulary, which cannot be written for transformers yet.",
+                "Export it as gguf, or use the adapter.",
+                code="cannot_export",
+            )
         whole = Tokenizer.from_str(self._tokenizer.to_str())
         if self.add_bos and self.bos_id is not None:
             bos = self.text_of(self.bos_id)
@@ -177,6 +208,8 @@ class GgufTokenizer:
 
     def decode(self, ids: list[int], *, skip_special: bool = True) -> str:
         """Return the text of `ids`."""
+        if self._unigram is not None:
+            return self._unigram.decode(ids, skip_special=skip_special)
         text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special)
         return text
 
@@ -196,12 +229,20 @@ def _plain_ends(tokens: list[str]) -> frozenset[str]:
     return frozenset(plain)
 
 
+def _is_of_gemma4(header: Header) -> bool:
+    """Return whether a vocabulary is Gemma 4's, or one that llama.cpp treats as that one."""
+    if header.get("tokenizer.ggml.model") == "gemma4":
+        return True
+    pre = PRE_TOKENIZERS.get(header.get("tokenizer.ggml.pre", ""))
+    return pre is not None and pre.spaced and pre.adds_bos
+
+
 def _is_found_first(header: Header, text: str, kind: int, plain_ends: frozenset[str]) -> bool:
     """Return whether a token is looked for before a text is cut, though it is no control token."""
     if text in plain_ends:
         return text == _TURN_END
     # A run of line ends is one token here, whatever the merges say.
-    is_run = header.get("tokenizer.ggml.model") == "gemma4" and not text.strip("\n")
+    is_run = _is_of_gemma4(header) and not text.strip("\n")
     return kind == _USER_DEFINED or is_run
 
 
@@ -217,19 +258,6 @@ def _contradiction(header: Header, what: str) -> InvalidFileError:
         "Pull the model again.",
         code="bad_vocabulary",
     )
-
-
-def _pre_tokenizer(header: Header) -> PreTokenizer:
-    name = header.get("tokenizer.ggml.pre", "default")
-    known = PRE_TOKENIZERS.get(name)
-    if known is None:
-        raise RefusedError(
-            f"The pre-tokenizer {str(name)[:40]!r} of {header.path.name} is not known yet, so its "
-            "text would be cut into other tokens than when it is served.",
-            "Choose another model; docs/models.md lists the pre-tokenizers that are known.",
-            code="unsupported_tokenizer",
-        )
-    return known
 
 
 def _byte_level(header: Header, tokens: list[str], pre: PreTokenizer) -> Tokenizer:

@@ -4,7 +4,7 @@ Rows of one step may pass through the model together or one after the other, wit
 or worked out again: the gradient is the same, only time and memory differ.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from llamaforge.recipe.spec import TrainingSettings
 
@@ -33,6 +33,19 @@ class Cut:
         return settings.model_copy(
             update=asdict(self) | ({"per_device_eval_batch_size": size} if smaller else {})
         )
+
+
+def smaller(cut: Cut) -> Cut | None:
+    """Return a cut with the batch at most half as large, for a step of as many rows.
+
+    At batches of one row activations are worked out again. None where nothing is left to try.
+    """
+    batch = cut.per_device_train_batch_size
+    rows = batch * cut.gradient_accumulation_steps
+    if batch == 1:
+        return None if cut.gradient_checkpointing else replace(cut, gradient_checkpointing=True)
+    half = next(size for size in range(batch // 2, 0, -1) if rows % size == 0)
+    return Cut(half, rows // half, cut.gradient_checkpointing)
 
 
 def cuts_of(settings: TrainingSettings) -> list[Cut]:

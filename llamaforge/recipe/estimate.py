@@ -119,8 +119,13 @@ class RowSizes:
     @property
     def longest(self) -> int:
         """Tokens of the longest row, padded."""
+        return padded(self.longest_tokens)
+
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest row."""
         most = max((tokens for tokens, _ in self.train), default=PAD_MULTIPLE)
-        return padded(max(most, self.longest_known))
+        return max(most, self.longest_known)
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,9 @@ class Estimator:
             return None
         settings = cut.applied(self.settings)
         size = cut.per_device_train_batch_size
-        passes, tokens, shapes = packed_batches(rows.train, size, settings.seed)
+        passes, tokens, shapes = packed_batches(
+            rows.train, size, cut.gradient_accumulation_steps, settings.seed
+        )
         share = rows.train_rows / max(len(rows.train), 1)
         trained = sum(count for _, count in rows.train)
         slower = 1.0
@@ -227,7 +234,7 @@ class Estimator:
         if trial is None or not rows.validation or not count:
             return 0.0
         known = rows.validation[:EVALUATED_ROWS]
-        passes, tokens, _ = packed_batches(known, settings.per_device_eval_batch_size, 0)
+        passes, tokens, _ = packed_batches(known, settings.per_device_eval_batch_size, 1, 0)
         trained = sum(trained for _, trained in known)
         forward = trial.forward_part / (_RECOMPUTED_SECONDS if trial.recomputed else 1.0)
         once = forward * (passes * trial.seconds_a_pass + tokens * trial.seconds_a_token)

@@ -96,8 +96,8 @@ def _no_room(estimator: Estimator, rows: RowSizes, room: int) -> RefusedError:
             f"example: --set max_length={longest}"
         )
     return RefusedError(
-        f"Training on a row of {rows.longest:,} tokens needs about {needed / 1e9:.1f} GB of memory,"
-        f" and {room / 1e9:.1f} GB can be used.",
+        f"Training on a row of {rows.longest_tokens:,} tokens needs about {needed / 1e9:.1f} GB of "
+        f"memory, and {room / 1e9:.1f} GB can be used.",
         hint,
         code="no_memory",
     )

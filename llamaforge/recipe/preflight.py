@@ -35,6 +35,8 @@ class Needs:
 
     adapter: int
     """The adapter's weights as float32, if every linear layer of the blocks is adapted."""
+    made: int
+    """The rows, and what the stages beside training make of them."""
     disk: int
     """The most that its directory will hold at one time."""
     memory: int
@@ -55,6 +57,7 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     translated = header.tensor_bytes if is_translated(header) else 0
     return Needs(
         adapter=adapter,
+        made=adapter + snapshot + merged,
         disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
         memory=least_memory(header, spec.training, adapter // _FLOAT32_BYTES),
     )

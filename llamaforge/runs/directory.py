@@ -4,7 +4,7 @@ import json
 import re
 import socket
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,8 @@ import psutil
 from llamaforge import paths
 from llamaforge.errors import NotFoundError, UsageError
 from llamaforge.files import write_json
+from llamaforge.hardware import boot_id, process_start
+from llamaforge.runs.pulse import Pulse, read_pulse
 from llamaforge.safe_text import safe_line
 
 RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -44,7 +46,11 @@ class Status:
     total: int = 0
     pid: int | None = None
     pid_started: float | None = None
-    """The process's start, seconds since the epoch: with `pid` it names one process for good."""
+    """The process's start as `hardware.process_start` tells it: with `pid` and `boot` it names one
+    process for good."""
+    boot: str = ""
+    memory_kills: int | None = None
+    """How often the kernel had ended a process for memory when this one began."""
     host: str = ""
     message: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +68,7 @@ class RunDirectory:
         self.log_file = path / "worker.log"
         self.state_file = path / "state.json"
         self.lock_file = path / "lock"
+        self.pulse_file = path / "heartbeat.json"
         self.control = path / "control"
         self.data = path / "data"
         self.checkpoints = path / "checkpoints"
@@ -79,8 +86,17 @@ class RunDirectory:
         except (OSError, ValueError, KeyError, TypeError):
             return Status()
         if status.state in {RunState.RUNNING, RunState.PAUSED} and not self._alive(status):
-            return Status(**(asdict(status) | {"state": RunState.LOST}))
+            return replace(status, state=RunState.LOST)
+        if status.state is RunState.RUNNING and not status.message:
+            pulse = self.pulse(status)
+            return status if pulse is None else replace(status, message=pulse.words(self.id))
         return status
+
+    def pulse(self, status: Status) -> Pulse | None:
+        """Return the signs of life of the worker that `status` names, if it is on this machine."""
+        if status.host and status.host != socket.gethostname():
+            return None
+        return read_pulse(self.pulse_file, status.pid)
 
     def write_status(self, status: Status) -> None:
         """Replace `state.json`."""
@@ -89,7 +105,7 @@ class RunDirectory:
     def process(self) -> psutil.Process | None:
         """Return the worker's process if it lives on this host, by pid and start time."""
         status = self.read_status()
-        if status.pid is None or not is_process(status.pid, status.pid_started):
+        if status.pid is None or not is_process(status.pid, status.pid_started, status.boot):
             return None
         if status.host and status.host != socket.gethostname():
             return None  # another machine's process; the one with its pid here is a stranger
@@ -128,16 +144,21 @@ class RunDirectory:
     def _alive(status: Status) -> bool:
         if status.host and status.host != socket.gethostname():
             return True  # another machine's process cannot be looked at from here
-        return status.pid is not None and is_process(status.pid, status.pid_started)
+        return status.pid is not None and is_process(status.pid, status.pid_started, status.boot)
 
 
-def is_process(pid: int, started: float | None) -> bool:
-    """Return whether the process `pid` lives and is the one that began at `started`."""
+def is_process(pid: int, started: float | None, boot: str = "") -> bool:
+    """Return whether the process `pid` lives and is the one that began at `started`.
+
+    A process of an earlier start of the machine, which `boot` names, is gone.
+    """
+    if boot and boot != boot_id():
+        return False
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        return started is None or abs(process.create_time() - started) < _CLOCK_SLACK_SECONDS
+        return started is None or abs(process_start(pid) - started) < _CLOCK_SLACK_SECONDS
     except psutil.NoSuchProcess:
         return False
 

@@ -1,6 +1,7 @@
 """The events of a run: one JSON object a line, append-only, numbered, on monotonic time."""
 
 import dataclasses
+import errno
 import json
 import os
 import time
@@ -162,6 +163,8 @@ class Warn(Event):
     type: ClassVar[str] = "warning"
     code: str
     message: str
+    kind: str | None = None
+    """Which memory ran out, for `out_of_memory`: `cuda`, `allocation` or `host_kill`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,12 +278,24 @@ class EventWriter:
         self._file = path.open("ab", buffering=0)
 
     def write(self, event: Event, *, durable: bool = False) -> Event:
-        """Number, time and append `event`; with `durable`, wait until the disk has it."""
+        """Number, time and append `event`; with `durable`, wait until the disk has it.
+
+        Raises:
+            OSError: the disk did not take it; nothing of it is in the file then.
+        """
         self._seq += 1
         event = dataclasses.replace(
             event, seq=self._seq, t=self._offset + time.monotonic(), wall=round(time.time(), 3)
         )
-        self._file.write(event.to_json().encode("utf-8", "replace") + b"\n")
+        line = event.to_json().encode("utf-8", "replace") + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line) != len(line):  # the disk took a part of it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self._file.truncate(end)
+            self._seq -= 1
+            raise
         if durable:
             os.fsync(self._file.fileno())
         return event

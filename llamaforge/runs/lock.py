@@ -7,9 +7,8 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
-import psutil
-
 from llamaforge.errors import RefusedError
+from llamaforge.hardware import process_start
 
 
 class RunLock:
@@ -37,7 +36,7 @@ class RunLock:
             ) from None
         body = {
             "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
+            "started": process_start(os.getpid()),
             "host": socket.gethostname(),
         }
         os.ftruncate(handle, 0)

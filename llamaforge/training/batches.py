@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from llamaforge.data.chat import EncodedRow
-from llamaforge.recipe.batching import batch_order, padded
+from llamaforge.recipe.batching import padded, step_order
 from llamaforge.training.loss import IGNORED_LABEL
 
 
@@ -38,7 +39,10 @@ def collate(rows: Sequence[EncodedRow]) -> Batch:
 
 
 class Rows(Dataset[EncodedRow]):
-    """Encoded rows as torch's data loader takes them."""
+    """Encoded rows as torch's data loader takes them; number -1 - n is row n with nothing trained.
+
+    Such rows fill the place of a process that has no row of its own left in a step.
+    """
 
     def __init__(self, rows: Sequence[EncodedRow]) -> None:
         self._rows = rows
@@ -47,15 +51,37 @@ class Rows(Dataset[EncodedRow]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> EncodedRow:
-        return self._rows[index]
+        if index >= 0:
+            return self._rows[index]
+        row = self._rows[-1 - index]
+        return replace(row, trained=[False] * len(row.ids))
 
 
 class LengthBatches(Sampler[list[int]]):
-    """Batches of row numbers, shuffled anew each epoch."""
+    """Batches of row numbers, shuffled anew each epoch.
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    The rows of an optimizer step depend on their number alone, not on how they are cut into
+    batches or divided among processes: with half the batch and twice the accumulation training
+    goes on over the same rows. Where rows are left over for less than a step, that step is the
+    epoch's last.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        *,
+        accumulation: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Batches of process `rank` of `world`, `accumulation` of which make a step on each."""
         self._lengths = lengths
         self._batch_size = batch_size
+        self._accumulation = accumulation
+        self._rank = rank
+        self._world = world
         self._seed = seed
         self._epoch = 0
 
@@ -64,18 +90,46 @@ class LengthBatches(Sampler[list[int]]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(len(self._lengths) / self._batch_size)
+        steps, left = divmod(len(self._lengths), self._step_rows)
+        rest = math.ceil(math.ceil(left / self._batch_size) / self._world)
+        return steps * self._accumulation + rest
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(batch_order(self._lengths, self._batch_size, self._seed, self._epoch))
+        for step in step_order(self._lengths, self._step_rows, self._seed, self._epoch):
+            batches = [
+                step[place : place + self._batch_size]
+                for place in range(0, len(step), self._batch_size)
+            ]
+            while len(batches) % self._world:
+                batches.append([-1 - batches[0][0]])  # the others have one more batch
+            yield from batches[self._rank :: self._world]
+
+    @property
+    def _step_rows(self) -> int:
+        return self._batch_size * self._accumulation * self._world
 
 
 class RowLoader(DataLoader[EncodedRow]):
     """A data loader that passes the epoch on to its batches."""
 
-    def __init__(self, rows: Sequence[EncodedRow], batch_size: int, seed: int) -> None:
-        lengths = [len(row.ids) for row in rows]
-        self._batches = LengthBatches(lengths, batch_size, seed)
+    def __init__(
+        self,
+        rows: Sequence[EncodedRow],
+        batch_size: int,
+        seed: int,
+        *,
+        accumulation: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._batches = LengthBatches(
+            [len(row.ids) for row in rows],
+            batch_size,
+            seed,
+            accumulation=accumulation,
+            rank=rank,
+            world=world,
+        )
         collator: Any = collate
         super().__init__(Rows(rows), batch_sampler=self._batches, collate_fn=collator)
 

@@ -1,6 +1,7 @@
 """The training loop: transformers' Trainer with our loss, our batches and our checkpoints."""
 
 import math
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Final, Protocol, cast
 import psutil
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -21,9 +23,11 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.batches import RowLoader, collate
 from llamaforge.training.checkpoints import (
+    bytes_of,
     commit_checkpoint,
     newest_checkpoint,
     partial_folder,
+    set_aside,
     step_of,
 )
 from llamaforge.training.lora import compute_type, hidden_states
@@ -33,6 +37,10 @@ _SPEED_STEPS: Final = 10
 """Steps over which tokens a second and the time left are averaged."""
 _EVAL_ROWS: Final = 256
 """Validation rows at most; the same ones every time."""
+_SAVED_BYTES_A_WEIGHT: Final = 12
+"""A checkpoint's share of each trained weight: itself and Adam's two moments in float32."""
+_SAVED_EXTRA_BYTES: Final = 4_000_000
+"""What a checkpoint holds beside them."""
 
 Emit = Callable[[events.Event], None]
 
@@ -52,6 +60,8 @@ class Wishes:
     )
     """Wait for as long as a pause is wanted. Calls the first function where there is a pause at
     all, and the second one again and again while it lasts."""
+    space: Callable[[int], bool] = lambda _bytes: True
+    """Wait until so many bytes are free for a checkpoint. Returns whether there was a wait."""
 
 
 class Probes(Protocol):
@@ -100,7 +110,7 @@ def train(
         probes: answers prompts whenever the validation loss is measured, and on request.
 
     Raises:
-        LlamaForgeError: the loss is no longer a number (`diverged`).
+        LlamaForgeError: the loss, or a weight, is no longer a number (`diverged`).
     """
     arguments = TrainingArguments(
         output_dir=str(partial_folder(checkpoints)),
@@ -130,11 +140,13 @@ def train(
     reporter = _Reporter(model, head, validation, settings, checkpoints, emit, wishes, probes)
     trainer = _PackedTrainer(model, head, rows, settings, arguments, reporter)
     newest, damaged = newest_checkpoint(checkpoints)
-    for path in damaged:
+    for item in damaged:
+        aside = set_aside(item.path)
         emit(
             events.Warn(
                 code="damaged_checkpoint",
-                message=f"The checkpoint {path.name} is damaged and was passed over.",
+                message=f"The checkpoint {item.path.name} is damaged and was passed over: "
+                f"{item.reason}. It is kept as {aside.name} until the next one is saved.",
             )
         )
     if newest is not None and step_of(newest) >= reporter.total_steps(trainer):
@@ -202,7 +214,10 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> RowLoader:
         """Return the batches of one epoch."""
         return RowLoader(
-            self._rows, self._settings.per_device_train_batch_size, self._settings.seed
+            self._rows,
+            self._settings.per_device_train_batch_size,
+            self._settings.seed,
+            accumulation=self._settings.gradient_accumulation_steps,
         )
 
     def compute_loss(
@@ -224,10 +239,15 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         """Load the adapter of a checkpoint without training on."""
         self._load_from_checkpoint(str(checkpoint))
 
+    @property
+    def unfinished(self) -> Path:
+        """The folder that this step's checkpoint is written into."""
+        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+
     def write_checkpoint(self) -> Path:
         """Write everything that a resumed run needs, and return the folder."""
         self._save_checkpoint(self.model, trial=None)
-        return Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        return self.unfinished
 
 
 class _Reporter(TrainerCallback):  # type: ignore[misc]
@@ -259,6 +279,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._recent: deque[tuple[float, int]] = deque(maxlen=_SPEED_STEPS)
         self._since = 0.0
         self._saved_step = -1
+        self._saved_bytes = 0
         self._trainer: _PackedTrainer | None = None
 
     def take(self, trainer: _PackedTrainer) -> None:
@@ -309,12 +330,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             )
         )
         if not finite:
-            raise LlamaForgeError(
-                f"The loss of step {state.global_step} is not a number: training has diverged.",
-                "Start again with a lower rate, for example: --set learning_rate="
-                f"{self._settings.learning_rate / 10:g}",
-                code="diverged",
-            )
+            raise self._diverged(f"The loss of step {state.global_step}")
+        if not math.isfinite(norm):
+            raise self._diverged(f"The gradient of step {state.global_step}")
         self._after_step(state)
         if self._wishes.stop():
             control.should_training_stop = True
@@ -381,8 +399,43 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             self._save(state)
 
     def _save(self, state: Any) -> None:
+        """Write a checkpoint; where the disk is full, wait until it is not.
+
+        Raises:
+            LlamaForgeError: a weight is not a number (`diverged`); checkpoints stay as they are.
+        """
+        for parameter in self._model.parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                raise self._diverged(f"A weight after step {state.global_step}")
         trainer = cast("_PackedTrainer", self._trainer)
-        written = trainer.write_checkpoint()
-        path = commit_checkpoint(written, self._checkpoints, state.global_step)
+        self._wishes.space(self._needed_bytes())
+        while True:
+            try:
+                written = trainer.write_checkpoint()
+                path = commit_checkpoint(written, self._checkpoints, state.global_step)
+                break
+            except (OSError, RuntimeError, SafetensorError):
+                # Libraries say "disk full" in many ways: what is free tells.
+                shutil.rmtree(trainer.unfinished, ignore_errors=True)
+                if not self._wishes.space(self._needed_bytes()):
+                    raise
         self._saved_step = state.global_step
+        self._saved_bytes = bytes_of(path)
         self._emit(events.Checkpoint(step=state.global_step, path=str(path)))
+
+    def _needed_bytes(self) -> int:
+        """Return what the next checkpoint takes: as much as the last one, or a bound."""
+        if self._saved_bytes:
+            return self._saved_bytes + _SAVED_EXTRA_BYTES
+        trained = sum(item.numel() for item in self._model.parameters() if item.requires_grad)
+        return _SAVED_BYTES_A_WEIGHT * trained + _SAVED_EXTRA_BYTES
+
+    def _diverged(self, what: str) -> LlamaForgeError:
+        newest, _ = newest_checkpoint(self._checkpoints)
+        kept = "" if newest is None else f" The checkpoint of step {step_of(newest):,} is kept."
+        return LlamaForgeError(
+            f"{what} is not a number: training has diverged.{kept}",
+            "Start again with a lower rate, for example: --set learning_rate="
+            f"{self._settings.learning_rate / 10:g}",
+            code="diverged",
+        )

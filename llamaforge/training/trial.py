@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from llamaforge import hardware
-from llamaforge.recipe.batching import PAD_MULTIPLE
+from llamaforge.recipe.batching import PAD_MULTIPLE, padded
 from llamaforge.recipe.estimate import Estimator, Trial
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.lora import compute_type
@@ -31,13 +31,19 @@ _FIRST_TOKENS: Final = 64
 _TRAINED: Final = 8
 """Tokens of a pass whose loss is taken: few, since the loss is measured on its own."""
 _LOSS_TOKENS: Final = 256
+_MIXED: Final = (0.95, 0.3, 0.8, 0.5, 1.0, 0.7, 0.9, 0.2, 1.0)
+"""Which rows' lengths are tried one after the other, by their place in the order of lengths."""
+_MIXED_COST: Final = 7.0
+"""About what these passes take together, in passes of the longest row."""
+_MOST_GAPS: Final = 1.8
 _GROWTH: Final = 4
 """How many times more tokens the next pass has."""
 
 
 @dataclass(frozen=True)
 class _Pass:
-    tokens: int
+    rows: int
+    length: int
     forward_part: float
     seconds: float
     """By the clock on the wall."""
@@ -47,6 +53,11 @@ class _Pass:
     first_seconds: float = 0.0
     """What it took when its shape was new: the matrix library compiles kernels then."""
 
+    @property
+    def tokens(self) -> int:
+        """All of its tokens."""
+        return self.rows * self.length
+
 
 def measure(
     model: PeftModel,
@@ -54,7 +65,7 @@ def measure(
     settings: TrainingSettings,
     estimator: Estimator,
     *,
-    longest: int,
+    lengths: Sequence[int],
     room_bytes: int,
     seconds: float = TRIAL_SECONDS,
 ) -> Trial:
@@ -65,7 +76,7 @@ def measure(
         head: the output head over [vocabulary, hidden].
         settings: of the run; `gradient_checkpointing` says which kind of pass is tried.
         estimator: without a trial; knows what of the peak is logits, and bounds what is measured.
-        longest: tokens of the longest row, padded.
+        lengths: tokens of the rows, with that of the longest.
         room_bytes: what the process may hold; no pass is tried that would take more.
         seconds: about how long it may take on a machine that does nothing else.
     """
@@ -77,7 +88,7 @@ def measure(
         try:
             _recompute(base, settings.gradient_checkpointing)
             model.train()
-            return _measured(model, head, settings, estimator, longest, room_bytes, deadline)
+            return _measured(model, head, settings, estimator, lengths, room_bytes, deadline)
         finally:
             model.zero_grad(set_to_none=True)
             _recompute(base, was_recomputing)
@@ -102,11 +113,12 @@ def _measured(
     head: OutputHead,
     settings: TrainingSettings,
     estimator: Estimator,
-    longest: int,
+    lengths: Sequence[int],
     room_bytes: int,
     deadline: float,
 ) -> Trial:
     begun = time.perf_counter()
+    longest = padded(max(lengths))
     dtype = compute_type(settings.compute_dtype)
     most = settings.per_device_train_batch_size * longest
     release_memory()
@@ -123,10 +135,13 @@ def _measured(
             or _expected_peak(passes, tokens, estimator, settings) > room_bytes
         ):
             break
+    fixed, slope = _memory_line(passes, estimator, recomputed=settings.gradient_checkpointing)
+    fits = [item for item in passes if _MIXED_COST * item.own_seconds < deadline - clock()]
+    mixed = fits[-1] if fits else passes[0]
+    slope *= _gaps(model, head, dtype, mixed, lengths, fixed, slope)
     step_seconds = _optimizer_seconds(model, settings)
     model.zero_grad(set_to_none=True)
     loss_seconds = _loss_seconds(model, head, dtype)
-    fixed, slope = _memory_line(passes, estimator, recomputed=settings.gradient_checkpointing)
     a_pass, a_token = _time_line(_calm(passes))
     return Trial(
         recomputed=settings.gradient_checkpointing,
@@ -170,7 +185,35 @@ def _one(
 ) -> _Pass:
     """Do one forward and backward pass over about `tokens` random tokens."""
     rows = -(-tokens // longest)
-    length = max(tokens // rows, _TRAINED + 1)
+    return _pass(model, head, dtype, rows, max(tokens // rows, _TRAINED + 1))
+
+
+def _gaps(
+    model: PeftModel,
+    head: OutputHead,
+    dtype: torch.dtype,
+    tried: _Pass,
+    lengths: Sequence[int],
+    fixed: int,
+    slope: float,
+) -> float:
+    """Return how much more activations take once batches of many lengths have come and gone.
+
+    They leave gaps in the heap, which the next batch cannot always fill.
+    """
+    ordered, longest = sorted(lengths), max(lengths)
+    if padded(ordered[len(ordered) // 4]) == padded(longest):
+        return 1.0
+    peak = tried.peak_bytes
+    for part in _MIXED:
+        length = ordered[min(len(ordered) - 1, int(part * len(ordered)))] * tried.length // longest
+        done = _pass(model, head, dtype, tried.rows, max(padded(length), 2 * _TRAINED))
+        peak = max(peak, done.peak_bytes)
+    return min(max((peak - fixed) / (slope * tried.tokens), 1.0), _MOST_GAPS)
+
+
+def _pass(model: PeftModel, head: OutputHead, dtype: torch.dtype, rows: int, length: int) -> _Pass:
+    """Do one forward and backward pass over random tokens, shape [rows, length]."""
     place = model.device
     ids = torch.randint(0, head.weight.rows, (rows, length), device=place)
     labels = torch.full_like(ids, IGNORED_LABEL)
@@ -184,7 +227,7 @@ def _one(
     _wait(place)
     seconds = time.perf_counter() - started
     own = seconds if place.type == "cuda" else clock() - own
-    return _Pass(rows * length, forward / seconds, seconds, own, peak_bytes(place), seconds)
+    return _Pass(rows, length, forward / seconds, seconds, own, peak_bytes(place), seconds)
 
 
 def _optimizer_seconds(model: PeftModel, settings: TrainingSettings) -> float:

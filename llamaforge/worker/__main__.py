@@ -1,6 +1,5 @@
 """`python -m llamaforge.worker RUN_DIR`: carries out one run, stage by stage."""
 
-import errno
 import os
 import signal
 import sys
@@ -8,15 +7,21 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from llamaforge.errors import ExitCode, LlamaForgeError
 from llamaforge.hardware import physical_cores
+from llamaforge.recipe.preflight import needs_of
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState
 from llamaforge.runs.lock import RunLock
-from llamaforge.worker.job import Job, Stopped
-from llamaforge.worker.stages import STAGES
+from llamaforge.worker.job import Job, Stopped, is_disk_full
+from llamaforge.worker.memory import is_device_lost, memory_shortage, shortage_words
+from llamaforge.worker.stages import STAGES, Stage
+
+_ROOM_BYTES: Final = 8_000_000
+"""Events, the log and reports."""
 
 
 def main(arguments: list[str]) -> int:
@@ -69,9 +74,29 @@ def _do_stages(job: Job) -> None:
             continue
         job.enter(stage.name)
         started = time.monotonic()
-        stage.carry_out(job)
+        _do(job, stage)
         seconds = round(time.monotonic() - started, 3)
         job.emit(events.Stage(name=stage.name, state="finished", seconds=seconds))
+
+
+def _do(job: Job, stage: Stage) -> None:
+    """Carry out a stage; where the disk gets full, wait for room and do it again."""
+    while True:
+        try:
+            stage.carry_out(job)
+        except OSError as error:
+            if not is_disk_full(error) or not job.wait_for_space(_room_for_a_stage(job)):
+                raise
+        else:
+            return
+
+
+def _room_for_a_stage(job: Job) -> int:
+    """Return the bytes that any stage beside training gets along with."""
+    try:
+        return needs_of(job.spec, job.header).made + _ROOM_BYTES
+    except LlamaForgeError:  # the sources are gone: by then the rows are frozen
+        return _ROOM_BYTES
 
 
 def _failed(job: Job, error: LlamaForgeError) -> int:
@@ -89,19 +114,25 @@ def _failed(job: Job, error: LlamaForgeError) -> int:
 
 def _explained(error: Exception, run: RunDirectory) -> LlamaForgeError:
     """Return an unexpected error as a sentence; its traceback is in the log by now."""
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if kind := memory_shortage(error):
         return LlamaForgeError(
-            "The machine's memory is used up.",
+            f"{shortage_words(kind)}.",
             "Resume after closing other programs, or start again with "
             "--set per_device_train_batch_size=1 --set gradient_accumulation_steps=16, or with a "
             "smaller --set max_length.",
             code="out_of_memory",
         )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if is_disk_full(error):
         return LlamaForgeError(
             "The disk is full.",
             f"Free some space, then: llamaforge runs resume {run.id}",
             code="disk_full",
+        )
+    if is_device_lost(error):
+        return LlamaForgeError(
+            "The GPU is lost: its driver reports a failure.",
+            f"Look at it with nvidia-smi, then: llamaforge runs resume {run.id}",
+            code="gpu_lost",
         )
     return LlamaForgeError(
         f"The worker met an unexpected {type(error).__name__}.",

@@ -88,7 +88,7 @@ def estimated(
             packed.head,
             tried,
             by_formula,
-            longest=rows.longest,
+            lengths=[tokens for tokens, _ in rows.train] + [rows.longest],
             room_bytes=available,
             seconds=TRIAL_SECONDS if seconds is None else seconds,
         )

@@ -1,15 +1,15 @@
 """One run while it is carried out: its spec, its events, its state, and what was asked of it."""
 
+import errno
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
-
-import psutil
 
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.encoding import EncodedSplits, encode_splits
@@ -20,15 +20,28 @@ from llamaforge.gguf.header import Header
 from llamaforge.gguf.llama_files import llama_files, remove_leftovers
 from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.tokenizer import GgufTokenizer
+from llamaforge.hardware import boot_id, free_disk_bytes, memory_kills, process_start
 from llamaforge.recipe.resolve import DEFAULT_MAX_LENGTH
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs import control, events
 from llamaforge.runs.directory import RunDirectory, RunState, Status
+from llamaforge.runs.pulse import Heart
+from llamaforge.safe_text import safe_line
+from llamaforge.words import size_words
 
 _STATE_SECONDS: Final = 1.0
 """How often `state.json` follows the steps; what is written between is in the events."""
 _PROGRESS_SECONDS: Final = 0.2
 _PAUSE_POLL_SECONDS: Final = 0.1
+_RESERVE: Final = ".reserve"
+_RESERVE_BYTES: Final = 64 * 1024
+"""What is kept back, so that a worker can still say that the disk is full."""
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether `error` says that a disk, or this user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -55,6 +68,10 @@ class Job:
         self._written = 0.0
         self._told = 0.0
         self._interrupted = False
+        self._heart = Heart(run.pulse_file)
+        self._beats = ExitStack()
+        self.was_killed_for_memory = False
+        """Whether the system ended the worker before this one because memory was used up."""
         self._conversations: Conversations | None = None
         self._header: Header | None = None
 
@@ -120,13 +137,25 @@ class Job:
         """Take the run: from here on its state names this process."""
         control.withdraw(self.run)  # wishes for an earlier worker
         before = self.run.read_status()
+        kills = memory_kills()
+        self.was_killed_for_memory = (
+            before.state is RunState.LOST
+            and before.boot == boot_id()
+            and before.memory_kills is not None
+            and kills is not None
+            and kills > before.memory_kills
+        )
+        self._beats.enter_context(self._heart)
+        self._keep_reserve()
         self._status = Status(
             state=RunState.RUNNING,
             stage=before.stage,
             step=before.step,
             total=before.total,
             pid=os.getpid(),
-            pid_started=psutil.Process().create_time(),
+            pid_started=process_start(os.getpid()),
+            boot=boot_id(),
+            memory_kills=kills,
             host=socket.gethostname(),
             metrics=before.metrics,
         )
@@ -149,7 +178,9 @@ class Job:
 
     def emit(self, event: events.Event) -> None:
         """Write an event, and take what it says into the run's state."""
-        self._writer.write(event, durable=not isinstance(event, events.Step | events.Progress))
+        self._heart.work()
+        durable = not isinstance(event, events.Step | events.Progress)
+        self._on_disk(lambda: self._writer.write(event, durable=durable))
         match event:
             case events.Step():
                 metrics: dict[str, Any] = {
@@ -233,8 +264,63 @@ class Job:
         message = f"Paused as asked. Go on with: llamaforge runs resume {self.run.id}"
         with self._paused("asked", message):
             while self._is_pause_asked():
+                self._heart.work()
                 meanwhile()
                 time.sleep(_PAUSE_POLL_SECONDS)
+
+    def wait_for_space(self, needed_bytes: int) -> bool:
+        """Wait until `needed_bytes` are free on the run's disk; return whether there was a wait.
+
+        Raises:
+            Stopped: a person asked to stop meanwhile.
+        """
+        free = free_disk_bytes(self.run.path)
+        if free >= needed_bytes:
+            return False
+        (self.run.path / _RESERVE).unlink(missing_ok=True)
+        message = (
+            f"The disk is full: {size_words(needed_bytes)} must be free at "
+            f"{safe_line(str(self.run.path), limit=200)}, and {size_words(free)} are. The run "
+            "waits, and goes on by itself once there is room."
+        )
+        with self._paused("disk_full", message, needed_bytes):
+            while free_disk_bytes(self.run.path) < needed_bytes and not self.stop_asked():
+                self._heart.work()
+                time.sleep(_PAUSE_POLL_SECONDS)
+        if self.stop_asked():
+            raise Stopped
+        self._keep_reserve()
+        return True
+
+    def _keep_reserve(self) -> None:
+        """Take room on the disk that is given up once the disk is full."""
+        path = self.run.path / _RESERVE
+        with suppress(OSError):
+            if not path.exists():
+                path.write_bytes(secrets.token_bytes(_RESERVE_BYTES))  # nothing that compresses
+
+    def _on_disk(self, action: Callable[[], object]) -> None:
+        """Do something that writes; where the disk is full, again and again until it is not.
+
+        Raises:
+            OSError: the disk is full, and a person asked to stop.
+        """
+        while True:
+            try:
+                action()
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                reserve = self.run.path / _RESERVE
+                if reserve.exists():
+                    reserve.unlink()
+                elif self.stop_asked():
+                    raise
+                else:
+                    self._heart.work()
+                    time.sleep(_PAUSE_POLL_SECONDS)
+            else:
+                return
 
     def _is_pause_asked(self) -> bool:
         return control.is_asked(self.run, control.Request.PAUSE) and not self.stop_asked()
@@ -261,15 +347,17 @@ class Job:
         control.withdraw(self.run)
         listed = self.run.artifact_list()
         finished = events.Finished(run=self.run.id, state=state.value, artifacts=listed)
-        self._writer.write(finished, durable=True)
+        self._on_disk(lambda: self._writer.write(finished, durable=True))
         # Only now: who sees the state is over has the last event before them.
         self._status = replace(self._status, state=state, message=message, pid=None)
         self._write_status()
 
     def close(self) -> None:
-        """Close the event file."""
+        """Close the event file, and leave no more signs of life."""
         self._writer.close()
+        self._beats.close()
+        (self.run.path / _RESERVE).unlink(missing_ok=True)
 
     def _write_status(self) -> None:
-        self.run.write_status(self._status)
+        self._on_disk(lambda: self.run.write_status(self._status))
         self._written = time.monotonic()

@@ -142,7 +142,7 @@ def _figures(
             "train": rows.train_rows,
             "validation": rows.validation_rows,
             "sampled": sample.rendered,
-            "longest_tokens": rows.longest,
+            "longest_tokens": rows.longest_tokens,
             "mean_tokens": round(_mean(tokens for tokens, _ in rows.train)),
             "mean_trained_tokens": round(_mean(count for _, count in rows.train)),
         },

@@ -1,12 +1,14 @@
 """Stage 2: the adapter is trained on the model's packed blocks."""
 
 import json
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from llamaforge.errors import LlamaForgeError
 from llamaforge.files import write_json
+from llamaforge.recipe.cut import Cut, smaller
 from llamaforge.recipe.estimate import RowSizes
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
@@ -14,6 +16,7 @@ from llamaforge.training.checkpoints import newest_checkpoint, step_of
 from llamaforge.worker.devices import require_device
 from llamaforge.worker.estimating import Record, estimated, kept_cut, predicted, sizes_of
 from llamaforge.worker.job import Job, Stopped
+from llamaforge.worker.memory import memory_shortage, shortage_words
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -57,10 +60,76 @@ def _last(job: Job) -> Path | None:
 def train(job: Job) -> None:
     """Train to the last step, or until a person asks to stop.
 
+    Where memory runs out, training goes on from the last checkpoint with smaller batches.
+
     Raises:
         Stopped: a person asked; the state after the last step is saved.
-        LlamaForgeError: the model cannot be loaded, or training diverged.
+        LlamaForgeError: the model cannot be loaded, training diverged, or not even a single row
+            fits into memory.
     """
+    import gc
+
+    import torch
+
+    if job.was_killed_for_memory:
+        _cut_smaller(job, "host_kill")
+    while True:
+        try:
+            _train(job)
+        except Exception as error:
+            shortage = memory_shortage(error)
+            if shortage is None:
+                raise
+            traceback.print_exc()
+        else:
+            return
+        # Here, and not above: the error holds on to all that training had in memory.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        _cut_smaller(job, shortage)
+
+
+def _cut_smaller(job: Job, shortage: str) -> None:
+    """Note a cut of the step that takes less memory, and tell it.
+
+    Raises:
+        LlamaForgeError: there is none (`out_of_memory`).
+    """
+    path = job.run.checkpoints / _FIT
+    before = kept_cut(path) or Cut.of(job.spec.training)
+    after = smaller(before)
+    words = shortage_words(shortage)
+    if after is None:
+        longest = max(len(item.row.ids) for item in job.conversations().rows.train)
+        raise LlamaForgeError(
+            f"{words}, even with one row of at most {longest:,} tokens at a time.",
+            "Close other programs and resume, or start again with shorter rows, for example: "
+            f"--set max_length={max(8, longest // 2)}",
+            code="out_of_memory",
+        )
+    write_json(path, asdict(after))
+    newest, _ = newest_checkpoint(job.run.checkpoints)
+    place = "from the beginning" if newest is None else f"from step {step_of(newest):,}"
+    how = (
+        "activations are worked out again in the backward pass from now on"
+        if after.per_device_train_batch_size == before.per_device_train_batch_size
+        else f"a step of {before.per_device_train_batch_size} rows × "
+        f"{before.gradient_accumulation_steps} is done as {after.per_device_train_batch_size} × "
+        f"{after.gradient_accumulation_steps} from now on"
+    )
+    job.emit(
+        events.Warn(
+            code="out_of_memory",
+            message=f"{words}. Training goes on {place}: {how}. What is learned is the same; it "
+            "takes longer.",
+            kind=shortage,
+        )
+    )
+
+
+def _train(job: Job) -> None:
+    """Train with the cut of the step that is noted, or chosen now."""
     import torch
     from transformers import set_seed
 
@@ -110,6 +179,7 @@ def train(job: Job) -> None:
             save=job.save_asked,
             samples=job.samples_asked,
             pause=job.wait_while_paused,
+            space=job.wait_for_space,
         ),
         probes=Prober(job, model, packed.head, compute_type(settings.compute_dtype)),
     )

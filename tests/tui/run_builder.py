@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from llamaforge.hardware import process_start
 from llamaforge.recipe.spec import (
     DataChoice,
     EvaluationSettings,
@@ -63,7 +64,7 @@ class RunBuilder:
         status = Status(
             state=state,
             pid=os.getpid(),
-            pid_started=process.create_time() if alive else 1.0,
+            pid_started=process_start(process.pid) if alive else 1.0,
             host=socket.gethostname(),
         )
         self.run.write_status(replace(status, **more))  # type: ignore[arg-type]

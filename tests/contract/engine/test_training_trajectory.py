@@ -1,5 +1,6 @@
 """Training is the same whether weights are packed, batches are cut up, or the worker dies."""
 
+import errno
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,9 @@ from llamaforge.errors import LlamaForgeError
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
+from llamaforge.training import trainer as trainer_module
 from llamaforge.training.batches import LengthBatches, RowLoader, collate
+from llamaforge.training.checkpoints import commit_checkpoint, newest_checkpoint, step_of
 from llamaforge.training.generate import Generated, answering, greedy_answer
 from llamaforge.training.lora import (
     attach_lora,
@@ -170,6 +173,123 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     ours, theirs = second.weights(), through.weights()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("step", range(1, 6))
+def test_a_run_killed_after_any_step_ends_bit_for_bit_as_if_it_had_not_been(
+    step: int, tmp_path: Path
+) -> None:
+    header = make_model(tmp_path)
+    settings = SETTINGS.model_copy(
+        update={
+            "lora_dropout": 0.1,
+            "save_steps": 2,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+        }
+    )
+    rows = make_rows(11)  # the last step of an epoch is not full, and an epoch ends midway
+    through = Session(header, tmp_path / "a", settings, rows=rows)
+    through.run()
+
+    class KilledError(BaseException):
+        """What no one catches."""
+
+    def kill() -> bool:
+        if len(first.losses) == step:
+            raise KilledError
+        return False
+
+    first = Session(header, tmp_path / "b", settings, rows=rows)
+    with pytest.raises(KilledError):
+        first.run(Wishes(stop=kill, save=lambda: False))
+    second = Session(header, tmp_path / "b", settings, rows=rows)
+    second.run()
+    saved = step // 2 * 2
+    assert first.losses[:saved] + second.losses == through.losses
+    ours, theirs = second.weights(), through.weights()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_goes_on_over_the_same_rows_with_half_the_batch(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    rows = make_rows(22)
+    whole = SETTINGS.model_copy(
+        update={"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 9}
+    )
+    halved = whole.model_copy(
+        update={"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    )
+    through = Session(header, tmp_path / "a", whole, rows=rows)
+    through.run()
+    first = Session(header, tmp_path / "b", whole, rows=rows)
+    first.run(Wishes(stop=lambda: len(first.losses) == 4, save=lambda: False))
+    second = Session(header, tmp_path / "b", halved, rows=rows)
+    second.run()
+    assert first.losses + second.losses == pytest.approx(through.losses, abs=2e-5)
+
+
+def test_a_full_disk_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    settings = SETTINGS.model_copy(update={"save_steps": 2})
+    through = Session(header, tmp_path / "a", settings)
+    through.run()
+    session = Session(header, tmp_path / "b", settings)
+    asked: list[int] = []
+
+    def space(needed: int) -> bool:
+        asked.append(needed)
+        return True
+
+    real = commit_checkpoint
+    calls = iter([False, True, False, False])  # full while the second one is written
+
+    def commit(written: Path, folder: Path, step: int) -> Path:
+        if next(calls):
+            (written / "adapter_model.safetensors").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(written, folder, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "commit_checkpoint", commit)
+        session.run(Wishes(stop=lambda: False, save=lambda: False, space=space))
+    saved = [event.step for event in session.events if isinstance(event, events.Checkpoint)]
+    assert saved == [2, 4, 6]
+    size = sum(path.stat().st_size for path in (session.folder / "step-000006").iterdir())
+    assert len(asked) == 4
+    assert all(size <= needed <= size + 8_000_000 for needed in asked)
+    assert session.losses == through.losses
+
+
+def test_a_full_disk_that_has_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(make_model(tmp_path), tmp_path / "a")
+
+    def commit(written: Path, folder: Path, step: int) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trainer_module, "commit_checkpoint", commit)
+    with pytest.raises(OSError, match="No space"):
+        session.run(Wishes(stop=lambda: False, save=lambda: False, space=lambda _: False))
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"save_steps": 1})
+    session = Session(make_model(tmp_path), tmp_path / "a", settings)
+    trained = next(item for item in session.model.parameters() if item.requires_grad)
+
+    def poison() -> bool:
+        if len(session.losses) == 2:
+            trained.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[no-untyped-call]
+        return False
+
+    with pytest.raises(LlamaForgeError) as caught:
+        session.run(Wishes(stop=poison, save=lambda: False))
+    assert caught.value.code == "diverged"
+    assert "The gradient of step 3" in caught.value.message
+    assert "step 2 is kept" in caught.value.message
+    newest, damaged = newest_checkpoint(session.folder)
+    assert newest is not None
+    assert (step_of(newest), damaged) == (2, [])
 
 
 def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(tmp_path: Path) -> None:
@@ -349,7 +469,7 @@ def test_validation_loss_is_the_mean_over_tokens(tmp_path: Path) -> None:
 
 
 def test_every_row_comes_once_an_epoch_in_an_order_of_its_own() -> None:
-    batches = LengthBatches([row % 50 for row in range(1000)], batch_size=7, seed=3)
+    batches = LengthBatches([row % 50 for row in range(1000)], batch_size=7, seed=3, accumulation=3)
     orders = []
     for epoch in (0, 1):
         batches.set_epoch(epoch)
@@ -360,6 +480,30 @@ def test_every_row_comes_once_an_epoch_in_an_order_of_its_own() -> None:
     assert orders[0] != orders[1]
     batches.set_epoch(0)
     assert list(batches) == orders[0]
+
+
+@pytest.mark.parametrize("rows", [96, 97, 103, 5])
+def test_a_step_has_the_same_rows_however_it_is_cut_and_divided(rows: int) -> None:
+    lengths = [row * 7 % 50 for row in range(rows)]
+
+    def steps(batch: int, accumulation: int, world: int) -> list[list[int]]:
+        shares = [
+            LengthBatches(lengths, batch, seed=3, accumulation=accumulation, rank=rank, world=world)
+            for rank in range(world)
+        ]
+        orders = [list(share) for share in shares]
+        assert [len(order) for order in orders] == [len(share) for share in shares]
+        assert len({len(order) for order in orders}) == 1, "no process waits for another for good"
+        found = []
+        for start in range(0, len(orders[0]), accumulation):
+            part = [batch for order in orders for batch in order[start : start + accumulation]]
+            found.append(sorted(row for batch in part for row in batch if row >= 0))
+        return found
+
+    expected = steps(8, 1, 1)
+    assert sorted(row for step in expected for row in step) == list(range(rows))
+    for cut in [(4, 2, 1), (1, 8, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4), (1, 1, 8)]:
+        assert steps(*cut) == expected
 
 
 def test_padding_is_never_trained_and_rows_are_padded_on_the_right() -> None:

@@ -18,7 +18,14 @@ CONTROL, NORMAL, BYTE = 3, 1, 6
 LETTERS = "▁abdehnorstw.,é日\n"
 
 
-def vocabulary() -> Vocabulary:
+OF_THE_KIND = {
+    "gemma4": {"tokenizer.ggml.model": "gemma4"},
+    "sarvam-moe": {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "sarvam-moe"},
+    "granite": {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "granite-embed-multi-311m"},
+}
+
+
+def vocabulary(name: str = "gemma4") -> Vocabulary:
     """Return a small vocabulary of the kind."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<turn|>", "<|tool_response>"]
     merged = ["▁t", "he", "▁the", "▁▁", "▁▁▁", "an", "nd", "and", "▁and", "▁w", "or", "▁wor"]
@@ -30,7 +37,7 @@ def vocabulary() -> Vocabulary:
     kinds = [CONTROL] * len(special) + [BYTE] * 256
     return Vocabulary(
         {
-            "tokenizer.ggml.model": "gemma4",
+            **OF_THE_KIND[name],
             "tokenizer.ggml.tokens": tokens,
             "tokenizer.ggml.token_type": kinds + [NORMAL] * (len(tokens) - len(kinds)),
             "tokenizer.ggml.merges": merges,
@@ -45,10 +52,12 @@ def vocabulary() -> Vocabulary:
     )
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GgufTokenizer, Any]]:
+@pytest.fixture(scope="module", params=OF_THE_KIND)
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[GgufTokenizer, Any]]:
     path = tmp_path_factory.mktemp("gemma4") / "m.gguf"
-    write_random_model(path, Shape(), vocabulary(), "F32")
+    write_random_model(path, Shape(), vocabulary(request.param), "F32")
     with loaded(path, vocabulary_only=True) as model:
         yield GgufTokenizer(read_header(path)), model
 

@@ -146,6 +146,24 @@ UNTRAINABLE: dict[str, tuple[bytes | Gguf, str, str, str]] = {
         "embedding model",
     ),
     "split": (Gguf(extra={"split.count": 3}), "unsupported", "split_gguf", "several GGUF"),
+    "wordpiece": (
+        Gguf(extra={"tokenizer.ggml.model": "bert"}),
+        "unsupported",
+        "unsupported_tokenizer",
+        "WordPiece",
+    ),
+    "pre-tokenizer": (
+        Gguf(extra={"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "of-the-future"}),
+        "unsupported",
+        "unsupported_tokenizer",
+        "of-the-future",
+    ),
+    "ended prompts": (
+        Gguf(extra={"tokenizer.ggml.model": "t5"}),
+        "unsupported",
+        "unsupported_tokenizer",
+        "after every prompt",
+    ),
     "integers": (
         Gguf(extra_types={"blk.0.odd.weight": TensorType.I32}),
         "unsupported",

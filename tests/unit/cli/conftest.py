@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from llamaforge import paths
+from llamaforge.hardware import process_start
 from llamaforge.recipe.spec import (
     DataChoice,
     EvaluationSettings,
@@ -80,7 +80,7 @@ def make_run(tmp_path: Path) -> MakeRun:
 @pytest.fixture
 def alive() -> dict[str, Any]:
     """What a state says whose worker is this very process."""
-    return {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
+    return {"pid": os.getpid(), "pid_started": process_start(os.getpid())}
 
 
 @pytest.fixture

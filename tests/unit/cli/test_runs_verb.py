@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from llamaforge.cli import launching
 from llamaforge.cli.main import main
 from llamaforge.errors import ExitCode
+from llamaforge.hardware import process_start
 from llamaforge.runs import control, events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, is_process, list_runs
 from llamaforge.runs.lock import RunLock
@@ -231,7 +231,7 @@ def test_stop_now_ends_the_worker_at_once(make_run: MakeRun, capsys: Capture) ->
         [sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=True
     )
     try:
-        born = psutil.Process(worker.pid).create_time()
+        born = process_start(worker.pid)
         make_run("one", STARTED, state=RunState.RUNNING, pid=worker.pid, pid_started=born)
         shown = as_json(["runs", "stop", "one", "--now"], capsys)
         assert not is_process(worker.pid, born)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from rich.console import Console
 
@@ -21,6 +20,7 @@ from llamaforge.cli.main import main
 from llamaforge.cli.picture import Picture
 from llamaforge.cli.progress import watch
 from llamaforge.errors import ExitCode, RefusedError
+from llamaforge.hardware import process_start
 from llamaforge.runs import control, events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, is_process
 from llamaforge.runs.lock import RunLock
@@ -323,7 +323,7 @@ def test_a_second_ctrl_c_ends_the_worker(make_run: MakeRun, capsys: Capture) -> 
         [sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=True
     )
     try:
-        born = psutil.Process(worker.pid).create_time()
+        born = process_start(worker.pid)
         state = {"pid": worker.pid, "pid_started": born}
         run = make_run("one", started(), state=RunState.RUNNING, **state)
         before = signal.getsignal(signal.SIGINT)

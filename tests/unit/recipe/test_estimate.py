@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from llamaforge.gguf.header import Header, read_header
-from llamaforge.recipe.batching import batch_order, packed_batches, planned_steps
+from llamaforge.recipe.batching import packed_batches, padded, planned_steps, step_order
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator, RowSizes, Trial
 from llamaforge.recipe.spec import TrainingSettings
@@ -154,12 +154,21 @@ def test_steps_are_those_of_the_epochs_unless_their_number_is_given() -> None:
 
 def test_batches_are_every_row_once_in_an_order_that_the_epoch_changes() -> None:
     lengths = [number % 50 + 1 for number in range(300)]
-    first, second = (batch_order(lengths, 4, 0, epoch) for epoch in (0, 1))
+    first, second = (step_order(lengths, 4, 0, epoch) for epoch in (0, 1))
     assert sorted(row for batch in first for row in batch) == list(range(300))
     assert first != second
-    assert first == batch_order(lengths, 4, 0, 0)
+    assert first == step_order(lengths, 4, 0, 0)
 
 
 def test_padding_is_counted_as_it_is_made() -> None:
-    assert packed_batches([(3, 1), (9, 1), (9, 1)], 2, 0)[0] == 2
-    assert packed_batches([(3, 1)] * 4, 2, 0) == (2, 4 * 8, 1)
+    assert packed_batches([(3, 1), (9, 1), (9, 1)], 2, 1, 0)[0] == 2
+    assert packed_batches([(3, 1)] * 4, 2, 1, 0) == (2, 4 * 8, 1)
+
+
+def test_rows_are_padded_to_few_lengths_and_never_much() -> None:
+    assert [padded(n) for n in (1, 8, 9, 100, 129, 257, 1024, 1025, 5000)] == [
+        8, 8, 16, 104, 144, 288, 1024, 1152, 5120
+    ]  # fmt: skip
+    for low in (128, 256, 512):
+        assert len({padded(n) for n in range(low + 1, 2 * low + 1)}) == 8
+    assert all(n <= padded(n) < n + max(8, n / 8) for n in range(1, 9000))

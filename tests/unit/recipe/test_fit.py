@@ -6,7 +6,7 @@ import pytest
 
 from llamaforge.errors import RefusedError
 from llamaforge.gguf.header import Header, read_header
-from llamaforge.recipe.cut import Cut
+from llamaforge.recipe.cut import Cut, smaller
 from llamaforge.recipe.estimate import Estimator, RowSizes, Trial
 from llamaforge.recipe.fit import Fit, fitted, largest_batch, largest_length, usable_bytes
 from llamaforge.recipe.spec import TrainingSettings
@@ -108,10 +108,20 @@ def test_the_largest_length_and_the_largest_batch_just_fit(header: Header) -> No
     smallest = Cut(1, 16, gradient_checkpointing=True)
     room = usable_bytes(measured, 4_000_000_000)
     assert measured.memory(smallest, length).total <= room
-    assert measured.memory(smallest, length + 8).total > room
+    assert measured.memory(smallest, length + 128).total > room
     assert largest_length(measured, 4_000_000_000, 2048) == 2048
 
     short = RowSizes(train=((2_000, 10),), train_rows=1)
     found = largest_batch(measured, short, 4_000_000_000)
     assert found == Cut(16, 1, gradient_checkpointing=False)
     assert largest_batch(measured, ROWS, 1_000_000_000) is None
+
+
+def test_where_memory_runs_out_batches_are_halved_until_nothing_is_left() -> None:
+    cut: Cut | None = Cut(12, 2, gradient_checkpointing=False)
+    seen = []
+    while cut is not None:
+        seen.append((cut.per_device_train_batch_size, cut.gradient_checkpointing))
+        assert cut.per_device_train_batch_size * cut.gradient_accumulation_steps == 24
+        cut = smaller(cut)
+    assert seen == [(12, False), (6, False), (3, False), (1, False), (1, True)]

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError, UsageError
+from llamaforge.hardware import process_start
 from llamaforge.runs import control, events, launcher
 from llamaforge.runs.directory import (
     RunDirectory,
@@ -144,11 +145,11 @@ def test_following_a_lost_run_ends_too(run: RunDirectory) -> None:
 
 def test_a_running_state_without_its_process_is_lost(run: RunDirectory) -> None:
     me = psutil.Process()
-    alive = Status(RunState.RUNNING, pid=me.pid, pid_started=me.create_time())
+    alive = Status(RunState.RUNNING, pid=me.pid, pid_started=process_start(me.pid))
     run.write_status(alive)
     assert run.read_status().state is RunState.RUNNING
     assert run.process() == me
-    run.write_status(Status(RunState.RUNNING, pid=me.pid, pid_started=me.create_time() - 99))
+    run.write_status(Status(RunState.RUNNING, pid=me.pid, pid_started=process_start(me.pid) - 99))
     assert run.read_status().state is RunState.LOST, "another process has its number now"
     assert run.process() is None
 
@@ -156,7 +157,7 @@ def test_a_running_state_without_its_process_is_lost(run: RunDirectory) -> None:
 def test_a_process_of_another_host_is_neither_lost_nor_ours_to_end(run: RunDirectory) -> None:
     me = psutil.Process()
     run.write_status(
-        Status(RunState.RUNNING, pid=me.pid, pid_started=me.create_time(), host="elsewhere")
+        Status(RunState.RUNNING, pid=me.pid, pid_started=process_start(me.pid), host="elsewhere")
     )
     assert run.read_status().state is RunState.RUNNING
     assert run.process() is None
@@ -247,7 +248,7 @@ def test_a_worker_that_does_not_listen_is_killed_with_its_children(run: RunDirec
     ) as process:
         assert process.stdout is not None
         child = psutil.Process(int(process.stdout.readline()))
-        started = psutil.Process(process.pid).create_time()
+        started = process_start(process.pid)
         run.write_status(Status(RunState.RUNNING, pid=process.pid, pid_started=started))
         assert control.end_now(run, grace_seconds=0.3)
         child.wait(10)
