@@ -35,7 +35,9 @@ _MIXED: Final = (0.95, 0.3, 0.8, 0.5, 1.0, 0.7, 0.9, 0.2, 1.0)
 """Which rows' lengths are tried one after the other, by their place in the order of lengths."""
 _MIXED_COST: Final = 7.0
 """About what these passes take together, in passes of the longest row."""
-_MOST_GAPS: Final = 1.8
+_USUAL_GAPS, _MOST_GAPS = 1.15, 1.6
+_MEASURABLE_BYTES: Final = 100_000_000
+"""Activations of a pass below this are lost in what else the heap holds."""
 _GROWTH: Final = 4
 """How many times more tokens the next pass has."""
 
@@ -204,6 +206,8 @@ def _gaps(
     ordered, longest = sorted(lengths), max(lengths)
     if padded(ordered[len(ordered) // 4]) == padded(longest):
         return 1.0
+    if slope * tried.tokens < _MEASURABLE_BYTES:
+        return _USUAL_GAPS
     peak = tried.peak_bytes
     for part in _MIXED:
         length = ordered[min(len(ordered) - 1, int(part * len(ordered)))] * tried.length // longest
