@@ -124,7 +124,7 @@ def arm(configuration: Configuration, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         record = Record(Path(folder, "estimate.json"))
         started = time.perf_counter(), time.process_time()
-        found = estimated(packed, model, header, settings, sizes)
+        found = estimated(packed, model, header, settings, sizes, thorough=True)
         record.predict(predicted(found))
         tried = time.perf_counter() - started[0], time.process_time() - started[1]
         started = time.perf_counter(), time.process_time()

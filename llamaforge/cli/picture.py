@@ -1,11 +1,11 @@
 """What a run's events say so far, as lines and as a display of some lines."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.runs import events
 from llamaforge.safe_text import safe_line
-from llamaforge.words import duration_words, loss_words, size_words
+from llamaforge.words import duration_words, loss_words, number, size_words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -163,6 +163,18 @@ def _line(event: events.Event) -> str | None:
             line = f"warning: {event.message}"
         case events.Artifact():
             line = f"made: {event.kind}, {event.path}"
+        case events.Report(kind="predicted"):
+            line = _expected(event.figures)
         case _:
             pass
     return line
+
+
+def _expected(figures: dict[str, Any]) -> str | None:
+    """Return what training is expected to take; None where the figures are not such."""
+    seconds = number(figures.get("seconds"))
+    memory = figures.get("memory_bytes")
+    total = number(memory.get("total")) if isinstance(memory, dict) else None
+    if seconds is None or total is None:
+        return None
+    return f"train: about {duration_words(seconds)} and {size_words(total)} of memory are expected"

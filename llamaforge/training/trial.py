@@ -7,9 +7,10 @@ depends on is changed: neither weights nor random states.
 import contextlib
 import ctypes
 import gc
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ from llamaforge.training.trainer import token_loss
 
 TRIAL_SECONDS: Final = 5.0
 """About how long a trial takes; the two shortest passes are always made."""
+_SHORTEST, _PART = 0.3, 0.03
+"""Seconds that it may take in any case, and its part of the training where that is short."""
 _FIRST_TOKENS: Final = 64
 _TRAINED: Final = 8
 """Tokens of a pass whose loss is taken: few, since the loss is measured on its own."""
@@ -69,6 +72,7 @@ def measure(
     *,
     lengths: Sequence[int],
     room_bytes: int,
+    planned_tokens: float = math.inf,
     seconds: float = TRIAL_SECONDS,
 ) -> Trial:
     """Return what passes of `model` take on this machine, on the device where it lies.
@@ -80,9 +84,15 @@ def measure(
         estimator: without a trial; knows what of the peak is logits, and bounds what is measured.
         lengths: tokens of the rows, with that of the longest.
         room_bytes: what the process may hold; no pass is tried that would take more.
+        planned_tokens: how many the training reads; a trial is never long beside it.
         seconds: about how long it may take on a machine that does nothing else.
     """
-    deadline = clock() + seconds
+    begun = clock()
+
+    def deadline(seconds_a_token: float) -> float:
+        """Return when to end, by `clock`, now that a token is known to take so long."""
+        return begun + min(seconds, max(_SHORTEST, _PART * planned_tokens * seconds_a_token))
+
     base: Any = model.get_base_model()
     was_training, was_recomputing = model.training, bool(base.is_gradient_checkpointing)
     devices = [model.device] if model.device.type == "cuda" else []
@@ -117,7 +127,7 @@ def _measured(
     estimator: Estimator,
     lengths: Sequence[int],
     room_bytes: int,
-    deadline: float,
+    deadline: Callable[[float], float],
 ) -> Trial:
     begun = time.perf_counter()
     longest = padded(max(lengths))
@@ -129,16 +139,17 @@ def _measured(
     passes: list[_Pass] = []
     while True:
         passes.append(_twice(model, head, dtype, tokens, longest))
+        end = deadline(passes[-1].own_seconds / passes[-1].tokens)
         if passes[-1].tokens >= most:
             break
         tokens = min(_GROWTH * tokens, most)
         if len(passes) >= 2 and (
-            clock() + 2.2 * passes[-1].own_seconds * tokens / passes[-1].tokens > deadline
+            clock() + 2.2 * passes[-1].own_seconds * tokens / passes[-1].tokens > end
             or _expected_peak(passes, tokens, estimator, settings) > room_bytes
         ):
             break
     fixed, slope = _memory_line(passes, estimator, recomputed=settings.gradient_checkpointing)
-    fits = [item for item in passes if _MIXED_COST * item.own_seconds < deadline - clock()]
+    fits = [item for item in passes if _MIXED_COST * item.own_seconds < end - clock()]
     mixed = fits[-1] if fits else passes[0]
     slope *= _gaps(model, head, dtype, mixed, lengths, fixed, slope)
     step_seconds = _optimizer_seconds(model, settings)

@@ -1,6 +1,7 @@
 """What a run is expected to take and what it took: the same figures, side by side in its folder."""
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from llamaforge.data.chat import EncodedRow
 from llamaforge.errors import RefusedError
 from llamaforge.files import write_json
 from llamaforge.gguf.header import Header
+from llamaforge.recipe.batching import planned_steps
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator, RowSizes
 from llamaforge.recipe.fit import Fit, fitted
@@ -60,15 +62,17 @@ def estimated(
     settings: TrainingSettings,
     rows: RowSizes,
     *,
-    seconds: float | None = None,
+    thorough: bool = False,
 ) -> Estimated:
     """Try some passes of `model`, and return the cut that fits with what it is expected to take.
+
+    The trial of a short training is short, unless it shall be `thorough`.
 
     Raises:
         RefusedError: not even one row at a time fits (`no_memory`).
     """
     from llamaforge.training.lora import trainable_parameters
-    from llamaforge.training.trial import TRIAL_SECONDS, measure
+    from llamaforge.training.trial import measure
 
     trained = trainable_parameters(model)
     available = available_bytes(model.device)
@@ -90,7 +94,7 @@ def estimated(
             by_formula,
             lengths=[tokens for tokens, _ in rows.train] + [rows.longest],
             room_bytes=available,
-            seconds=TRIAL_SECONDS if seconds is None else seconds,
+            planned_tokens=math.inf if thorough else _planned_tokens(settings, rows),
         )
         estimator = Estimator(header, settings, trained, trial)
         fit = fitted(estimator, rows, available)
@@ -99,6 +103,13 @@ def estimated(
         # What is chosen is measured too: how much recomputing saves is no matter of formulas.
         tried = fit.cut.applied(settings)
     return Estimated(estimator, fit, available)
+
+
+def _planned_tokens(settings: TrainingSettings, rows: RowSizes) -> float:
+    steps = planned_steps(settings, rows.train_rows)
+    step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    mean = sum(tokens for tokens, _ in rows.train) / max(len(rows.train), 1)
+    return steps * min(step, rows.train_rows) * mean
 
 
 def predicted(found: Estimated) -> dict[str, Any]:

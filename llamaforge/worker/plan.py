@@ -88,7 +88,7 @@ def plan(spec: RunSpec) -> dict[str, Any]:
     problems: list[dict[str, str]] = []
     found: Estimated | None = None
     try:
-        found = estimated(packed, model, header, settings, sample.sizes)
+        found = estimated(packed, model, header, settings, sample.sizes, thorough=True)
     except RefusedError as error:
         if error.code != "no_memory":
             raise

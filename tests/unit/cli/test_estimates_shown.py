@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from llamaforge.cli.main import main
+from llamaforge.cli.picture import Picture
 from llamaforge.cli.report import estimate_words
 from llamaforge.files import write_json
+from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState
 
 Capture = pytest.CaptureFixture[str]
@@ -47,3 +49,11 @@ def test_runs_show_has_it(make_run: Callable[..., RunDirectory], capsys: Capture
     shown = json.loads(capsys.readouterr().out)["estimate"]
     assert shown["predicted"]["memory_bytes"]["total"] == 1_100_000_000
     assert shown["measured"] == MEASURED
+
+
+def test_who_watches_is_told_what_to_expect() -> None:
+    told = events.Report(kind="predicted", figures=PREDICTED)
+    line = Picture().take(told)
+    assert line == "train: about 1 min 30 s and 1.1 GB of memory are expected"
+    for figures in ({}, {"seconds": "x"}, {"seconds": 3.0, "memory_bytes": 4}):
+        assert Picture().take(events.Report(kind="predicted", figures=figures)) is None
