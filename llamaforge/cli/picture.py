@@ -1,7 +1,7 @@
 """What a run's events say so far, as lines and as a display of some lines."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from llamaforge.runs import events
 from llamaforge.safe_text import safe_line
@@ -57,7 +57,7 @@ class Picture:
                 self.finished = event
             case _:
                 pass
-        return _line(event)
+        return _expected(event) or _line(event)
 
     def _take_stage(self, event: events.Stage) -> None:
         self.stages[event.name] = event.state
@@ -163,15 +163,16 @@ def _line(event: events.Event) -> str | None:
             line = f"warning: {event.message}"
         case events.Artifact():
             line = f"made: {event.kind}, {event.path}"
-        case events.Report(kind="predicted"):
-            line = _expected(event.figures)
         case _:
             pass
     return line
 
 
-def _expected(figures: dict[str, Any]) -> str | None:
-    """Return what training is expected to take; None where the figures are not such."""
+def _expected(event: events.Event) -> str | None:
+    """Return what training is expected to take; None where the event does not say it."""
+    if not isinstance(event, events.Report) or event.kind != "predicted":
+        return None
+    figures = event.figures
     seconds = number(figures.get("seconds"))
     memory = figures.get("memory_bytes")
     total = number(memory.get("total")) if isinstance(memory, dict) else None
