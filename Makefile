@@ -12,7 +12,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install install-dev test check lint types contracts unit format snapshots \
-	fuzz campaign benchmarks gpu-check clean
+	fuzz campaign faults benchmarks gpu-check clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ fuzz: install-dev ## stores that are damaged at random, for LLAMAFORGE_FUZZ_SECO
 
 campaign: install-dev ## the slow tests: kill the worker at random, LLAMAFORGE_TRIALS times
 	$(BIN)/pytest -m campaign
+
+faults: install-dev ## what goes wrong on purpose: more than 200 trials, a table (FAULTS="--row 5")
+	$(BIN)/python -m tools.faults $(FAULTS)
 
 snapshots: install-dev ## accept how the screens look now
 	$(BIN)/pytest tests/tui --snapshot-update

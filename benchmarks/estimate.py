@@ -96,8 +96,9 @@ def arm(configuration: Configuration, steps: int) -> dict[str, Any]:
     from llamaforge.runs import events
     from llamaforge.training.lora import attach_lora, compute_type
     from llamaforge.training.model import load_packed_model
+    from llamaforge.training.objective import Supervised
     from llamaforge.training.trainer import Wishes, train
-    from llamaforge.worker.estimating import Record, estimated, predicted, sizes_of
+    from llamaforge.worker.estimating import Record, estimated, predicted
 
     torch.set_num_threads(physical_cores())
     settings = configuration.settings.model_copy(update={"max_steps": steps})
@@ -114,7 +115,9 @@ def arm(configuration: Configuration, steps: int) -> dict[str, Any]:
         trained = [place >= length // 2 for place in range(length)]
         rows.append(EncodedRow(ids, trained, terminated=True))
     # The steps that are done see the first rows of one epoch, so these are what is predicted.
-    sizes = RowSizes(train=sizes_of(rows), train_rows=len(rows))
+    sizes = RowSizes(
+        train=tuple((len(row.ids), sum(row.trained)) for row in rows), train_rows=len(rows)
+    )
     seen: list[float] = []
 
     def emit(event: events.Event) -> None:
@@ -128,13 +131,12 @@ def arm(configuration: Configuration, steps: int) -> dict[str, Any]:
         record.predict(predicted(found))
         tried = time.perf_counter() - started[0], time.process_time() - started[1]
         started = time.perf_counter(), time.process_time()
+        cut = found.fit.cut.applied(settings)
         record.begin(model.device)
         train(
             model,
-            packed.head,
-            rows,
-            [],
-            found.fit.cut.applied(settings),
+            Supervised(packed.head, rows, [], cut),
+            cut,
             Path(folder, "checkpoints"),
             emit=record.watched(emit),
             wishes=Wishes(stop=lambda: False, save=lambda: False),

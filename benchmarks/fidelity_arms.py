@@ -38,6 +38,7 @@ from llamaforge.training.batches import Batch, RowLoader
 from llamaforge.training.lora import attach_lora, factors, hidden_states, lora_layers
 from llamaforge.training.loss import log_probabilities
 from llamaforge.training.model import load_packed_model
+from llamaforge.training.objective import Supervised
 from llamaforge.training.trainer import Wishes, train
 from tools.demo_store import gguf_file, tokenizer
 from tools.demo_store.corpus import conversations
@@ -111,9 +112,7 @@ def ours(options: argparse.Namespace) -> None:
         wishes = Wishes(stop=lambda: False, save=lambda: False)
         outcome = train(
             model,
-            packed.head,
-            training,
-            [],
+            Supervised(packed.head, training, [], settings),
             settings,
             Path(folder),
             emit=lambda event: None,

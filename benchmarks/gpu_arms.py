@@ -18,7 +18,7 @@ from llamaforge.gguf.header import Header
 from llamaforge.gguf.types import TensorType
 from llamaforge.training.lora import attach_lora
 from llamaforge.training.model import PackedModel, load_packed_model
-from llamaforge.training.trainer import token_loss
+from llamaforge.training.objective import token_loss
 
 MODEL: Final = BenchmarkModel("qwen2-1300m-packed", qwen2(2048, 16, 32, 8, 8192))
 """1.28 G weights with Qwen2's vocabulary; layers as Llama 3.2 1B has them."""

@@ -52,7 +52,7 @@ def _ours(path: Path) -> dict[str, Any]:
     from llamaforge.recipe.spec import TrainingSettings
     from llamaforge.training.lora import attach_lora
     from llamaforge.training.model import load_packed_model
-    from llamaforge.training.trainer import token_loss
+    from llamaforge.training.objective import token_loss
 
     def load() -> Callable[[], float]:
         header = read_header(path)

@@ -33,8 +33,9 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.lora import attach_lora
 from llamaforge.training.model import PackedModel, load_packed_model
+from llamaforge.training.objective import Supervised, token_loss
 from llamaforge.training.packed import PackedEmbedding, PackedLinear, PackedWeight
-from llamaforge.training.trainer import Wishes, token_loss, train
+from llamaforge.training.trainer import Wishes, train
 
 _STEPS: Final = 1_000_000
 """Steps that a trainer is told to do; it is stopped long before."""
@@ -300,7 +301,8 @@ def trainer(
     wait()
     with tempfile.TemporaryDirectory() as folder:
         wishes = Wishes(stop=lambda: not more, save=lambda: False)
-        train(model, packed.head, rows, [], settings, Path(folder), emit=emit, wishes=wishes)
+        objective = Supervised(packed.head, rows, [], settings)
+        train(model, objective, settings, Path(folder), emit=emit, wishes=wishes)
 
 
 def main() -> None:

@@ -68,6 +68,13 @@ def allowed_memory_bytes() -> int | None:
     return int(text)
 
 
+def total_memory_bytes() -> int:
+    """Return the host memory that this process could have at the most, in bytes."""
+    total = int(psutil.virtual_memory().total)
+    limit = _read_number(_CGROUP / "memory.max")
+    return total if limit is None else min(total, limit)
+
+
 def _cached_bytes() -> int:
     try:
         lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()

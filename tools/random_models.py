@@ -6,7 +6,7 @@ that nothing here depends on the code under test; `write_packed_model`, for benc
 
 import ctypes
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,11 +150,24 @@ def write_packed_model(
     return path
 
 
-def quantize(source: Path, target: Path, quantization: str) -> None:
-    """Quantise a GGUF file with llama.cpp."""
+def quantize(
+    source: Path,
+    target: Path,
+    quantization: str,
+    importance: Mapping[str, npt.NDArray[np.float32]] | None = None,
+) -> None:
+    """Quantise a GGUF file with llama.cpp, with an importance matrix by tensor name if given."""
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = FILE_TYPES[quantization]
     parameters.nthread = 2
+    if importance is not None:
+        entries = (llama_cpp.llama_model_imatrix_data * (len(importance) + 1))()
+        kept = {name: np.ascontiguousarray(values) for name, values in importance.items()}
+        for entry, (name, values) in zip(entries, kept.items(), strict=False):
+            entry.name = name.encode()
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            entry.size = values.size
+        parameters.imatrix = entries
     status = llama_cpp.llama_model_quantize(
         str(source).encode(), str(target).encode(), ctypes.byref(parameters)
     )

@@ -69,7 +69,7 @@ def read_weights_size(path: Path) -> WeightsSize | None:
     None where there is no such file, or its header is cut short or unsound. The tensors
     themselves are not read.
     """
-    header = _read_header(path)
+    header = read_header_text(path)
     try:
         value: Any = None if header is None else json.loads(header)
     except (ValueError, RecursionError):
@@ -101,7 +101,8 @@ def _open_regular(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
-def _read_header(path: Path) -> bytes | None:
+def read_header_text(path: Path) -> bytes | None:
+    """Return the JSON at the beginning of a safetensors file; None where it is cut or too long."""
     try:
         with _open_regular(path) as file:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")

@@ -7,12 +7,15 @@ from typing import Final
 from llamaforge.catalog.base import Base, find_base
 from llamaforge.catalog.base_choices import remembered_bases
 from llamaforge.catalog.base_map import BaseMap, load_base_map
+from llamaforge.catalog.hub_base import local_base
 from llamaforge.catalog.hub_cache import Cache, cache_of
 from llamaforge.catalog.model import ModelStatus, StoredModel
+from llamaforge.errors import LlamaForgeError
+from llamaforge.safe_text import safe_line
 
 NO_CACHE: Final = Cache("absent", 0, None, (), None, None)
 """Of a base that is not known."""
-_HUB_REASON: Final = "training from the Hugging Face base is not available in this version"
+_NO_BASE: Final = "its full-precision base is not known"
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,25 @@ class Lister:
         self._chosen = remembered_bases()
         self._names_by_blob = names_by_blob or {}
         self._caches: dict[str, Cache] = {}
+        self._reasons: dict[str, str] = {}
 
     def join(self, model: StoredModel) -> ListedModel:
         """Return `model` with all that is known around it; nothing is fetched."""
         base = find_base(
             model, self._base_map, names_of_blob=self._names_by_blob, chosen=self._chosen
         )
-        return ListedModel(model, base, self._cache(base.repo), trainable_ways(model))
+        cache = self._cache(base.repo)
+        return ListedModel(model, base, cache, trainable_ways(model, self._reason(base, cache)))
+
+    def _reason(self, base: Base, cache: Cache) -> str:
+        """Return why nothing can be trained on a base; empty where it can be."""
+        if base.repo is None:
+            return _NO_BASE
+        if base.contradictions:
+            return base.contradictions[0].removeprefix("But ").rstrip(".")
+        if base.repo not in self._reasons:
+            self._reasons[base.repo] = _reason_of(base.repo, cache)
+        return self._reasons[base.repo]
 
     def _cache(self, repo: str | None) -> Cache:
         if repo is None:
@@ -76,11 +91,20 @@ class Lister:
         return self._caches[repo]
 
 
-def trainable_ways(model: StoredModel) -> Trainable:
-    """Return by which ways `model` can be trained, and why not by the others."""
-    return Trainable(
-        gguf=model.status is ModelStatus.READY,
-        hub=False,
-        reason=model.reason,
-        hub_reason=_HUB_REASON,
-    )
+def _reason_of(repo: str, cache: Cache) -> str:
+    try:
+        local_base(repo, cache)
+    except LlamaForgeError as error:
+        return safe_line(error.message.rstrip("."), limit=300)
+    return ""
+
+
+def trainable_ways(model: StoredModel, hub_reason: str) -> Trainable:
+    """Return by which ways `model` can be trained, and why not by the others.
+
+    `hub_reason` is what stands against its base. A file that cannot be trained on cannot be laid
+    an adapter over either, and gives no merged file its form.
+    """
+    ready = model.status is ModelStatus.READY
+    reason = hub_reason if ready else model.reason
+    return Trainable(gguf=ready, hub=ready and not reason, reason=model.reason, hub_reason=reason)

@@ -21,7 +21,7 @@ from llamaforge.safe_text import redact, safe_line
 
 _T = TypeVar("_T")
 _LAYER_LINE: Final = re.compile(
-    r'(FROM|ADAPTER)\s+"?.*?sha256[:-]([0-9a-f]{64})"?\s*', re.IGNORECASE
+    r'(FROM|ADAPTER|DRAFT)\s+"?.*?sha256[:-]([0-9a-f]{64})"?\s*', re.IGNORECASE
 )
 
 
@@ -60,7 +60,9 @@ class Layers:
     """The blobs behind a model, as sha256 digits; empty where the server does not tell."""
 
     weights: tuple[str, ...]
+    """The model's own file or files, then those of its projectors."""
     adapters: tuple[str, ...]
+    drafts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -277,19 +279,19 @@ def _moment(text: str) -> datetime | None:
 def read_layers(modelfile: str) -> Layers:
     """Return the blobs that a Modelfile of `/api/show` names.
 
-    The server writes FROM and ADAPTER first (`Model.String` in `server/images.go` of Ollama);
-    what follows may be a system text that only looks like such lines, so reading ends there.
+    The server writes FROM, ADAPTER and DRAFT first (`Model.String` in `server/images.go` of
+    Ollama); what follows may be a system text that only looks like such lines: reading ends there.
     """
-    found: dict[str, list[str]] = {"FROM": [], "ADAPTER": []}
+    found: dict[str, list[str]] = {"FROM": [], "ADAPTER": [], "DRAFT": []}
     for line in modelfile.splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        if not line.upper().startswith(("FROM ", "ADAPTER ")):
+        if not line.upper().startswith(("FROM ", "ADAPTER ", "DRAFT ")):
             break
         layer = _LAYER_LINE.fullmatch(line)
         if layer is not None:
             found[layer[1].upper()].append(layer[2].lower())
-    return Layers(tuple(found["FROM"]), tuple(found["ADAPTER"]))
+    return Layers(tuple(found["FROM"]), tuple(found["ADAPTER"]), tuple(found["DRAFT"]))
 
 
 def blob_path(digest: str) -> str:

@@ -100,9 +100,6 @@ def _print(listed: "ListedModel") -> None:
 
 def _download(listed: "ListedModel", *, agreed: bool, as_json: bool) -> bool:
     """Fetch the base; return whether the person at the terminal agreed to it."""
-    from llamaforge.catalog.hub_download import download
-    from llamaforge.catalog.hub_plan import plan_download
-
     repo = listed.base.repo
     if repo is None:
         raise NotFoundError(
@@ -113,6 +110,19 @@ def _download(listed: "ListedModel", *, agreed: bool, as_json: bool) -> bool:
     if os.path.isabs(repo):  # noqa: PTH117 - a folder that a person named, as text
         narrate(f"{safe_line(repo)} is a folder of yours; there is nothing to fetch.")
         return True
+    return fetch(repo, agreed=agreed, as_json=as_json)
+
+
+def fetch(repo: str, *, agreed: bool, as_json: bool) -> bool:
+    """Fetch a repository into the Hub's cache; return whether the person at the terminal agreed.
+
+    Raises:
+        RefusedError: there is no room, or nobody was there to agree (`not_agreed`).
+        LlamaForgeError: the Hub does not answer, or refuses.
+    """
+    from llamaforge.catalog.hub_download import download
+    from llamaforge.catalog.hub_plan import plan_download
+
     plan = plan_download(repo)
     _tell(plan)
     if not agreed and (as_json or not has_dialogue()):

@@ -1,14 +1,13 @@
 """`llamaforge demo`: the whole way on the toy model and the rows that the package carries."""
 
 import argparse
-from typing import Any, Final
+from typing import Final
 
 from llamaforge import paths
 from llamaforge.cli.options import add_json
 from llamaforge.cli.output import confirm, has_dialogue, narrate
 from llamaforge.errors import ExitCode
 
-_MODEL: Final = "llamaforge-demo"
 _NAME: Final = "demo"
 _WORDS: Final = (
     "This is a toy: a language model of a few million weights that is shipped with the program, "
@@ -16,17 +15,6 @@ _WORDS: Final = (
     "messages for a memory and to write facts as JSON; the rows are shipped as well. Everything "
     "is done as with a model of your own, only faster."
 )
-_SETTINGS: Final[dict[str, Any]] = {
-    "training": {
-        "learning_rate": 2e-3,
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 16,
-        "gradient_accumulation_steps": 1,
-        "lora_r": 16,
-        "lora_alpha": 32,
-    },
-    "evaluation": {"max_rows": 200, "max_new_tokens": 48},
-}
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,16 +39,17 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     """
     from llamaforge.cli import models
     from llamaforge.cli.launching import carry_out, note
-    from llamaforge.recipe.spec import Recipe, parse
+    from llamaforge.recipe.resolve import with_settings
     from llamaforge.wizard.beginning import create, prepare
+    from llamaforge.wizard.demo import DEMO_MODEL, DEMO_SETTINGS
 
-    body = _SETTINGS | {
+    body = {
         "name": arguments.name,
-        "model": {"name": _MODEL},
+        "model": {"name": DEMO_MODEL},
         # The rows say themselves which of them are for testing.
         "data": {"sources": [paths.embedded_data()], "validation_fraction": 0.1},
     }
-    recipe = parse(Recipe, body, "The demo's recipe")
+    recipe = with_settings(body, [f"{key}={value}" for key, value in DEMO_SETTINGS.items()])
     prepared = prepare(recipe, store=paths.embedded_store(), numbered=True, on_note=note)
     if not arguments.json:
         narrate(_folded(_WORDS))

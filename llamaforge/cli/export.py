@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.cli.options import add_json, add_run
 from llamaforge.cli.output import narrate, print_json, print_text
-from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, UsageError
+from llamaforge.errors import (
+    ExitCode,
+    InvalidFileError,
+    LlamaForgeError,
+    RefusedError,
+    UsageError,
+)
 from llamaforge.safe_text import safe_line
 from llamaforge.words import duration_words, size_words
 
 if TYPE_CHECKING:
+    from llamaforge.export.importance import Importance
     from llamaforge.export.merged_run import MergedRun
+    from llamaforge.recipe.spec import RunSpec
     from llamaforge.runs.directory import RunDirectory
 
 _FOLDERS: Final = ("hf", "peft")
@@ -44,6 +52,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "without it every tensor keeps its type",
     )
     parser.add_argument(
+        "--imatrix",
+        action="store_true",
+        help="while packing, weigh each column by what the tuned model multiplies it with in the "
+        "training data; to measure that, some ten thousand tokens of it are read once",
+    )
+    parser.add_argument(
         "--dtype",
         choices=("bfloat16", "float16", "float32"),
         help="the type of the weights in a directory for transformers; bfloat16 without it",
@@ -67,22 +81,24 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         LlamaForgeError: it could not be written, or llama.cpp does not take it.
     """
     _check_options(arguments)
-    from llamaforge.export.merged_run import adapter_of
+    from llamaforge.export.merged_run import adapter_of, result_of
     from llamaforge.recipe.spec import RunSpec
     from llamaforge.runs.directory import open_run
     from llamaforge.runs.lock import RunLock
 
     directory = open_run(arguments.run_name)
-    adapter = adapter_of(directory)
+    spec = RunSpec.load(directory.spec_file)
+    made = result_of(directory, spec)
     result: dict[str, Any]
     if arguments.form == "adapter":
-        model = RunSpec.load(directory.spec_file).model
-        result = _copy(adapter, _target(arguments, adapter, model.files))
+        _require_adapter(spec)
+        adapter = adapter_of(directory)
+        result = _copy(adapter, _target(arguments, adapter, spec.model.files))
     else:
         # Nobody may change or remove the run while it is read and its list is written.
         with RunLock(directory.lock_file):
             if arguments.form in _FOLDERS:
-                result = _folder(arguments, directory, adapter)
+                result = _folder(arguments, directory, made)
             else:
                 result = _merge(arguments, directory)
     if arguments.json:
@@ -90,6 +106,22 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     else:
         print_text(result["path"])
     return ExitCode.DONE
+
+
+def _require_adapter(spec: "RunSpec") -> None:
+    """Return if the run made an adapter that llama.cpp can lay over the model's file.
+
+    Raises:
+        RefusedError: it did not; the reason is given.
+    """
+    if spec.training.makes_adapter:
+        return
+    why = (
+        "A GGUF adapter has no place for what DoRA trains beside the two matrices"
+        if spec.training.use_peft
+        else "Every weight of the model was trained, so there is no adapter"
+    )
+    raise RefusedError(f"{why}.", "Export it as gguf, or as hf.", code="no_adapter")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
@@ -100,6 +132,13 @@ def _check_options(arguments: argparse.Namespace) -> None:
                 f"Leave it out, or say --as {form}.",
                 code="option",
             )
+
+    if arguments.imatrix and arguments.form != "gguf":
+        raise UsageError(
+            f"--imatrix has no meaning with --as {arguments.form}.",
+            "Leave it out, or say --as gguf.",
+            code="option",
+        )
 
 
 def _target(arguments: argparse.Namespace, default: Path, model: Sequence[Path]) -> Path:
@@ -156,7 +195,12 @@ def _unwritable(target: Path, error: OSError) -> LlamaForgeError:
 def _folder(
     arguments: argparse.Namespace, directory: "RunDirectory", adapter: Path
 ) -> dict[str, Any]:
-    from llamaforge.cli.export_folder import write_adapter, write_model
+    from llamaforge.cli.export_folder import (
+        copy_adapter,
+        write_adapter,
+        write_model,
+        write_tuned_model,
+    )
     from llamaforge.export.merged_run import trained_adapter
     from llamaforge.recipe.spec import RunSpec
 
@@ -164,12 +208,21 @@ def _folder(
     target = directory.artifacts / arguments.form if chosen is None else chosen.expanduser()
     target = target.absolute()
     spec = RunSpec.load(directory.spec_file)
-    trained = trained_adapter(adapter, spec.model)
+    is_peft, tell = arguments.form == "peft", MergeNarrator().tell
     try:
-        if arguments.form == "peft":
-            made, more = write_adapter(target, spec, trained, arguments)
+        if spec.model.full is None:
+            trained = trained_adapter(adapter, spec.model)
+            made, more = (
+                write_adapter(target, spec, trained, arguments)
+                if is_peft
+                else write_model(target, spec, trained, arguments, tell)
+            )
         else:
-            made, more = write_model(target, spec, trained, arguments, MergeNarrator().tell)
+            made, more = (
+                copy_adapter(target, spec, adapter, arguments)
+                if is_peft
+                else write_tuned_model(target, spec, adapter, arguments, tell)
+            )
     except OSError as error:
         raise _unwritable(target, error) from error
     except BaseException:
@@ -194,12 +247,14 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
     quantization = check_quantization(arguments.quant) if arguments.quant else None
     spec = RunSpec.load(directory.spec_file)
     target = _target(arguments, default_target(directory, quantization), spec.model.files)
-    narrator = MergeNarrator()
     try:
+        importance = _importance(directory) if arguments.imatrix else None
+        narrator = MergeNarrator()
         made = merge_run(
             directory,
             quantization=quantization,
             target=target,
+            importance=importance,
             on_progress=narrator.tell,
             on_check=narrator.tell_check,
         )
@@ -208,7 +263,12 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
     except BaseException:
         narrate("Nothing was written.")
         raise
-    _tell(made)
+    _tell(
+        made,
+        "the adapter's over the model's own file"
+        if spec.model.full is None
+        else "those of the model as it was trained in full precision",
+    )
     merged = made.merged
     return {
         "kind": "merged",
@@ -216,17 +276,33 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
         "sha256": merged.sha256,
         "size_bytes": merged.size_bytes,
         "quantization": merged.quantization or spec.model.quantization,
+        "imatrix_rows": importance.rows if importance else None,
         "check": made.check,
     }
 
 
-def _tell(made: "MergedRun") -> None:
+def _importance(directory: "RunDirectory") -> "Importance":
+    from llamaforge.export.importance_run import importance_of
+
+    narrate("Measuring what counts, on the rows that were trained …")
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _SAID_SECONDS or done == total:
+            told = time.monotonic()
+            narrate(f"{done / max(total, 1):4.0%}  {done:,} of {total:,} tokens")
+
+    return importance_of(directory, tell)
+
+
+def _tell(made: "MergedRun", like: str) -> None:
     merged, found = made.merged, made.check
     narrate(f"{size_words(merged.size_bytes)}, sha256 {merged.sha256[:12]}…, taken by llama.cpp.")
     if "kl_mean" in found:
         narrate(
-            f"Its answers are {found['kl_mean']:.2g} nats a token from the adapter's over the "
-            f"model's own file; the model without the adapter is {found['kl_base_mean']:.2g} away."
+            f"Its answers are {found['kl_mean']:.2g} nats a token from {like}; the model before is "
+            f"{found['kl_base_mean']:.2g} away."
         )
 
 

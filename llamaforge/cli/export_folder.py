@@ -1,15 +1,12 @@
 """The forms of `llamaforge export` that are directories: a Hugging Face model, a PEFT adapter."""
 
 import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from llamaforge.cli.output import narrate
-from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
+from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.safe_text import safe_line
 from llamaforge.words import size_words
 
@@ -18,8 +15,6 @@ if TYPE_CHECKING:
     from llamaforge.export.layout import Layout
     from llamaforge.gguf.header import Header
     from llamaforge.recipe.spec import RunSpec
-
-_LAYOUT_SECONDS: Final = 600.0
 
 
 def write_model(
@@ -110,6 +105,69 @@ def write_adapter(
     return made, {"base_model": base_model}
 
 
+def write_tuned_model(
+    target: Path,
+    spec: "RunSpec",
+    learned: Path,
+    arguments: argparse.Namespace,
+    on_progress: Callable[[int, int], None],
+) -> tuple["Exported", dict[str, Any]]:
+    """Write the full-precision base with what was learned in it to the directory `target`.
+
+    Raises:
+        LlamaForgeError: as `write_tuned`, or the base is gone.
+    """
+    from llamaforge.data.templates import choose_template
+    from llamaforge.export.base_run import base_of, tuned_of
+    from llamaforge.export.place import check_folder
+    from llamaforge.export.tuned_folder import write_tuned
+    from llamaforge.gguf.model_file import read_model
+    from llamaforge.gguf.tokenizer import GgufTokenizer
+
+    check_folder(target, replace=arguments.force)
+    full = base_of(spec)
+    tokenizer = GgufTokenizer(read_model(spec.model.blob, spec.model.files))
+    template = choose_template(
+        spec.model.chat_template,
+        spec.model.own_template(tokenizer.chat_template),
+        tokenizer.special_ids,
+    )
+    made = write_tuned(
+        target,
+        full.folder,
+        tuned_of(spec, learned, _layout(spec.model.files)),
+        dtype=arguments.dtype or "bfloat16",
+        chat_template=template.text,
+        replace=arguments.force,
+        on_progress=on_progress,
+    )
+    weights = [name for name in made.files if name.endswith(".safetensors")]
+    narrate(f"{size_words(made.size_bytes)} in {len(made.files)} files.")
+    return made, {"dtype": arguments.dtype or "bfloat16", "weights": weights}
+
+
+def copy_adapter(
+    target: Path, spec: "RunSpec", learned: Path, arguments: argparse.Namespace
+) -> tuple["Exported", dict[str, Any]]:
+    """Copy the adapter as PEFT wrote it to the directory `target`.
+
+    Raises:
+        RefusedError: every weight was trained, so there is no adapter.
+    """
+    from llamaforge.export.tuned_folder import copy_folder
+
+    if not spec.training.use_peft:
+        raise RefusedError(
+            "Every weight of the model was trained, so there is no adapter.",
+            "Export it as gguf, or as hf.",
+            code="no_adapter",
+        )
+    made = copy_folder(target, learned.parent, replace=arguments.force)
+    repo = spec.model.full.repo if spec.model.full else None
+    narrate(f"For the weights of {safe_line(repo or '')}, {size_words(made.size_bytes)}.")
+    return made, {"base_model": repo}
+
+
 def _base_of(spec: "RunSpec") -> str | None:
     """Return the repository or folder that the run's model was made from, where it is known."""
     from llamaforge.catalog.inventory import Inventory
@@ -123,37 +181,7 @@ def _base_of(spec: "RunSpec") -> str | None:
 
 
 def _layout(files: Sequence[Path]) -> "Layout":
-    """Ask a process of its own, which loads transformers, how the model is laid out.
-
-    Raises:
-        RefusedError: it cannot be exported; the process says why.
-        LlamaForgeError: the process failed.
-    """
-    from llamaforge.export.layout import Layout
-    from llamaforge.runs.launcher import worker_environment
+    from llamaforge.export.base_run import ask_layout
 
     narrate("Laying the model out as transformers has it …")
-    answer = subprocess.run(
-        [sys.executable, "-m", "llamaforge.worker.layout", *map(str, files)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=worker_environment(),
-        timeout=_LAYOUT_SECONDS,
-        check=False,
-    )
-    try:
-        found = json.loads(answer.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        last = safe_line((answer.stderr.strip().splitlines() or ["nothing was said"])[-1])
-        raise LlamaForgeError(
-            f"The layout of the model could not be worked out: {last}.",
-            "Export it as gguf, or use the adapter.",
-            code="no_layout",
-        ) from None
-    if "error" in found:
-        error = found["error"]
-        kind = RefusedError if error["exit_code"] == ExitCode.REFUSED else LlamaForgeError
-        raise kind(error["message"], error["hint"], code=error["code"])
-    return Layout.model_validate(found)
+    return ask_layout(files)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from llamaforge.runs import events
 from llamaforge.safe_text import safe_line
-from llamaforge.words import duration_words, loss_words, number, size_words
+from llamaforge.words import duration_words, loss_words, number, percent_words, size_words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -134,6 +134,14 @@ def _brief(text: str) -> str:
     return f'"{safe_line(text, limit=_BRIEF_CHARACTERS)}"'
 
 
+def _preference_words(event: events.Eval) -> str:
+    """Return what training on pairs has reached; nothing for other training."""
+    margin, accuracy = (event.metrics.get(f"rewards/{key}") for key in ("margins", "accuracies"))
+    if margin is None:
+        return ""
+    return f", better answers rewarded in {percent_words(accuracy)} of pairs, by {margin:.3g}"
+
+
 def _line(event: events.Event) -> str | None:
     """Return the line that an event deserves wherever a run is watched."""
     line = None
@@ -149,6 +157,7 @@ def _line(event: events.Event) -> str | None:
             line = f"{event.name}: done{took}"
         case events.Eval():
             line = f"step {event.step:,}: loss on the validation rows {loss_words(event.loss)}"
+            line += _preference_words(event)
         case events.Paused():
             line = event.message
         case events.Resumed():

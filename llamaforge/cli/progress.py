@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _STOPPING: Final = "Saving a checkpoint and stopping; press Ctrl-C again to end at once."
 _REFRESH_SECONDS: Final = 0.125
+_LOOK_SECONDS: Final = 5.0
 _END_SECONDS: Final = 15.0
 """How long a worker may take from its last event to its end."""
 
@@ -45,6 +46,30 @@ def watch(run: RunDirectory, *, as_json: bool, after_seq: int = 0) -> ExitCode:
         viewer(run, picture, interrupts, after_seq)
         wait_for_end(run)
     return _outcome(run, picture, interrupted=interrupts.count > 0, as_json=as_json)
+
+
+class SignsOfLife:
+    """Looks now and then whether the worker of a run hangs, and says so once."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._looked = time.monotonic()
+        self._said = False
+
+    def look(self) -> str | None:
+        """Return what to say now, if anything."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return None
+        self._looked = now
+        status = self._run.read_status()
+        pulse = self._run.pulse(status)
+        is_live = status.state in {RunState.RUNNING, RunState.PAUSED}
+        words = pulse.words(self._run.id) if pulse is not None and is_live else ""
+        if bool(words) == self._said:
+            return None
+        self._said = bool(words)
+        return words or "The worker gives signs of life again."
 
 
 def wait_for_end(run: RunDirectory) -> None:
@@ -123,8 +148,9 @@ def _interrupts() -> Iterator[_Interrupts]:
 def _json_viewer(
     run: RunDirectory, picture: Picture, interrupts: _Interrupts, after_seq: int
 ) -> None:
+    life = SignsOfLife(run)
     for event in follow(run, after_seq=after_seq):
-        if said := interrupts.answer(run):
+        if said := interrupts.answer(run) or life.look():
             narrate(said)
         if event is not None:
             picture.take(event)
@@ -141,8 +167,9 @@ def _terminal_viewer(
     if out.is_terminal and not out.is_dumb_terminal:
         _live_viewer(out, run, picture, interrupts, after_seq)
         return
+    life = SignsOfLife(run)
     for event in follow(run, after_seq=after_seq):
-        if said := interrupts.answer(run):
+        if said := interrupts.answer(run) or life.look():
             narrate(said)
         if event is not None:
             line = picture.take(event) or picture.progress_line(event)
@@ -157,10 +184,11 @@ def _live_viewer(
     from rich.text import Text
 
     drawn, is_stale = 0.0, True
+    life = SignsOfLife(run)
     # Refreshed below: a thread of Rich's own would draw while the picture changes.
     with Live(console=out, auto_refresh=False, transient=True, redirect_stdout=False) as live:
         for event in follow(run, after_seq=after_seq):
-            said = interrupts.answer(run)
+            said = interrupts.answer(run) or life.look()
             line = None if event is None else picture.take(event)
             for text in (said, line):
                 if text:

@@ -237,7 +237,7 @@ def _print_result(
     if result.left_out:
         narrate(
             f"The {' and the '.join(result.left_out)} of {safe_line(result.base)} did not go "
-            "along: a merged file holds the language model only."
+            "along: this server does not take it beside a merged file."
         )
     if arguments.json:
         print_json(asdict(result) | {"run": run.id, "published": True})

@@ -58,6 +58,12 @@ class DataFigures(_Lenient):
     template: str = ""
 
 
+class TrainedOn(_Lenient):
+    """The full-precision base that was trained on."""
+
+    repo: str = ""
+
+
 class Fidelity(_Lenient):
     """The content of `verify.json`; divergences and losses are in nats a token."""
 
@@ -71,6 +77,9 @@ class Fidelity(_Lenient):
     tokens: int | None = None
     passed: bool = False
     reason: str = ""
+    trained_on: TrainedOn | None = None
+    adapter: "Fidelity | None" = None
+    """The adapter over the file's own blocks, where it was trained on others."""
 
 
 class Score(_Lenient):
@@ -99,9 +108,27 @@ class ShownSample(_Lenient):
     tuned: str = ""
 
 
+class Preference(_Lenient):
+    """How one model ranks the answers of pairs."""
+
+    accuracy: float | None = None
+    """Part of the pairs whose better answer is the likelier one, 0 to 1."""
+    margin: float | None = None
+    """By how many nats it is, in the mean."""
+
+
+class Preferences(_Lenient):
+    """Held-out pairs that both models ranked."""
+
+    pairs: int | None = None
+    base: Preference = Preference()
+    tuned: Preference = Preference()
+
+
 class Evaluation(_Lenient):
     """The content of `evaluation.json`."""
 
+    preferences: Preferences | None = None
     sets: tuple[ScoredSet, ...] = ()
     samples: tuple[ShownSample, ...] = ()
 
@@ -176,11 +203,21 @@ def print_fidelity(fidelity: Fidelity) -> None:
     else:
         why = safe_line(fidelity.reason, limit=300) or "no reason is given"
         _print(f"Not passed {on}: {why}.")
+    before, what = "without the adapter it is", "llama.cpp's rounding alone"
+    if fidelity.trained_on is not None:
+        before = "for the model before it is"
+        what = "the quantisation of the file and llama.cpp's rounding"
     _print(
         f"Difference of the predictions: {short_number(fidelity.kl_mean)} nats a token (KL), "
-        f"at most {short_number(fidelity.kl_limit)} is allowed; without the adapter it is "
-        f"{short_number(fidelity.kl_base_mean)}, llama.cpp's rounding alone."
+        f"at most {short_number(fidelity.kl_limit)} is allowed; {before} "
+        f"{short_number(fidelity.kl_base_mean)}, {what}."
     )
+    if fidelity.adapter is not None:
+        _print(
+            "The adapter was trained on the full-precision weights and is served over the "
+            f"quantised ones; over those it is exact to {short_number(fidelity.adapter.kl_mean)} "
+            "nats a token."
+        )
     _print(
         f"Loss a token: {loss_words(fidelity.loss_trained)} as trained, "
         f"{loss_words(fidelity.loss_served)} as served, {loss_words(fidelity.loss_base)} for the "
@@ -257,6 +294,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    if evaluation.preferences is not None:
+        _print_preferences(evaluation.preferences)
     if evaluation.sets:
         _print_title("Exactly the expected answer, before and after")
         table = Table(box=None, pad_edge=False)
@@ -285,6 +324,16 @@ def _print_evaluation(evaluation: Evaluation) -> None:
             shown = safe_text(text.strip(), limit=_SHOWN_CHARACTERS)
             grid.add_row(Text(label), Text(shown or "(nothing)"))
         _print(grid)
+
+
+def _print_preferences(found: Preferences) -> None:
+    _print_title("Better answers that are the likelier ones, before and after")
+    _print(
+        f"Of {whole_words(found.pairs)} pairs that were not trained on: "
+        f"{percent_words(found.base.accuracy)} before, {percent_words(found.tuned.accuracy)} "
+        f"after. In the mean they are ahead by {short_number(found.base.margin)} nats before, "
+        f"{short_number(found.tuned.margin)} after."
+    )
 
 
 def _print_next(run: RunDirectory, spec: RunSpec, published: str) -> None:

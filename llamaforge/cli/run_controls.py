@@ -9,6 +9,7 @@ from typing import Final
 
 from llamaforge.cli.launching import last_seq
 from llamaforge.cli.output import narrate, print_json, print_text
+from llamaforge.cli.progress import SignsOfLife
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.runs import control, events
 from llamaforge.runs.directory import RunDirectory, RunState, open_run
@@ -176,7 +177,10 @@ def _require_training(run: RunDirectory, what: str) -> None:
 def _new_events(run: RunDirectory, after_seq: int, waiting: str) -> Iterator[events.Event]:
     """Yield what the worker does from now on, until it is over; say once that it takes a while."""
     is_told = False
+    life = SignsOfLife(run)
     for event in follow(run, after_seq=after_seq):
+        if said := life.look():
+            narrate(said)
         if event is not None:
             yield event
         elif not is_told:

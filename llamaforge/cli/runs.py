@@ -98,6 +98,7 @@ class _Seen:
     def to_json(self) -> dict[str, Any]:
         """Return it as scripts get it."""
         status = self.status
+        pulse = self.run.pulse(status) if status.state in _LIVE else None
         return {
             "id": self.run.id,
             "name": self.run.id,
@@ -110,6 +111,7 @@ class _Seen:
             "metrics": status.metrics,
             "estimate": self.run.estimate(),
             "message": status.message,
+            "silent_seconds": None if pulse is None else round(pulse.silent_seconds, 1),
             "model": self.model,
             "created": self.created.isoformat() if self.created else None,
             "path": str(self.run.path),
@@ -237,7 +239,7 @@ def _attach(arguments: argparse.Namespace) -> ExitCode:
 
 def _stop(arguments: argparse.Namespace) -> ExitCode:
     from llamaforge.cli.launching import last_seq
-    from llamaforge.cli.progress import end_worker, wait_for_end
+    from llamaforge.cli.progress import SignsOfLife, end_worker, wait_for_end
     from llamaforge.runs.tail import follow
 
     run = open_run(arguments.run_name)
@@ -254,8 +256,10 @@ def _stop(arguments: argparse.Namespace) -> ExitCode:
     else:
         control.ask(run, control.Request.STOP)
         narrate("Waiting for the worker to save a checkpoint …")
-    for _ in follow(run, after_seq=before):
-        pass  # until no worker will write any more
+    life = SignsOfLife(run)
+    for _ in follow(run, after_seq=before):  # until no worker will write any more
+        if said := life.look():
+            narrate(said)
     wait_for_end(run)
     if arguments.json:
         print_json(_Seen.of(run).to_json() | {"checkpoint": _checkpoint(run)})
@@ -282,7 +286,8 @@ def _resume(arguments: argparse.Namespace) -> ExitCode:
     from llamaforge.cli.progress import watch
 
     run = open_run(arguments.run_name)
-    state = run.read_status().state
+    status = run.read_status()
+    state = status.state
     if state is RunState.PAUSED:
         before = last_seq(run)
         run_controls.unpause(run)
@@ -294,9 +299,11 @@ def _resume(arguments: argparse.Namespace) -> ExitCode:
             print_text(f"The run {run.id} goes on.")
         return ExitCode.DONE
     if state in _LIVE:
+        place = f"{safe_line(status.host, limit=60)}, " if status.host else ""
         raise RefusedError(
-            f"The run {run.id} is running.",
-            f"Watch it with: llamaforge runs attach {run.id}",
+            f"The run {run.id} is running: {place}process {status.pid} holds it.",
+            safe_line(status.message, limit=400)
+            or f"Watch it with: llamaforge runs attach {run.id}",
             code="run_running",
         )
     if state not in _RESUMABLE:

@@ -103,6 +103,7 @@ def _facts(listed: "ListedModel") -> Iterable[_Row]:
         yield "store", str(store or ""), "place of the manifest"
     yield "server", model.server, "server"
     yield "blob", str(model.blob or ""), _MANIFEST
+    yield from (("further part", str(part.path), _MANIFEST) for part in model.further)
     for adapter in model.adapters:
         yield "adapter", str(adapter.path), _MANIFEST
         yield "", _adapter_words(adapter), "adapter's header"

@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from llamaforge.recipe.spec import Recipe
 
 _SNAPSHOT: Final = "snapshot:"
-_AVAILABLE: Final = {"base": "gguf", "method": "sft"}
-_FLAGS: Final = {"base": "--from", "method": "--method"}
-_LATER: Final = {
-    "hub": "Training from the Hugging Face base is not available in this version.",
-    "dpo": "Training on preferences (DPO) is not available in this version.",
-}
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,8 +20,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser(
         "train",
         help="train an adapter on a model of the store",
-        description="Train a LoRA adapter on a model's own GGUF file. What flags say outranks "
-        "what the recipe says.",
+        description="Train an adapter on a model's own GGUF file, or on the full-precision "
+        "weights that it was made from. What flags say outranks what the recipe says.",
     )
     add_recipe(parser)
     parser.add_argument("--detach", action="store_true", help="do not watch the run")
@@ -58,12 +52,26 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="base",
         choices=("gguf", "hub"),
-        help="train on the GGUF file (gguf); its Hugging Face base (hub) is not available yet",
+        help="train on the model's own GGUF file (gguf, the default), or on the full-precision "
+        "Hugging Face weights that it was made from (hub)",
+    )
+    parser.add_argument(
+        "--base",
+        dest="full_base",
+        metavar="REPO",
+        help="those weights, as OWNER/NAME or a folder, where they are not known; means --from hub",
     )
     parser.add_argument(
         "--method",
-        choices=("sft", "dpo"),
-        help="how to train: on answers (sft); on preferences (dpo) is not available yet",
+        choices=("sft", "dpo", "orpo"),
+        help="how to train: on answers (sft, the default), or on pairs of a better and a worse "
+        "answer (dpo, orpo)",
+    )
+    parser.add_argument(
+        "--continue",
+        dest="continue_from",
+        metavar="RUN",
+        help="go on from the adapter of an earlier run on the same model, or of latest",
     )
     parser.add_argument(
         "--set",
@@ -86,6 +94,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     from llamaforge.wizard.beginning import create, prepare
 
     recipe = recipe_of(arguments)
+    if recipe.training.base == "hub" and not _provide_base(recipe, arguments):
+        narrate("Nothing was started.")
+        return ExitCode.INTERRUPTED
     prepared = prepare(recipe, store=arguments.store, numbered=arguments.name is None, on_note=note)
     spec = prepared.spec
     if arguments.dry_run:
@@ -101,14 +112,43 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         files = (
             ", ".join(source.place.name for source in data.sources) or f"snapshot {data.snapshot}"
         )
+        what = "an adapter on" if spec.training.use_peft else "every weight of"
+        on = f"{spec.model.name} ({spec.model.quantization})"
+        if spec.model.full is not None:
+            on = f"{spec.model.full.repo} for {spec.model.name}"
         question = (
-            f"Train an adapter on {spec.model.name} ({spec.model.quantization}) with {files}? "
+            f"Train {what} {on} with {files}? "
             f"It takes up to {prepared.needs.disk / 1e6:,.0f} MB of disk."
         )
         if not confirm(safe_line(question)):
             narrate("Nothing was started.")
             return ExitCode.INTERRUPTED
     return carry_out(create(prepared), detach=arguments.detach, as_json=arguments.json)
+
+
+def _provide_base(recipe: "Recipe", arguments: argparse.Namespace) -> bool:
+    """Fetch the full-precision base where it is not there yet; return whether it may go on.
+
+    Raises:
+        NotFoundError: there is no such model or repository, or the base is not known.
+        RefusedError: the base cannot be trained on, or nobody was there to agree to a download.
+        LlamaForgeError: the Hub does not answer, or refuses.
+    """
+    from llamaforge.catalog.hub_base import NOT_THERE
+    from llamaforge.cli.base import fetch
+    from llamaforge.wizard.beginning import base_repo, full_base, open_inventory
+
+    inventory = open_inventory(recipe, arguments.store)
+    model = inventory.require_trainable(recipe.model.name)
+    try:
+        full_base(recipe, inventory, model)
+    except RefusedError as error:
+        if error.code != NOT_THERE or arguments.dry_run:
+            raise
+        narrate(error.message)
+        repo = base_repo(recipe, inventory, model)
+        return fetch(repo, agreed=arguments.yes, as_json=arguments.json)
+    return True
 
 
 def recipe_of(arguments: argparse.Namespace) -> "Recipe":
@@ -119,7 +159,6 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     Raises:
         NotFoundError: the recipe file cannot be read.
         UsageError: no model or no data is named, or a value has no meaning.
-        RefusedError: it asks for a way of training that does not exist yet (`not_available`).
     """
     from llamaforge.recipe.resolve import with_settings
 
@@ -131,18 +170,35 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
         chosen = getattr(arguments, key)
         _lay(_part(body, "data"), key, None if chosen == usual else chosen)
     _lay(_part(body, "publish"), "name", arguments.publish)
-    _lay(training, "base", arguments.base)
+    _lay(_part(body, "model"), "base", _place(arguments.full_base))
+    _lay(training, "base", arguments.base or (arguments.full_base and "hub"))
     _lay(training, "method", arguments.method)
     _lay(body, "name", arguments.name)
-    for key, available in _AVAILABLE.items():
-        if training.get(key) in _LATER:
-            raise RefusedError(
-                _LATER[training[key]],
-                f"Leave {_FLAGS[key]} out, or say {_FLAGS[key]} {available}.",
-                code="not_available",
-            )
+    _lay(body, "continue_from", arguments.continue_from)
+    _lay_earlier(body, has_store=arguments.store is not None)
     _require(body, arguments.settings)
     return with_settings(body, arguments.settings)
+
+
+def _lay_earlier(body: dict[str, Any], *, has_store: bool) -> None:
+    """Where a run goes on from another one, take what is not named from that: model and base.
+
+    Raises:
+        NotFoundError: there is no such run.
+    """
+    from llamaforge.recipe.spec import RunSpec
+    from llamaforge.runs.directory import open_run
+
+    if not isinstance(body.get("continue_from"), str):
+        return
+    before = RunSpec.load(open_run(body["continue_from"]).spec_file)
+    if before.training.base == "hub":
+        body["training"].setdefault("base", "hub")
+        body["model"].setdefault("base", before.model.base)
+    if not body["model"].get("name"):
+        body["model"]["name"] = before.model.name
+        if not has_store:
+            body["model"].setdefault("store", before.model.store)
 
 
 def _lay_data(data: dict[str, Any], given: list[str] | None) -> None:
@@ -186,12 +242,32 @@ def _read(path: Path) -> dict[str, Any]:
             "A recipe has the parts model and data.",
             code="bad_recipe",
         )
-    data, model = body.get("data"), body.get("model")
-    if isinstance(data, dict) and isinstance(data.get("sources"), list):
-        data["sources"] = [_source_beside(path, source) for source in data["sources"]]
+    model, then = body.get("model"), body.get("then")
+    for phase in [body, *(then if isinstance(then, list) else [])]:
+        data = phase.get("data") if isinstance(phase, dict) else None
+        if isinstance(data, dict) and isinstance(data.get("sources"), list):
+            data["sources"] = [_source_beside(path, source) for source in data["sources"]]
     if isinstance(model, dict) and "store" in model:
         model["store"] = _beside(path, model["store"])
+    if isinstance(model, dict) and isinstance(model.get("base"), str):
+        model["base"] = _place(model["base"], path.parent)
     return body
+
+
+def _place(base: str | None, folder: Path | None = None) -> str | None:
+    """Return a base as it is meant: a folder's whole path, or a repository as it is written.
+
+    A folder begins with `./`, `../`, `~` or `/`; or it is there, and no repository has its name.
+    """
+    from llamaforge.catalog.hub_layout import is_repo_name, local_folder
+    from llamaforge.data.sources import exists
+
+    if base is None:
+        return None
+    near = (folder or Path.cwd()) / base
+    if local_folder(base) is None and (is_repo_name(base) or not exists(near)):
+        return base
+    return str(Path(folder or Path.cwd(), Path(base).expanduser()).absolute())
 
 
 def _beside(recipe: Path, place: Any) -> Any:

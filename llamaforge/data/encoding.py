@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llamaforge.data.chat import ChatRenderer, EncodedRow, TrainOn
-from llamaforge.data.records import Record, Rejection, RowError
+from llamaforge.data.encoded_pairs import encode_pair
+from llamaforge.data.records import Message, Record, Rejection, RowError
 from llamaforge.data.split import Splits
+
+Preference = Literal["refuse", "chosen", "pairs"]
+"""What becomes of preference pairs: refused, their better answers are rows, or both answers are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,19 @@ class EncodedRecord:
 
     record: Record
     row: EncodedRow
+    """Of a pair, the conversation with the better answer, in which that answer alone is trained."""
+    rejected: EncodedRow | None = None
+    """Of a pair, the same prompt with the worse answer."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation that `row` holds."""
+        return self.record.messages + self.record.chosen
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model reads for it: of a pair, those of the longer side."""
+        return max(len(row.ids) for row in (self.row, self.rejected) if row is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +54,7 @@ class EncodedSplits:
     def figures(self) -> dict[str, Any]:
         """Return token counts a row, trained tokens and shortened rows."""
         every = [*self.train, *self.held_out]
-        lengths = sorted(len(item.row.ids) for item in every)
+        lengths = sorted(item.tokens for item in every)
         return {
             "train": len(self.train),
             "validation": len(self.validation),
@@ -54,20 +71,41 @@ class EncodedSplits:
 
 
 def encode_splits(
-    splits: Splits, renderer: ChatRenderer, max_length: int, *, train_on: TrainOn = "all"
+    splits: Splits,
+    renderer: ChatRenderer,
+    max_length: int,
+    *,
+    train_on: TrainOn = "all",
+    preference: Preference = "refuse",
 ) -> EncodedSplits:
-    """Return every row of `splits` as tokens, rows of at most `max_length`."""
+    """Return every row of `splits` as tokens, rows of at most `max_length`.
+
+    Args:
+        splits: conversations or pairs.
+        renderer: makes tokens of conversations.
+        max_length: tokens that a row may have.
+        train_on: which answers of a conversation are trained.
+        preference: what becomes of pairs; with `pairs`, every record has to be one.
+    """
     sides: dict[str, list[EncodedRecord]] = {}
     rejected: list[Rejection] = []
     for side, records in splits.items():
         sides[side] = []
         for record in records:
             try:
-                rows = renderer.encode_fitting(record.messages, max_length, train_on=train_on)
+                if preference == "pairs":
+                    pair = encode_pair(record, renderer, max_length)
+                    items = [EncodedRecord(record, *pair)]
+                else:
+                    if record.rejected and preference == "refuse":
+                        raise RowError("it is a preference pair")
+                    messages = record.messages + record.chosen
+                    rows = renderer.encode_fitting(messages, max_length, train_on=train_on)
+                    items = [EncodedRecord(record, row) for row in rows]
             except RowError as error:
                 rejected.append(Rejection(record.source, record.row, str(error)))
             else:
-                sides[side] += [EncodedRecord(record, row) for row in rows]
+                sides[side] += items
     unterminated = sum(not item.row.terminated for item in sides["train"])
     return EncodedSplits(sides["train"], sides["validation"], sides["test"], rejected, unterminated)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llamaforge.evaluation.llama import Server
+from llamaforge.evaluation.pair import Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Answered:
 
 
 def answer_all(
-    server: Server,
+    server: Served,
     questions: Sequence[Question],
     *,
     decode: Callable[[list[int]], str],

@@ -198,6 +198,27 @@ class Server:
                     row += 1
         return result
 
+    def token_log_probabilities(self, ids: Sequence[int], places: Collection[int]) -> list[float]:
+        """Return log P(ids[p] | the ids before it) for each p of `places`, in nats.
+
+        Args:
+            ids: one sequence, BOS included where the model wants it.
+            places: indices into `ids`, ascending, from 1 on.
+        """
+        wanted = set(places)
+        found = []
+        self._forget()
+        for start in range(0, len(ids), self._batch_tokens):
+            part = ids[start : start + self._batch_tokens]
+            marked = [start + place + 1 in wanted for place in range(len(part))]
+            self._decode(part, start, marked)
+            found += [
+                float(_log_softmax(self._logits(place))[ids[start + place + 1]])
+                for place, is_wanted in enumerate(marked)
+                if is_wanted
+            ]
+        return found
+
     def generate(
         self,
         prompt: Sequence[int],

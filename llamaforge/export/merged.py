@@ -19,6 +19,8 @@ from llamaforge import hardware
 from llamaforge.catalog.blob import quantization_of
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.export.adapter import BASE_DIGEST_KEY
+from llamaforge.export.base_tensors import BaseTensors
+from llamaforge.export.importance import Importance
 from llamaforge.export.mix import FILE_TYPES, tensor_types
 from llamaforge.export.place import HashingFile, check_room, remove_leftovers
 from llamaforge.export.weights import Adapter, Array, check_stop, unpacked
@@ -79,7 +81,9 @@ def write_merged(
     adapter: Header | None,
     provenance: Provenance,
     *,
+    full: BaseTensors | None = None,
     quantization: str | None = None,
+    importance: Importance | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Merged:
@@ -91,7 +95,10 @@ def write_merged(
             is copied.
         adapter: what was trained; None only packs the base anew.
         provenance: what the file says of its making.
+        full: full-precision weights, with what was learned in them, that take the place of the
+            file's own; without an adapter then.
         quantization: one of `mix.FILE_TYPES`; None keeps the type of every tensor.
+        importance: how much an error in each column counts, where that was measured.
         on_progress: takes the bytes that are written, and all of them.
         stopped: asked between rows; True ends it without a file.
 
@@ -106,12 +113,15 @@ def write_merged(
     names = {base.stored_names.get(name, name): name for name in base.tensors}
     types = {name: info.type for name, info in stored.tensors.items()}
     if quantization is not None:
-        chosen = tensor_types(base, quantization)
+        chosen = tensor_types(base, quantization, with_importance=importance is not None)
         types |= {name: chosen[served] for name, served in names.items()}
-    touched = {
-        name for name, served in names.items() if pairs is not None and served in pairs.names
-    }
-    _check_packable(stored, types, touched)
+    if full is not None:
+        changed = full.names
+    else:
+        changed = frozenset() if pairs is None else frozenset(pairs.names)
+    touched = {name for name, served in names.items() if served in changed}
+    columns = _columns(base, names, importance)
+    _check_packable(stored, types, touched, columns)
     planned = [
         PlannedTensor(name, info.shape, types[name]) for name, info in stored.tensors.items()
     ]
@@ -122,7 +132,7 @@ def write_merged(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:
-            changes = _changes(base, provenance, quantization)
+            changes = _changes(base, provenance, quantization) | _measured(importance)
             hashing = HashingFile(file)
             stream = GgufStream(hashing, stored, changes, planned)
             done = 0
@@ -131,7 +141,7 @@ def write_merged(
                 results = stack.enter_context(
                     closing(
                         _in_order(
-                            _pieces(stored, planned, _Pairs(pairs, names)),
+                            _pieces(stored, planned, _Learned(pairs, full, names), columns),
                             lambda part: part.result(sources[part.info.file]),
                         )
                     )
@@ -143,6 +153,8 @@ def write_merged(
                     check_stop(stopped)
                     if piece.ends_tensor:
                         stream.end_tensor()
+                        if piece.full is not None:
+                            piece.full.release()
             file.flush()
             os.fsync(file.fileno())
         commit(temporary, path)
@@ -161,6 +173,10 @@ class _Piece:
     last: int
     pair: tuple[Array, Array] | None
     """A and B of the tensor's adapter."""
+    columns: Array | None
+    """How much an error in each column counts, [width]."""
+    full: "_Origin | None" = None
+    """Where its values come from, if not from the file."""
 
     @property
     def ends_tensor(self) -> bool:
@@ -170,6 +186,8 @@ class _Piece:
     def result(self, file: int) -> bytes | memoryview:
         """Return the rows: read, and where something changes unpacked, added to and packed."""
         info, rows = self.info, self.last - self.first
+        if self.full is not None:
+            return self._packed(self.full.rows(self.first, self.last))
         row = info.n_bytes // info.rows
         raw = os.pread(file, rows * row, info.offset + self.first * row)
         if len(raw) != rows * row:
@@ -183,13 +201,22 @@ class _Piece:
         values = unpacked(np.frombuffer(raw, np.uint8).reshape(rows, row), info.type, info.width)
         if self.pair is not None:
             _add_product(values, *self.pair, self.first)
+        return self._packed(values)
+
+    def _packed(self, values: Array) -> memoryview:
+        """Return rows as they will be written.
+
+        Raises:
+            LlamaForgeError: a value is no finite number, or too large for the type.
+        """
+        info = self.info
         if not np.isfinite(values).all():
             raise LlamaForgeError(
                 f"The merged weights of {info.name} are not finite numbers.",
                 "The model's file or the adapter is damaged; verify the run again.",
                 code="not_finite",
             )
-        packed = _packed(values, self.type)
+        packed = _packed(values, self.type, self.columns)
         if not is_finite(packed, self.type):
             raise LlamaForgeError(
                 f"The merged weights of {info.name} are too large for {self.type.name}.",
@@ -200,10 +227,28 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """An adapter's pairs by the names that tensors have in the file."""
+class _Origin:
+    """One tensor's values in full precision."""
+
+    weights: BaseTensors
+    name: str
+    """As it is served."""
+
+    def rows(self, first: int, last: int) -> Array:
+        """Return rows `first` to `last`, float32 [n, width]."""
+        return self.weights.rows(self.name, first, last)
+
+    def release(self) -> None:
+        """Let the system have back the memory that they take."""
+        self.weights.release(self.name)
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What was learned, by the names that tensors have in the file."""
 
     adapter: Adapter | None
+    full: BaseTensors | None
     names: Mapping[str, str]
     """The names of those that are served, as they are called there."""
 
@@ -214,17 +259,35 @@ class _Pairs:
             return None
         return self.adapter.factors(served)
 
+    def origin(self, name: str) -> _Origin | None:
+        """Return where the values come from, if not from the file."""
+        served = self.names.get(name)
+        if self.full is None or served is None or served not in self.full.names:
+            return None
+        return _Origin(self.full, served)
 
-def _pieces(base: Header, planned: Sequence[PlannedTensor], pairs: _Pairs) -> Iterator[_Piece]:
+
+def _pieces(
+    base: Header,
+    planned: Sequence[PlannedTensor],
+    learned: "_Learned",
+    columns: Mapping[str, Array],
+) -> Iterator[_Piece]:
     """Yield everything to write, in the file's order."""
     for tensor in planned:
         info = base.tensors[tensor.name]
-        pair = pairs.factors(tensor.name)
-        is_copied = pair is None and tensor.type is info.type
+        pair, origin = learned.factors(tensor.name), learned.origin(tensor.name)
+        is_copied = pair is None and origin is None and tensor.type is info.type
         weights = _COPIED_WEIGHTS if is_copied else _ROWS_WEIGHTS
         step = max(1, weights // info.width)
-        for first in range(0, info.rows, step):
-            yield _Piece(info, tensor.type, first, min(first + step, info.rows), pair)
+        counting = columns.get(tensor.name)
+        matrices: Sequence[Array | None] = [None] if counting is None else list(counting)
+        rows = info.rows // len(matrices)
+        for number, counts in enumerate(matrices):
+            end = (number + 1) * rows
+            for first in range(number * rows, end, step):
+                last = min(first + step, end)
+                yield _Piece(info, tensor.type, first, last, pair, counts, origin)
 
 
 def _in_order(
@@ -257,21 +320,63 @@ def _add_product(values: Array, a: Array, b: Array, first: int) -> None:
             part += b[first + start : first + start + len(part)] @ a
 
 
-def _packed(values: Array, kind: TensorType) -> npt.NDArray[np.uint8]:
+def _packed(values: Array, kind: TensorType, columns: Array | None) -> npt.NDArray[np.uint8]:
     with np.errstate(over="ignore"):  # what overflows is found right after
-        return pack_rows(kind, values).reshape(-1)
+        return pack_rows(kind, values, columns).reshape(-1)
 
 
-def _check_packable(base: Header, types: dict[str, TensorType], touched: set[str]) -> None:
+def _check_packable(
+    base: Header,
+    types: dict[str, TensorType],
+    touched: set[str],
+    columns: Mapping[str, Array],
+) -> None:
     for name, info in base.tensors.items():
         changed = name in touched or types[name] is not info.type
-        if changed and not can_pack(types[name]):
+        if changed and not can_pack(types[name], with_importance=name in columns):
             raise RefusedError(
                 f"The tensor {name[:60]} has the type {types[name].name}, which cannot be packed "
                 "again without an importance matrix.",
-                "Choose a quantisation with --quant, such as Q4_K_M or Q8_0.",
+                "Choose a quantisation with --quant, such as Q4_K_M or Q8_0, or measure one with "
+                "--imatrix.",
                 code="cannot_pack",
             )
+
+
+def _columns(
+    base: Header, names: Mapping[str, str], importance: Importance | None
+) -> dict[str, Array]:
+    """Return how much the columns of each tensor count, by the names of the file.
+
+    Raises:
+        InvalidFileError: it was measured on a model of other sizes.
+    """
+    found: dict[str, Array] = {}
+    for name, served in names.items():
+        columns = importance.of(served) if importance is not None else None
+        if columns is None:
+            continue
+        info = base.tensors[served]
+        if info.width != columns.shape[1] or info.rows % len(columns):
+            raise InvalidFileError(
+                f"The importance matrix was measured on another model: {served[:60]} has "
+                f"{info.width:,} columns.",
+                "Remove it; it is measured anew then.",
+                code="bad_imatrix",
+            )
+        found[name] = columns
+    return found
+
+
+def _measured(importance: Importance | None) -> dict[str, str | int | None]:
+    """Return what a file says of an importance matrix, as llama.cpp's own tool writes it."""
+    if importance is None:
+        return {}
+    return {
+        "quantize.imatrix.dataset": "the run's training data",
+        "quantize.imatrix.entries_count": len(importance.columns),
+        "quantize.imatrix.chunks_count": importance.rows,
+    }
 
 
 def _changes(

@@ -11,6 +11,8 @@ from typing import Any, Final
 from llamaforge import __version__
 from llamaforge.errors import InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.export.adapter import BASE_DIGEST_KEY
+from llamaforge.export.base_run import learned_file, tuned_tensors
+from llamaforge.export.importance import Importance
 from llamaforge.export.merged import (
     ADAPTER_DIGEST_KEY,
     Merged,
@@ -22,7 +24,7 @@ from llamaforge.export.mix import check_quantization
 from llamaforge.files import sha256_of
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.model_file import read_model
-from llamaforge.recipe.spec import ResolvedModel, RunSpec
+from llamaforge.recipe.spec import ResolvedModel, RunSpec, merged_name
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.runs.launcher import worker_environment
 from llamaforge.safe_text import safe_line
@@ -38,7 +40,8 @@ class MergedRun:
     merged: Merged
     check: dict[str, Any]
     """`loads`; and `kl_mean` and `kl_base_mean`, nats a token: how far the file's answers are from
-    those of the adapter over the model's own file, and how far the model without it is."""
+    those of the adapter over the model's own file, or of the model as it was trained in full
+    precision; and how far the model without it is."""
 
     @property
     def loses_what_was_learned(self) -> bool:
@@ -50,7 +53,7 @@ class MergedRun:
 
 def default_target(run: RunDirectory, quantization: str | None) -> Path:
     """Return where a run's merged file lies, if no other place is named."""
-    return run.artifacts / (f"merged-{quantization}.gguf" if quantization else "merged.gguf")
+    return run.artifacts / merged_name(quantization)
 
 
 def adapter_of(run: RunDirectory) -> Path:
@@ -83,6 +86,7 @@ def merge_run(
     quantization: str | None = None,
     target: Path | None = None,
     reuse: bool = False,
+    importance: Importance | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_check: Callable[[], None] = lambda: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -94,6 +98,7 @@ def merge_run(
         quantization: one of `mix.FILE_TYPES`; None keeps the type of every tensor.
         target: where it goes; None is `default_target`.
         reuse: take the file that is listed, if it is unchanged, instead of writing it again.
+        importance: how much an error in each column counts, where that was measured.
         on_progress: takes the bytes that are written, and all of them.
         on_check: called when the file is written, before llama.cpp loads it.
         stopped: asked between rows; True ends it without a file.
@@ -105,27 +110,73 @@ def merge_run(
         LlamaForgeError: it could not be written, or llama.cpp does not take it; it is removed.
     """
     quantization = check_quantization(quantization) if quantization else None
-    spec = RunSpec.load(run.spec_file)
-    adapter = adapter_of(run)
-    path = default_target(run, quantization) if target is None else target
-    trained = trained_adapter(adapter, spec.model)
-    base = read_model(spec.model.blob, spec.model.files)
-    about = _provenance(run, spec.model, adapter)
-    made = _listed(run, path, base, about, quantization) if reuse else None
-    if made is None:
-        made = write_merged(
-            path,
-            base,
-            trained,
-            about,
-            quantization=quantization,
-            on_progress=on_progress,
-            stopped=stopped,
-        )
+    made = write_run_merged(
+        run,
+        quantization=quantization,
+        target=target,
+        reuse=reuse,
+        importance=importance,
+        on_progress=on_progress,
+        stopped=stopped,
+    )
     on_check()
-    check = _checked(made, spec.model.files, adapter)
+    spec = RunSpec.load(run.spec_file)
+    if spec.model.full is None:
+        check = _checked(made, _held_against_adapter(made, spec.model.files, adapter_of(run)))
+    else:
+        check = _checked(made, _held_against_base(made, run))
     run.list_artifact(_KIND, made.path, made.sha256, beside=True)
     return MergedRun(made, check)
+
+
+def write_run_merged(
+    run: RunDirectory,
+    *,
+    quantization: str | None = None,
+    target: Path | None = None,
+    reuse: bool = False,
+    importance: Importance | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Merged:
+    """Write the run's merged file, which nobody has judged yet; arguments as for `merge_run`.
+
+    A run on the full-precision base merges into that; others into the model's own file.
+
+    Raises:
+        NotFoundError, InvalidFileError, LlamaForgeError: as `merge_run`.
+    """
+    spec = RunSpec.load(run.spec_file)
+    result = result_of(run, spec)
+    path = default_target(run, quantization) if target is None else target
+    require_blob(spec.model)
+    base = read_model(spec.model.blob, spec.model.files)
+    about = _provenance(run, spec.model, result)
+    made = _listed(run, path, base, about, quantization) if reuse else None
+    if made is not None:
+        return made
+    on_file = spec.model.full is None
+    return write_merged(
+        path,
+        base,
+        trained_adapter(result, spec.model) if on_file else None,
+        about,
+        full=None if on_file else tuned_tensors(spec, result, base),
+        quantization=quantization,
+        importance=importance,
+        on_progress=on_progress,
+        stopped=stopped,
+    )
+
+
+def result_of(run: RunDirectory, spec: RunSpec) -> Path:
+    """Return the file that the run's merged file is made of.
+
+    Raises:
+        NotFoundError: there is none yet.
+        InvalidFileError: it is not what the run made.
+    """
+    return adapter_of(run) if spec.model.full is None else learned_file(run)
 
 
 def _listed(
@@ -147,12 +198,11 @@ def _is_made_so(path: Path, base: Header, about: Provenance, quantization: str |
     return tuple(header.get(key) for key in said) == wanted
 
 
-def trained_adapter(adapter: Path, model: ResolvedModel) -> Header:
-    """Return the header of an adapter, if it and the file that it was trained on are there.
+def require_blob(model: ResolvedModel) -> None:
+    """Return if the model's file is there.
 
     Raises:
-        NotFoundError: the model's file is gone.
-        InvalidFileError: the adapter was trained on another file.
+        NotFoundError: it is gone.
     """
     gone = next((path for path in model.files if not path.is_file()), None)
     if gone is not None:
@@ -161,6 +211,16 @@ def trained_adapter(adapter: Path, model: ResolvedModel) -> Header:
             f"Pull the model again: ollama pull {safe_line(model.name)}",
             code="missing_blob",
         )
+
+
+def trained_adapter(adapter: Path, model: ResolvedModel) -> Header:
+    """Return the header of an adapter, if it and the file that it was trained on are there.
+
+    Raises:
+        NotFoundError: the model's file is gone.
+        InvalidFileError: the adapter was trained on another file.
+    """
+    require_blob(model)
     header = read_header(adapter)
     said = str(header.get(BASE_DIGEST_KEY, ""))
     if said and said != model.digest:
@@ -183,14 +243,24 @@ def _provenance(run: RunDirectory, model: ResolvedModel, adapter: Path) -> Prove
     )
 
 
-def _checked(made: Merged, like: Sequence[Path], adapter: Path) -> dict[str, Any]:
+def _held_against_adapter(made: Merged, like: Sequence[Path], adapter: Path) -> list[str]:
+    """Return what compares the file with the adapter over the model's own files."""
+    command = ["llamaforge.evaluation.check_file", str(made.path)]
+    return [*command, "--like", *map(str, like), "--adapter", str(adapter)]
+
+
+def _held_against_base(made: Merged, run: RunDirectory) -> list[str]:
+    """Return what compares the file with the model as it was trained, in full precision."""
+    return ["llamaforge.worker.check_merged", str(run.path), str(made.path)]
+
+
+def _checked(made: Merged, command: list[str]) -> dict[str, Any]:
     """Let llama.cpp load the file, in a process of its own, and compare; remove it if it cannot.
 
     Raises:
         LlamaForgeError: llama.cpp does not take the file.
     """
-    command = [sys.executable, "-m", "llamaforge.evaluation.check_file", str(made.path)]
-    command += ["--like", *map(str, like), "--adapter", str(adapter)]
+    command = [sys.executable, "-m", *command]
     try:
         answer = subprocess.run(
             command,

@@ -33,6 +33,8 @@ _MAIN: Final = {
     "Q5_K_S": TensorType.Q5_K,
     "Q5_K_M": TensorType.Q5_K,
 }
+_FINER: Final = {"Q4_0": TensorType.Q4_1, "Q5_0": TensorType.Q5_1}
+"""For what goes down again in the first layers, where there is an importance matrix."""
 _FALLBACKS: Final = {
     TensorType.Q4_K: TensorType.Q5_0,
     TensorType.Q5_K: TensorType.Q5_1,
@@ -64,10 +66,15 @@ def check_quantization(name: str) -> str:
     return found
 
 
-def tensor_types(header: Header, quantization: str) -> dict[str, TensorType]:
-    """Return the type of every tensor of a file in `quantization`."""
+def tensor_types(
+    header: Header, quantization: str, *, with_importance: bool = False
+) -> dict[str, TensorType]:
+    """Return the type of every tensor of a file in `quantization`.
+
+    llama.cpp chooses some types otherwise where it has an importance matrix.
+    """
     main = _MAIN.get(quantization) or TensorType[quantization]
-    rule = _Rule(header, quantization, main)
+    rule = _Rule(header, quantization, main, with_importance)
     # llama.cpp goes by layers, so that "the first few" means the same for every kind of tensor.
     ordered = sorted(header.tensors.values(), key=lambda tensor: _place(tensor.name))
     return {tensor.name: rule.type_of(tensor) for tensor in ordered}
@@ -84,6 +91,7 @@ class _Rule:
     header: Header
     quantization: str
     main: TensorType
+    with_importance: bool
     seen: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,6 +154,8 @@ class _Rule:
             found = TensorType.Q6_K
         elif self.quantization == "Q4_K_S" and self.architecture != "falcon":
             found = TensorType.Q5_K if number < total // 8 else found
+        elif self.with_importance and self.quantization in _FINER and number < total // 8:
+            found = _FINER[self.quantization]
         return found
 
     def _is_q4_beside_falcon(self) -> bool:

@@ -1,14 +1,12 @@
 """From a file's tensors to the parameters of a transformers model, as a Hub repository has them.
 
 What lies otherwise in the file is put right: the order of rows and columns, what norms have added,
-and how the experts of a layer lie together. Repositories keep experts as their makers published
-them, which transformers joins on loading and other programs expect.
+and how the experts of a layer lie together.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -17,46 +15,19 @@ from llamaforge.export.shards import Planned
 from llamaforge.export.weights import Array, MergedWeights
 from llamaforge.gguf.header import TensorInfo
 from llamaforge.gguf.names import column_order, inverse, row_order
-
-
-@dataclass(frozen=True)
-class _Published:
-    """How repositories of one kind of model name what transformers has otherwise."""
-
-    renamed: tuple[tuple[str, str], ...] = ()
-    """Parts of names: in transformers, in the repository."""
-    experts: tuple[str, str, str] | None = None
-    """Gate, up and down of one expert, where each has matrices of its own."""
-
-
-_SEPARATE: Final = _Published(experts=("gate_proj", "up_proj", "down_proj"))
-_PUBLISHED: Final[Mapping[str, _Published]] = {
-    "mixtral": _Published(((".mlp.", ".block_sparse_moe."),), ("w1", "w3", "w2")),
-    "qwen2_moe": _SEPARATE,
-    "qwen3_moe": _SEPARATE,
-    "olmoe": _SEPARATE,
-    "granitemoe": _Published(
-        (
-            (".experts.gate_up_proj", ".input_linear.weight"),
-            (".experts.down_proj", ".output_linear.weight"),
-            (".router.weight", ".router.layer.weight"),
-        )
-    ),
-}
-"""By `model_type`. Source: `conversion_mapping.py` of transformers, which reads these names."""
+from llamaforge.gguf.published import expert_names, published, published_name
 
 
 def planned_tensors(weights: MergedWeights, layout: Layout) -> list[Planned]:
     """Return the tensors of a repository, none of which is read yet."""
-    published = _PUBLISHED.get(layout.model_type, _Published())
+    kind = layout.model_type
     found: list[Planned] = []
     for parameter in layout.parameters:
-        if parameter.join == "stacked" and published.experts:
-            found += _separate(weights, parameter, published.experts)
+        if parameter.join == "stacked" and published(kind).experts:
+            found += _separate(weights, parameter, kind)
         else:
-            found.append(Planned(parameter.name, parameter.shape, _reader(weights, parameter)))
-    for ours, theirs in published.renamed:
-        found = [Planned(t.name.replace(ours, theirs), t.shape, t.values) for t in found]
+            name = published_name(kind, parameter.name)
+            found.append(Planned(name, parameter.shape, _reader(weights, parameter)))
     return found
 
 
@@ -121,20 +92,13 @@ def _expert(info: TensorInfo, number: int) -> slice:
     return slice(number * rows, (number + 1) * rows)
 
 
-def _separate(
-    weights: MergedWeights, parameter: Parameter, names: tuple[str, str, str]
-) -> Iterator[Planned]:
+def _separate(weights: MergedWeights, parameter: Parameter, model_type: str) -> Iterator[Planned]:
     """Yield the matrices of every expert one by one."""
-    path, _, key = parameter.name.rpartition(".")
-    own = names[:2] if key == "gate_up_proj" else names[2:]
     for number in range(parameter.shape[0]):
-        for name, tensor in zip(own, parameter.tensors, strict=True):
+        names = expert_names(model_type, parameter.name, number)
+        for name, tensor in zip(names, parameter.tensors, strict=True):
             info = weights.base.tensors[tensor]
-            yield Planned(
-                f"{path}.{number}.{name}.weight",
-                (info.shape[1], info.width),
-                _ExpertReader(weights, info, number),
-            )
+            yield Planned(name, (info.shape[1], info.width), _ExpertReader(weights, info, number))
 
 
 @dataclass(frozen=True)

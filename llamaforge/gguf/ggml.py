@@ -122,9 +122,20 @@ class Ggml:
         """Return whether the library packs `kind` without an importance matrix."""
         return kind in self._to_float and not self._library.ggml_quantize_requires_imatrix(kind)
 
-    def pack(self, kind: TensorType, source: int, target: int, rows: int, width: int) -> None:
-        """Pack `rows` rows of `width` float32 values at `source` to blocks at `target`."""
-        self._library.ggml_quantize_chunk(int(kind), source, target, 0, rows, width, None)
+    def pack(
+        self,
+        kind: TensorType,
+        source: int,
+        target: int,
+        rows: int,
+        width: int,
+        importance: int | None = None,
+    ) -> None:
+        """Pack `rows` rows of `width` float32 values at `source` to blocks at `target`.
+
+        At `importance` lie `width` float32 values: how much an error in each column counts.
+        """
+        self._library.ggml_quantize_chunk(int(kind), source, target, 0, rows, width, importance)
 
     def prepare_packing(self, kind: TensorType) -> None:
         """Build what packing `kind` needs, which several threads must not do at a time."""
@@ -270,18 +281,25 @@ def unpack(
     return values
 
 
-def can_pack(kind: TensorType) -> bool:
-    """Return whether weights can be packed as `kind` without an importance matrix."""
+def can_pack(kind: TensorType, *, with_importance: bool = False) -> bool:
+    """Return whether weights can be packed as `kind`, with an importance matrix or without."""
     if kind in FLOAT_TYPES:
         return True
     ggml = library()
-    return ggml is not None and ggml.can_pack(kind)
+    if ggml is None:
+        return False
+    return ggml.can_pack(kind) or (with_importance and ggml.can_unpack(kind))
 
 
-def pack_rows(kind: TensorType, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def pack_rows(
+    kind: TensorType,
+    values: npt.NDArray[np.float32],
+    importance: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.uint8]:
     """Return float32 `values` of shape [rows, width] packed as `kind`, [rows, row bytes].
 
-    Work is divided among the machine's cores.
+    Work is divided among the machine's cores. `importance` [width] says how much an error in each
+    column counts.
 
     Raises:
         ValueError: a row is no whole number of blocks, or the type cannot be packed.
@@ -291,15 +309,20 @@ def pack_rows(kind: TensorType, values: npt.NDArray[np.float32]) -> npt.NDArray[
     if kind in FLOAT_TYPES:
         return _as_floats(kind, values)
     ggml = library()
-    if ggml is None or not ggml.can_pack(kind):
+    if ggml is None or not can_pack(kind, with_importance=importance is not None):
         raise ValueError(f"{kind.name} cannot be packed")
+    if importance is not None:
+        importance = np.ascontiguousarray(importance, dtype=np.float32)
+        if importance.shape != (width,):
+            raise ValueError(f"{importance.size} columns count, and there are {width}")
+    counts = None if importance is None else importance.ctypes.data
     packed = np.empty((rows, row_bytes(kind, width)), dtype=np.uint8)
     ggml.prepare_packing(kind)
 
     def work(start: int, stop: int) -> None:
         if stop > start:
             source, target = values[start:].ctypes.data, packed[start:].ctypes.data
-            ggml.pack(kind, source, target, stop - start, width)
+            ggml.pack(kind, source, target, stop - start, width, counts)
 
     helpers = _helpers()
     if helpers is None or rows * width < _PARALLEL_WEIGHTS:

@@ -5,6 +5,7 @@ only after the same layers have loaded and answered under the trial's name. What
 dies before that call leaves the name as it was; repeating the call completes what was begun.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
 from llamaforge.publishing.journal import Change, Journal, read_journal
 from llamaforge.publishing.request import (
     TRIAL_TAG,
+    Companion,
     Plan,
     PublishRequest,
     PublishResult,
@@ -149,8 +151,22 @@ class _Publication:
             base_checked=base_checked,
             answer=answer,
             leftover=self._leftover,
-            left_out=self._plan.request.left_out,
+            left_out=self._plan.request.left_out + self._lost(),
         )
+
+    def _lost(self) -> tuple[str, ...]:
+        """Return what was sent beside the weights and is not in the model: servers differ."""
+        request = self._plan.request
+        if not (request.projectors or request.drafts):
+            return ()
+        layers = self._server.layers_of(self._plan.name)
+        if layers is None or not layers.weights:
+            return ()  # a server that does not tell
+        sent = {
+            "projector": ({item.sha256 for item in request.projectors}, set(layers.weights)),
+            "draft model": ({item.sha256 for item in request.drafts}, set(layers.drafts)),
+        }
+        return tuple(what for what, (wanted, there) in sent.items() if not wanted <= there)
 
     def _require_base(self) -> bool:
         """Return whether the server's base is the trained blob: True, or False if it is silent."""
@@ -175,12 +191,16 @@ class _Publication:
         return bool(layers.weights)
 
     def _upload(self) -> None:
-        digest = self._plan.file_digest
+        self._upload_file(self._plan.request.file, self._plan.file_digest)
+        for item in (*self._plan.request.projectors, *self._plan.request.drafts):
+            self._upload_file(item.path, item.sha256)
+
+    def _upload_file(self, path: Path, digest: str) -> None:
         if self._server.has_blob(digest):
             return
         with self._change("upload", digest=digest) as change:
             try:
-                self._server.upload(self._plan.request.file, digest, self._on_progress)
+                self._server.upload(path, digest, self._on_progress)
                 change.acted()
             except LostAnswerError as error:
                 change.acted(answer=error.code)
@@ -319,6 +339,10 @@ class _Publication:
         return self._journal.change(kind, server=self._plan.host.url, **facts)
 
 
+def _files(what: str, items: Sequence[Companion]) -> dict[str, str]:
+    return {f"{what}-{number}.gguf": f"sha256:{item.sha256}" for number, item in enumerate(items)}
+
+
 def _body(plan: Plan) -> dict[str, Any]:
     """Return what `POST /api/create` is told of the model; what is None is left to the server."""
     request = plan.request
@@ -328,7 +352,10 @@ def _body(plan: Plan) -> dict[str, Any]:
         source: dict[str, Any] = {"from": plan.base.short, "adapters": {"adapter.gguf": digest}}
     else:
         source = {
-            "files": {"model.gguf": digest},
+            # By these names the server takes them in this order.
+            "files": {"model.gguf": digest} | _files("projector", request.projectors),
+            "draft_files": _files("draft", request.drafts) or None,
+            "requires": request.requires,
             "license": list(request.licenses) or None,
             "renderer": request.renderer,
             "parser": request.parser,

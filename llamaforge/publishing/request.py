@@ -32,6 +32,15 @@ class MergedFile:
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A file that the original has beside its weights, as it lies in the store."""
+
+    path: Path
+    sha256: str
+    """64 hexadecimal digits."""
+
+
+@dataclass(frozen=True)
 class PublishRequest:
     """What is published, and under which name.
 
@@ -62,8 +71,14 @@ class PublishRequest:
     """The server's built-in renderer of prompts; for a merged file only."""
     parser: str | None = None
     """The server's built-in parser of answers; for a merged file only."""
+    projectors: tuple[Companion, ...] = ()
+    """What turns pictures or sounds into tokens; for a merged file only."""
+    drafts: tuple[Companion, ...] = ()
+    """Small models that guess tokens ahead; for a merged file only."""
+    requires: str | None = None
+    """The oldest Ollama that runs the model; for a merged file only."""
     left_out: tuple[str, ...] = ()
-    """What the original has and a merged file has not: `projector`, `draft model`."""
+    """What the original has and cannot go along: `projector`, `draft model`."""
     host: str | None = None
     """The server, written as in `OLLAMA_HOST`; None means that variable."""
     overwrite: bool = False
@@ -124,6 +139,9 @@ class Plan:
         ]  # fmt: skip
         if request.form == "gguf":
             body += [list(request.licenses), request.renderer, request.parser]
+            more = [*request.projectors, *request.drafts]
+            if more or request.requires:
+                body += [[item.sha256 for item in more], request.requires]
         text = json.dumps(body, sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

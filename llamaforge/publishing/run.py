@@ -1,6 +1,7 @@
 """Publishing what a run made: its verified adapter, or one file with both merged."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -9,14 +10,16 @@ from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_digest, parse_name
 from llamaforge.catalog.store import Store
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
+from llamaforge.gguf.header import read_header
 from llamaforge.publishing.ollama import publish, require_free_name
-from llamaforge.publishing.request import MergedFile, PublishRequest, PublishResult
+from llamaforge.publishing.request import Companion, MergedFile, PublishRequest, PublishResult
 from llamaforge.publishing.server import Limits, Progress
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.safe_text import safe_line
 
 _LIMITS: Final = Limits()
+_VERSION: Final = re.compile(r"v?[0-9]+\.[0-9]+\.[0-9]+(?:[-+][0-9A-Za-z.+-]*)?")
 
 
 def publish_run(
@@ -72,7 +75,8 @@ def run_request(
 ) -> PublishRequest:
     """Return what publishing the run under `name` asks of the server.
 
-    What is published is the run's adapter, or instead of it the file `merged`.
+    What is published is the run's adapter, or instead of it the file `merged`; a run that makes
+    no adapter has made such a file itself.
 
     Raises:
         NotFoundError: the run has no adapter; or `merged` is given and the store no longer has
@@ -81,10 +85,19 @@ def run_request(
             given and the store has another model under that name by now (`other_base`).
     """
     spec = RunSpec.load(run.spec_file)
-    adapter = next((item for item in run.artifact_list() if item["kind"] == "adapter"), None)
+    kind = "adapter" if spec.training.makes_adapter else "merged"
+    name_of = {"adapter": None, "merged": spec.publish.merged_name}[kind]
+    adapter = next(
+        (
+            item
+            for item in run.artifact_list()
+            if item["kind"] == kind and name_of in {None, Path(item["path"]).name}
+        ),
+        None,
+    )
     if adapter is None:
         raise NotFoundError(
-            f"The run {run.id} has no adapter.",
+            f"The run {run.id} has no {'adapter' if kind == 'adapter' else 'merged file'}.",
             f"Let it finish: llamaforge runs resume {run.id}",
             code="no_adapter",
         )
@@ -100,6 +113,8 @@ def run_request(
         overwrite=overwrite,
         allow_remote=allow_remote,
     )
+    if merged is None and kind == "merged":
+        merged = MergedFile(request.file, request.file_sha256)
     return request if merged is None else _with_merged(request, merged, spec)
 
 
@@ -126,6 +141,9 @@ def _stored(request: PublishRequest, spec: RunSpec) -> StoredModel:
 def _with_merged(request: PublishRequest, merged: MergedFile, spec: RunSpec) -> PublishRequest:
     """Return the request with the merged file, and all that the model itself has beside weights."""
     stored = _stored(request, spec)
+    projectors, drafts = _companions(stored, "projector"), _companions(stored, "draft")
+    # A server takes a projector for one by what its header says; it would take others for weights.
+    sent = tuple(item for item in projectors if _is_projector(item.path))
     return replace(
         request,
         form="gguf",
@@ -138,8 +156,40 @@ def _with_merged(request: PublishRequest, merged: MergedFile, spec: RunSpec) -> 
         licenses=stored.licenses,
         renderer=_word(stored.config.get("renderer")),
         parser=_word(stored.config.get("parser")),
-        left_out=("projector",) * bool(stored.projectors) + ("draft model",) * bool(stored.drafts),
+        projectors=sent,
+        drafts=drafts,
+        requires=_version(stored.config.get("requires")),
+        left_out=("projector",) if sent != projectors else (),
     )
+
+
+def _companions(stored: StoredModel, kind: str) -> tuple[Companion, ...]:
+    """Return the files of a kind that a model has beside its weights."""
+    paths = {"projector": stored.projectors, "draft": stored.drafts}[kind]
+    digests = [layer.digest for layer in stored.layers if layer.kind == kind]
+    return tuple(Companion(path, digest) for path, digest in zip(paths, digests, strict=False))
+
+
+def _is_projector(path: Path) -> bool:
+    """Source: `isProjectorGGUF` in `server/create.go` of Ollama."""
+    try:
+        header = read_header(path)
+    except LlamaForgeError:
+        return False
+    if header.get("general.type") in {"projector", "mmproj"}:
+        return True
+    if header.own("block_count", 0):
+        return False
+    encodes = header.own("has_vision_encoder") or header.own("has_audio_encoder")
+    return bool(header.own("vision.block_count", 0)) or (
+        header.architecture == "clip" and bool(encodes)
+    )
+
+
+def _version(value: object) -> str | None:
+    """Return a version that a server takes as one."""
+    word = _word(value)
+    return word if word and _VERSION.fullmatch(word) else None
 
 
 def _word(value: object) -> str | None:

@@ -20,8 +20,8 @@ _FIRST_WITHOUT_ADAPTERS: Final = (0, 34, 1)
 _GO_ENGINE: Final = frozenset(
     {
         "bert", "deepseek2", "gemma3", "gemma3n", "gemma4", "gpt-oss", "gptoss", "llama4",
-        "mistral3", "mllama", "olmo3", "qwen25vl", "qwen3", "qwen3moe", "qwen35", "qwen35moe",
-        "qwen3next", "qwen3vl", "qwen3vlmoe", "glm4moelite", "lfm2", "lfm2moe",
+        "mistral3", "mllama", "olmo3", "qwen25vl", "qwen2vl", "qwen3", "qwen3moe", "qwen35",
+        "qwen35moe", "qwen3next", "qwen3vl", "qwen3vlmoe", "glm4moelite", "lfm2", "lfm2moe",
     }
 )  # fmt: skip
 _GO_ENGINE_PREFIX: Final = "nemotron_h"

@@ -154,6 +154,7 @@ class Estimator:
         settings: of the run, `compute_dtype` resolved.
         trained_weights: how many weights the adapter has.
         trial: what was measured, if anything was.
+        held_bytes: what the frozen weights of another base take; None for the file's own.
     """
 
     def __init__(
@@ -162,11 +163,14 @@ class Estimator:
         settings: TrainingSettings,
         trained_weights: int,
         trial: Trial | None = None,
+        *,
+        held_bytes: int | None = None,
     ) -> None:
         self.settings = settings
         self.trial = trial
         self._header = header
         self._trained_weights = trained_weights
+        self._held_bytes = held_bytes
         self._itemsize = 2 if settings.compute_dtype == "bfloat16" else 4
 
     def memory(self, cut: Cut, longest: int) -> Memory:
@@ -256,6 +260,8 @@ class Estimator:
     @cached_property
     def _weights(self) -> int:
         """The file's tensors, and those matrices once more whose rows are put into order."""
+        if self._held_bytes is not None:
+            return self._held_bytes
         size = 0
         for name, tensor in self._header.tensors.items():
             size += tensor.n_bytes

@@ -1,5 +1,6 @@
 """What a run needs of the machine, and the refusal of one that could not end well."""
 
+import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,24 @@ from llamaforge import hardware
 from llamaforge.data.library import find
 from llamaforge.data.sources import Source, expand
 from llamaforge.errors import RefusedError
+from llamaforge.gguf.ggml import can_pack
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.llama_files import is_translated
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator
 from llamaforge.recipe.spec import RunSpec, TrainingSettings
+from llamaforge.safe_text import safe_line
 
 _FLOAT32_BYTES: Final = 4
 _CHECKPOINTS: Final = 3
 """Two are kept while the next is written."""
 _COPIES_IN_CHECKPOINT: Final = 3
 """The adapter and the two moments of Adam."""
+_BFLOAT16_BYTES: Final = 2
+_NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight of four bits; for 64 of them a scale in eight bits, for 256 scales one in 32 bits."""
+_MOST_BYTES: Final = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 1.0625, "Q6_K": 0.83}
+"""Bytes of a weight in the types that may be larger than the model's own."""
 _SNAPSHOT_GROWTH: Final = 2
 """Rows in the program's own form are larger than most that people write."""
 _PACKED: Final = frozenset({".gz", ".zst", ".zstd", ".parquet"})
@@ -45,32 +53,111 @@ class Needs:
 
 def needs_of(spec: RunSpec, header: Header) -> Needs:
     """Return what the run takes on a model, whose `header` is as the server reads it."""
-    adapter = adapter_parameters(header, spec.training.lora_r) * _FLOAT32_BYTES
-    local = [source for source in spec.data.sources if not source.is_on_the_hub]
+    trained = trained_parameters(header, spec.training)
+    adapter = trained * _FLOAT32_BYTES
+    sources = [source for phase in spec.phases for source in phase.data.sources]
+    local = [source for source in sources if not source.is_on_the_hub]
     snapshot = sum(map(_snapshot_bytes, expand(local).files)) if local else 0
-    if spec.data.snapshot is not None:
-        snapshot = sum(file.bytes for file in find(spec.data.snapshot).manifest.files.values())
-    checkpoints = _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
+    for phase in spec.phases:
+        if phase.data.snapshot is not None:
+            files = find(phase.data.snapshot).manifest.files.values()
+            snapshot += sum(file.bytes for file in files)
+    checkpoints = len(spec.phases) * _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
     # A server that takes no adapters gets a file with both merged, as large as the model's own.
-    merged = 0 if spec.publish.name is None else header.stored.file_bytes
+    is_merged = spec.publish.name is not None or not spec.training.makes_adapter
+    merged = _merged_bytes(spec, header) if is_merged else 0
     # llama.cpp is asked about a file that says what Ollama's server reads.
     translated = header.tensor_bytes if is_translated(header) else 0
     return Needs(
         adapter=adapter,
-        made=adapter + snapshot + merged,
+        made=adapter + snapshot + merged + translated,
         disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
-        memory=least_memory(header, spec.training, adapter // _FLOAT32_BYTES),
+        memory=least_memory(
+            header,
+            spec.training,
+            trained_parameters(header, spec.training),
+            held_bytes(spec, header),
+        ),
     )
 
 
-def least_memory(header: Header, settings: TrainingSettings, trained_weights: int) -> int:
+def least_memory(
+    header: Header, settings: TrainingSettings, trained_weights: int, held_bytes: int | None
+) -> int:
     """Return the memory that training cannot do without, whatever its cut, in bytes.
 
     Raises:
         RefusedError: the architecture is not known.
     """
     smallest = Cut(1, 1, gradient_checkpointing=True)
-    return Estimator(header, settings, trained_weights).memory(smallest, _SHORT_ROW_TOKENS).total
+    estimator = Estimator(header, settings, trained_weights, held_bytes=held_bytes)
+    return estimator.memory(smallest, _SHORT_ROW_TOKENS).total
+
+
+def held_bytes(spec: RunSpec, header: Header) -> int | None:
+    """Return what the base holds in memory, or None where it is the model's own file."""
+    return None if spec.training.base == "gguf" else frozen_bytes(spec, header)
+
+
+def _merged_bytes(spec: RunSpec, header: Header) -> int:
+    """Return how large a merged file is: as the model's own, or in its own type at most."""
+    most = _MOST_BYTES.get(spec.publish.quantization or "", 0.0)
+    return max(header.stored.file_bytes, int(most * header.parameters))
+
+
+def trained_parameters(header: Header, training: TrainingSettings) -> int:
+    """Return how many weights are trained: the adapter's, or all of the model's."""
+    if not training.use_peft:
+        return header.parameters
+    return adapter_parameters(header, training.lora_r)
+
+
+def frozen_bytes(spec: RunSpec, header: Header) -> int:
+    """Return what the weights that are not trained take in memory: the file, or the base.
+
+    Weights that are all trained are counted with what trains them.
+    """
+    training = spec.training
+    if training.base == "gguf":
+        return header.path.stat().st_size
+    if not training.use_peft:
+        return 0
+    size = _BFLOAT16_BYTES if training.compute_dtype == "bfloat16" else _FLOAT32_BYTES
+    if not training.load_in_4bit:
+        return size * header.parameters
+    inside = sum(
+        tensor.elements
+        for name, tensor in header.tensors.items()
+        if name.startswith("blk.") and len(tensor.shape) == 2
+    )
+    return int(inside * _NF4_BYTES) + size * (header.parameters - inside)
+
+
+def check_way(spec: RunSpec, header: Header) -> None:
+    """Return if the result of a run on the full-precision base can be made and kept.
+
+    Raises:
+        RefusedError: bitsandbytes is needed and absent (`no_bitsandbytes`), or the merged file
+            would need a type that nobody here can pack (`cannot_pack`).
+    """
+    training = spec.training
+    if training.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
+        raise RefusedError(
+            "load_in_4bit (QLoRA) needs bitsandbytes, which is not installed.",
+            "Install it: pip install 'llamaforge[qlora]'; or leave out --set load_in_4bit=true",
+            code="no_bitsandbytes",
+        )
+    if training.makes_adapter or spec.publish.quantization is not None:
+        return
+    for name, tensor in header.tensors.items():
+        if not can_pack(tensor.type):
+            way = "a DoRA adapter" if training.use_peft else "a model of which every weight changed"
+            raise RefusedError(
+                f"The result of {way} is one merged file, and the type {tensor.type.name} of "
+                f"{safe_line(name, limit=60)} cannot be packed again without an importance matrix.",
+                "Choose its type: --set quantization=Q4_K_M",
+                code="cannot_pack",
+            )
 
 
 def adapter_parameters(header: Header, lora_r: int) -> int:
@@ -83,6 +170,21 @@ def adapter_parameters(header: Header, lora_r: int) -> int:
         for name, tensor in header.tensors.items()
         if name.startswith("blk.") and len(tensor.shape) == 2
     )
+
+
+def check_trackers(spec: RunSpec) -> None:
+    """Refuse a run whose figures shall go to a program that is not installed.
+
+    Raises:
+        RefusedError: `no_tracker`, with what to install.
+    """
+    for name in spec.training.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise RefusedError(
+                f"The figures shall go to {name}, which is not installed.",
+                f"Install it: pip install 'llamaforge[{name}]', or leave out report_to.",
+                code="no_tracker",
+            )
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:

@@ -14,9 +14,13 @@ from llamaforge.hardware import cpu_has_fast_bfloat16
 from llamaforge.recipe.spec import (
     DataChoice,
     FurtherPart,
+    Phase,
     Recipe,
+    ResolvedBase,
     ResolvedModel,
     RunSpec,
+    StartAdapter,
+    TrainingSettings,
     known_keys,
     parse,
 )
@@ -27,6 +31,7 @@ _RECORDED_PACKAGES: Final = (
     "torch",
     "transformers",
     "peft",
+    "bitsandbytes",
     "gguf",
     "llama-cpp-python",
     "tokenizers",
@@ -34,6 +39,13 @@ _RECORDED_PACKAGES: Final = (
 )
 
 
+_OF_ADAPTER: Final = (
+    *("base", "use_peft", "load_in_4bit", "use_dora"),
+    *("lora_r", "lora_alpha", "use_rslora", "target_modules"),
+)
+"""Settings that say what an adapter is, and over what."""
+_FULL_LEARNING_RATE: Final = 2e-5
+"""Where every weight is trained and no rate is given: a tenth of what adapters take."""
 _TEXTS: Final = frozenset({"chat_template", "name"})
 """Settings that are text whatever they look like: a template is full of braces."""
 
@@ -49,32 +61,54 @@ class ModelFacts:
     quantization: str
     context_length: int
     further: tuple[FurtherPart, ...] = ()
+    full: ResolvedBase | None = None
+    """The full-precision base, where that is trained on."""
+    positions: int | None = None
+    """Tokens that the full-precision base can take at most."""
 
 
-def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
-    """Return the run spec for `recipe` on the model of `facts`, under the run name `run`."""
-    ceiling = facts.context_length or DEFAULT_MAX_LENGTH
-    asked = recipe.data.max_length
-    if asked is not None and asked > ceiling:
-        raise UsageError(
-            f"max_length {asked:,} is more than the model's context of {ceiling:,} tokens.",
-            f"Use at most: --set max_length={ceiling}",
-            code="max_length",
-        )
-    data = DataChoice.model_validate(
-        recipe.data.model_dump()
-        | {
-            "max_length": asked or min(ceiling, DEFAULT_MAX_LENGTH),
-            "sources": [source.absolute() for source in recipe.data.sources],
-        }
-    )
-    training = recipe.training.model_copy(update={"compute_dtype": _dtype(recipe)})
+def resolve(
+    recipe: Recipe,
+    facts: ModelFacts,
+    run: str,
+    *,
+    start: tuple[StartAdapter, TrainingSettings] | None = None,
+) -> RunSpec:
+    """Return the run spec for `recipe` on the model of `facts`, under the run name `run`.
+
+    Args:
+        recipe: what to do.
+        facts: the model that was found.
+        run: the run's name.
+        start: the adapter that training goes on from, and how it was trained.
+
+    Raises:
+        UsageError: a setting does not fit the model, the method, or the adapter before.
+    """
+    shape = None if start is None else (f"the run {start[0].run}", start[1])
+    phases = []
+    for number, asked in enumerate(recipe.phases, start=1):
+        phase = _resolved(asked, facts, shape)
+        if shape is None:
+            shape = ("the first phase", phase.training)
+        where = "" if number == 1 else f" of phase {number}"
+        if (start is not None or recipe.then) and not phase.training.use_peft:
+            raise UsageError(
+                f"The training{where} has no adapter (use_peft: false), and only adapters can be "
+                "gone on from.",
+                "Leave use_peft out, or train in a run of its own.",
+                code="no_adapter",
+            )
+        phases.append(phase)
+    first, *then = phases
     return RunSpec(
         run=run,
         program={"llamaforge": __version__} | _versions(),
         model=ResolvedModel(
             name=recipe.model.name,
             chat_template=recipe.model.chat_template,
+            base=recipe.model.base,
+            full=facts.full,
             store=facts.store,
             blob=facts.blob,
             digest=facts.digest,
@@ -83,15 +117,89 @@ def resolve(recipe: Recipe, facts: ModelFacts, run: str) -> RunSpec:
             quantization=facts.quantization,
             context_length=facts.context_length,
         ),
-        data=data,
-        training=training,
+        start=start and start[0],
+        data=first.data,
+        training=first.training,
+        then=then,
         evaluation=recipe.evaluation,
+        launch=recipe.launch,
         publish=recipe.publish,
     )
 
 
-def _dtype(recipe: Recipe) -> str:
-    chosen = recipe.training.compute_dtype
+def _resolved(phase: Phase, facts: ModelFacts, shape: tuple[str, TrainingSettings] | None) -> Phase:
+    """Return a phase with nothing left open.
+
+    Args:
+        phase: as it was asked for.
+        facts: the model.
+        shape: whose adapter it goes on from, and how that was made; None for an untouched one.
+    """
+    ceiling = facts.context_length or facts.positions or DEFAULT_MAX_LENGTH
+    ceiling = min(ceiling, facts.positions or ceiling)
+    asked = phase.data.max_length
+    if asked is not None and asked > ceiling:
+        raise UsageError(
+            f"max_length {asked:,} is more than the model's context of {ceiling:,} tokens.",
+            f"Use at most: --set max_length={ceiling}",
+            code="max_length",
+        )
+    data = DataChoice.model_validate(
+        phase.data.model_dump()
+        | {
+            "max_length": asked or min(ceiling, DEFAULT_MAX_LENGTH),
+            "sources": [source.absolute() for source in phase.data.sources],
+        }
+        | {"preference": _preference(phase)}
+    )
+    changes: dict[str, Any] = {"compute_dtype": _dtype(phase.training)}
+    if not phase.training.use_peft and "learning_rate" not in phase.training.model_fields_set:
+        changes["learning_rate"] = _FULL_LEARNING_RATE
+    if shape is not None:
+        changes |= _shape_of(phase.training, *shape)
+    return Phase(data=data, training=phase.training.model_copy(update=changes))
+
+
+def _shape_of(asked: TrainingSettings, whose: str, before: TrainingSettings) -> dict[str, Any]:
+    """Return the settings that an adapter keeps for good, as they are in the one before.
+
+    Raises:
+        UsageError: one of them was asked for otherwise (`other_adapter`).
+    """
+    for key in _OF_ADAPTER:
+        wanted, there = getattr(asked, key), getattr(before, key)
+        if key in asked.model_fields_set and wanted != there:
+            raise UsageError(
+                f"{key} cannot be {wanted}: the adapter of {whose} has {there}, and is gone on "
+                "from.",
+                f"Leave {key} out, or begin with a new adapter.",
+                code="other_adapter",
+            )
+    return {key: getattr(before, key) for key in _OF_ADAPTER}
+
+
+def _preference(phase: Phase) -> str:
+    """Return what becomes of pairs: methods that learn from them take both answers."""
+    asked, method = phase.data.preference, phase.training.method
+    if phase.training.learns_from_pairs:
+        if asked == "chosen":
+            raise UsageError(
+                f"Method {method} learns from both answers of a pair, not from the better one.",
+                f"Leave --preference out, or train with --method sft instead of {method}.",
+                code="preference",
+            )
+        return "pairs"
+    if asked == "pairs":
+        raise UsageError(
+            f"Method {method} does not learn from pairs of answers.",
+            "Train with --method dpo, or on the better answers with --preference chosen.",
+            code="preference",
+        )
+    return asked
+
+
+def _dtype(training: TrainingSettings) -> str:
+    chosen = training.compute_dtype
     if chosen != "auto":
         return chosen
     return "bfloat16" if cpu_has_fast_bfloat16() else "float32"
@@ -163,7 +271,7 @@ def _value(key: str, text: str) -> Any:
 def _places() -> dict[str, tuple[str, str]]:
     """Return where each settable key lives: by its own name and by its full path."""
     places: dict[str, tuple[str, str]] = {}
-    for section in ("training", "data", "evaluation", "model", "publish"):
+    for section in ("training", "data", "evaluation", "launch", "model", "publish"):
         for name in known_keys(Recipe.model_fields[section].annotation):  # type: ignore[arg-type]
             places.setdefault(name, (section, name))
             places[f"{section}.{name}"] = (section, name)

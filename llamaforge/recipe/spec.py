@@ -4,12 +4,13 @@ import difflib
 import reprlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llamaforge.data.check import Division
+from llamaforge.data.encoding import Preference
 from llamaforge.data.mapping import Mapping
 from llamaforge.data.privacy import masked_line
 from llamaforge.data.reading import ReadChoices
@@ -19,6 +20,11 @@ from llamaforge.files import write_atomic
 from llamaforge.safe_text import safe_line
 
 _T = TypeVar("_T", bound=BaseModel)
+
+Quantization = Literal[
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0"
+]
+"""What a merged file can be packed as, by llama.cpp's names."""
 
 _SHORT = reprlib.Repr()
 """Of a list that names itself again and again, as YAML allows, no more than its beginning."""
@@ -38,6 +44,9 @@ class ModelChoice(_Strict):
     """The folder that holds `manifests` and `blobs`; empty means Ollama's own place."""
     chat_template: str | None = None
     """Jinja text, or `chatml`, `llama3`, to use where the file carries no template of its own."""
+    base: str | None = None
+    """The full-precision base, `owner/name` or a folder, for `training.base: hub`; empty means the
+    one that the model was made from, as far as that is known."""
 
 
 class DataChoice(_Strict):
@@ -57,8 +66,9 @@ class DataChoice(_Strict):
     split_seed: int = 0
     map: str | None = None
     """What the columns are: `prompt=question,completion=answer`."""
-    preference: Literal["refuse", "chosen"] = "refuse"
-    """Whether the better answers of preference pairs are trained on."""
+    preference: Preference = "refuse"
+    """What becomes of preference pairs: refused, their better answers trained on, or both answers
+    held against each other, which methods that learn from pairs set by themselves."""
     images: Literal["refuse", "drop", "link"] = "refuse"
     """What becomes of rows with images: refused, used without them, or with their links."""
     train_on: Literal["all", "last"] = "all"
@@ -89,8 +99,8 @@ class DataChoice(_Strict):
             UsageError: `map` says nothing that makes sense.
         """
         return ReadChoices(
-            "sft",
-            self.preference,
+            "preference" if self.preference == "pairs" else "sft",
+            "chosen" if self.preference == "chosen" else "refuse",
             self.images,
             None if self.map is None else Mapping.parse(self.map),
         )
@@ -102,15 +112,47 @@ class DataChoice(_Strict):
         return self
 
 
+Method = Literal["sft", "dpo", "orpo"]
+PAIR_METHODS: Final = frozenset({"dpo", "orpo"})
+"""Methods that learn from a better and a worse answer."""
+_OF_METHOD: Final[dict[str, dict[str, Any]]] = {
+    "dpo": {"loss_type": "sigmoid", "beta": 0.1, "learning_rate": 2e-5, "num_train_epochs": 1.0},
+    "orpo": {"beta": 0.1, "learning_rate": 5e-5},
+}
+"""What a setting that is left out means, where a method has another idea of it than the rest."""
+_ONLY_OF: Final[dict[str, tuple[str, ...]]] = {
+    "loss_type": ("dpo",),
+    "beta": ("dpo", "orpo"),
+    "precompute_ref_log_probs": ("dpo",),
+}
+"""Settings that mean nothing to any other method."""
+
+
 class TrainingSettings(_Strict):
     """How the adapter is trained. Names as in PEFT and TRL."""
 
-    method: Literal["sft"] = "sft"
-    base: Literal["gguf"] = "gguf"
+    method: Method = "sft"
+    """From answers (sft), or from pairs of a better and a worse one (dpo, orpo)."""
+    base: Literal["gguf", "hub"] = "gguf"
+    """`gguf`: on the packed blocks of the model's own file; `hub`: on its full-precision base."""
+    use_peft: bool = True
+    """Whether an adapter is trained; without one every weight of the base is (`hub` only)."""
+    load_in_4bit: bool = False
+    """Whether the base is held as NF4 by bitsandbytes while the adapter is trained (`hub` only)."""
+    loss_type: Literal["sigmoid", "ipo"] | None = None
+    """What DPO minimises, as TRL names it; empty means sigmoid."""
+    beta: Annotated[float, Field(gt=0)] | None = None
+    """How strongly DPO holds on to the reference (τ of IPO), or the weight of ORPO's odds ratio;
+    empty means 0.1."""
+    precompute_ref_log_probs: bool | None = None
+    """Whether the reference is asked about all pairs before DPO begins instead of in every step;
+    empty means where training comes to most pairs more than once."""
     lora_r: Annotated[int, Field(ge=1, le=1024)] = 16
     lora_alpha: Annotated[float, Field(gt=0)] = 32.0
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     use_rslora: bool = False
+    use_dora: bool = False
+    """Whether the length of each row of weights is trained too; merged only (`hub` only)."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     learning_rate: Annotated[float, Field(gt=0, le=1.0)] = 2e-4
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
@@ -136,6 +178,68 @@ class TrainingSettings(_Strict):
     eval_steps: Annotated[int, Field(ge=1)] = 50
     """Optimizer steps between losses on the validation rows."""
     seed: int = 0
+    report_to: Annotated[
+        list[Literal["tensorboard", "trackio", "mlflow", "wandb"]],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    ] = []
+    """Programs that get the figures of training too; each has to be installed."""
+
+    @property
+    def makes_adapter(self) -> bool:
+        """Whether the result is an adapter that llama.cpp can lay over the model's file."""
+        return self.use_peft and not self.use_dora
+
+    @property
+    def learns_from_pairs(self) -> bool:
+        """Whether rows are a better and a worse answer."""
+        return self.method in PAIR_METHODS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_method(cls, values: Any) -> Any:
+        method = values.get("method") if isinstance(values, dict) else None
+        usual = _OF_METHOD.get(method, {}) if isinstance(method, str) else {}
+        given = {key: value for key, value in values.items() if value is not None} if usual else {}
+        return {**values, **usual, **given} if usual else values
+
+    @model_validator(mode="after")
+    def _settings_of_method(self) -> "TrainingSettings":
+        for key, methods in _ONLY_OF.items():
+            if getattr(self, key) is not None and self.method not in methods:
+                raise ValueError(
+                    f"{key} is a setting of the method {' and '.join(methods)}, not of "
+                    f"{self.method}"
+                )
+        if self.method == "dpo" and not self.use_peft:
+            raise ValueError(
+                "method dpo holds on to the model without its adapter, so it needs one "
+                "(use_peft: true)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _known_way(self) -> "TrainingSettings":
+        if self.base == "gguf":
+            for key, asked in (
+                ("use_dora", self.use_dora),
+                ("load_in_4bit", self.load_in_4bit),
+                ("use_peft: false", not self.use_peft),
+            ):
+                if asked:
+                    raise ValueError(
+                        f"{key} needs the full-precision base; say base: hub (--from hub)"
+                    )
+        if not self.use_peft and (self.use_dora or self.load_in_4bit):
+            other = "use_dora" if self.use_dora else "load_in_4bit"
+            raise ValueError(f"without an adapter (use_peft: false) there is no {other}")
+        return self
+
+
+class Phase(_Strict):
+    """Rows, and how they are trained on: what a run does once or, in turn, several times."""
+
+    data: DataChoice
+    training: TrainingSettings = TrainingSettings()
 
 
 class EvaluationSettings(_Strict):
@@ -162,10 +266,50 @@ class EvaluationSettings(_Strict):
     cut."""
 
 
+class LaunchSettings(_Strict):
+    """On how many devices training runs; all of them train the same adapter.
+
+    A step then has batch size × accumulation × processes × machines rows.
+    """
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes on each machine: one for each GPU, or for each part of its cores."""
+    machines: Annotated[int, Field(ge=1, le=64)] = 1
+    rendezvous: Annotated[str, Field(pattern=r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}")] | None = None
+    """`HOST:PORT` of the first machine, where the others reach it."""
+    interface: Annotated[str, Field(pattern=r"[A-Za-z0-9_.:-]{1,15}")] | None = None
+    """The network device that the machines see each other through; empty means any."""
+    max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often all processes are started again, from the last checkpoint, after one has failed."""
+
+    @property
+    def world(self) -> int:
+        """Processes on all machines together."""
+        return self.processes * self.machines
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "LaunchSettings":
+        if self.machines > 1 and self.rendezvous is None:
+            raise ValueError("several machines need a rendezvous, HOST:PORT of the first one")
+        return self
+
+
+def merged_name(quantization: str | None) -> str:
+    """Return what a run's merged file is called, if no other name is chosen."""
+    return f"merged-{quantization}.gguf" if quantization else "merged.gguf"
+
+
 class PublishChoice(_Strict):
     """Under which name the result goes to Ollama; empty means that it is not published."""
 
     name: str | None = None
+    quantization: Quantization | None = None
+    """The type of a merged file; empty keeps the type of every tensor of the model's own file."""
+
+    @property
+    def merged_name(self) -> str:
+        """What the merged file of a run is called that makes no adapter."""
+        return merged_name(self.quantization)
 
 
 class Recipe(_Strict):
@@ -173,11 +317,39 @@ class Recipe(_Strict):
 
     version: Literal[1] = 1
     name: str | None = None
+    continue_from: str | None = None
+    """The run whose adapter training goes on from, instead of beginning with an untouched one."""
     model: ModelChoice
     data: DataChoice
     training: TrainingSettings = TrainingSettings()
+    then: Annotated[list[Phase], Field(max_length=8)] = []
+    """Further phases of training: each goes on from the adapter of the one before."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice = PublishChoice()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Recipe":
+        if self.launch.world > 1 and (self.then or self.training.method != "sft"):
+            raise ValueError("several processes train one phase with the method sft")
+        return self
+
+    @property
+    def phases(self) -> list[Phase]:
+        """All phases of training, one at least."""
+        return [Phase(data=self.data, training=self.training), *self.then]
+
+
+class ResolvedBase(_Strict):
+    """The full-precision base as it was found on this machine."""
+
+    repo: str
+    """The repository, or the folder that was named."""
+    revision: str | None
+    """The commit; None for a folder."""
+    folder: Path
+    chat_template: str | None
+    """Jinja text; None where it has none, so that the model's file gives it."""
 
 
 class FurtherPart(_Strict):
@@ -201,11 +373,27 @@ class ResolvedModel(ModelChoice):
     architecture: str
     quantization: str
     context_length: int
+    full: ResolvedBase | None = None
+    """What is trained on with `training.base: hub`."""
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files of the model, in their order."""
         return (self.blob, *(part.blob for part in self.further))
+
+    def own_template(self, in_file: str | None) -> str | None:
+        """Return the template that the trained model brings; `in_file` is that of the blob."""
+        return (self.full and self.full.chat_template) or in_file
+
+
+class StartAdapter(_Strict):
+    """The adapter that training goes on from; a copy lies in the run's folder."""
+
+    run: str
+    """The run that made it."""
+    step: int
+    """The optimizer step of that run after which it was saved."""
+    sha256: str
 
 
 class RunSpec(_Strict):
@@ -216,11 +404,24 @@ class RunSpec(_Strict):
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     program: dict[str, str] = Field(default_factory=dict)
     """Versions of what the run was made with, by package."""
+    start: StartAdapter | None = None
     model: ResolvedModel
     data: DataChoice
     training: TrainingSettings
+    then: list[Phase] = []
     evaluation: EvaluationSettings
+    launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice
+
+    @property
+    def phases(self) -> list[Phase]:
+        """All phases of training, one at least. Their adapters have one shape."""
+        return [Phase(data=self.data, training=self.training), *self.then]
+
+    def of_phase(self, number: int) -> "RunSpec":
+        """Return the spec as if phase `number`, from 1 on, were its only one."""
+        phase = self.phases[number - 1]
+        return self.model_copy(update={"data": phase.data, "training": phase.training, "then": []})
 
     def save(self, path: Path) -> None:
         """Write the spec as YAML, atomically."""
@@ -295,6 +496,8 @@ def known_keys(kind: type[BaseModel]) -> list[str]:
     for name, info in kind.model_fields.items():
         keys.append(name)
         part = info.annotation
+        if get_origin(part) is list:
+            part = get_args(part)[0]
         if isinstance(part, type) and issubclass(part, BaseModel):
             keys += known_keys(part)
     return keys

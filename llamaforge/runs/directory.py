@@ -75,6 +75,17 @@ class RunDirectory:
         self.artifacts = path / "artifacts"
         self.journal_file = path / "journal.jsonl"
         self.estimate_file = path / "estimate.json"
+        self.start_file = path / "start.safetensors"
+
+    def of_phase(self, number: int) -> "RunDirectory":
+        """Return the run as phase `number`, from 1 on, sees it: with rows and checkpoints of its
+        own, and everything else in common."""
+        run = RunDirectory(self.path)
+        if number > 1:
+            run.data = self.path / f"phase-{number}" / "data"
+            run.checkpoints = self.path / f"phase-{number}" / "checkpoints"
+            run.estimate_file = self.path / f"phase-{number}" / "estimate.json"
+        return run
 
     def read_status(self) -> Status:
         """Return the state as of now; a running state with no process behind it is `lost`."""

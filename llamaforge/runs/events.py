@@ -76,7 +76,8 @@ class Step(Event):
     step: int
     total: int
     loss: float | None
-    """Mean cross entropy per trained token, in nats; None where it was not finite."""
+    """What training minimises, None where it was not finite: the mean cross entropy per trained
+    token in nats, or of pairs the loss of the method."""
     learning_rate: float
     tokens_per_second: float
     """Tokens read, padding not counted, over the last steps' time."""
@@ -87,6 +88,8 @@ class Step(Event):
     eta_seconds: float | None = None
     seconds: float | None = None
     """What this step took, without losses on validation rows and checkpoints."""
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    """Of training on pairs, further figures by their names in TRL, such as `rewards/margins`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,8 @@ class Eval(Event):
     step: int
     loss: float
     rows: int = 0
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    """As in `Step`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

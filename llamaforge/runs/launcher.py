@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Final
+
+import yaml
 
 from llamaforge.errors import LlamaForgeError
 from llamaforge.runs.directory import RunDirectory, RunState
@@ -31,12 +34,17 @@ _PASSED_PREFIXES: Final = (
 )  # fmt: skip
 
 
-def worker_environment() -> dict[str, str]:
+_TRACKERS: Final = {"wandb": "WANDB_", "mlflow": "MLFLOW_", "trackio": "TRACKIO_"}
+"""Whose variables, with keys among them, a worker gets only where its recipe names them."""
+
+
+def worker_environment(trackers: Sequence[str] = ()) -> dict[str, str]:
     """Return the variables a worker gets: a list of known ones, so that secrets stay behind."""
+    passed = (*_PASSED_PREFIXES, *(_TRACKERS[name] for name in trackers if name in _TRACKERS))
     chosen = {
         name: value
         for name, value in os.environ.items()
-        if name in _PASSED_ON or name.startswith(_PASSED_PREFIXES)
+        if name in _PASSED_ON or name.startswith(passed)
     }
     chosen.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     return chosen | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -59,7 +67,7 @@ def launch(run: RunDirectory) -> int:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=worker_environment(),
+            env=worker_environment(_trackers(run)),
             close_fds=True,
         )
     deadline = time.monotonic() + _START_TIMEOUT_SECONDS
@@ -78,6 +86,15 @@ def launch(run: RunDirectory) -> int:
         f"Its log says why: {run.log_file}",
         code="worker_start",
     )
+
+
+def _trackers(run: RunDirectory) -> list[str]:
+    """Return the run spec's `training.report_to`; the worker says what is wrong with a spec."""
+    try:
+        spec = yaml.safe_load(run.spec_file.read_text(encoding="utf-8"))
+        return [name for name in spec["training"]["report_to"] if isinstance(name, str)]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return []
 
 
 def _private(path: str, flags: int) -> int:

@@ -1,7 +1,7 @@
 """Rows in batches of similar length, in an order that depends on the seed and the epoch alone."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
 
@@ -38,23 +38,21 @@ def collate(rows: Sequence[EncodedRow]) -> Batch:
     return Batch(input_ids=input_ids, labels=labels, lengths=lengths)
 
 
-class Rows(Dataset[EncodedRow]):
-    """Encoded rows as torch's data loader takes them; number -1 - n is row n with nothing trained.
+class Items(Dataset[Any]):
+    """A sequence as torch's data loader takes it; number -1 - n is a blank of item n.
 
-    Such rows fill the place of a process that has no row of its own left in a step.
+    Blanks fill the place of a process that has no item of its own left in a step.
     """
 
-    def __init__(self, rows: Sequence[EncodedRow]) -> None:
-        self._rows = rows
+    def __init__(self, items: Sequence[Any], blank: Callable[[Any], Any]) -> None:
+        self._items = items
+        self._blank = blank
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._items)
 
-    def __getitem__(self, index: int) -> EncodedRow:
-        if index >= 0:
-            return self._rows[index]
-        row = self._rows[-1 - index]
-        return replace(row, trained=[False] * len(row.ids))
+    def __getitem__(self, index: int) -> Any:
+        return self._items[index] if index >= 0 else self._blank(self._items[-1 - index])
 
 
 class LengthBatches(Sampler[list[int]]):
@@ -109,8 +107,31 @@ class LengthBatches(Sampler[list[int]]):
         return self._batch_size * self._accumulation * self._world
 
 
-class RowLoader(DataLoader[EncodedRow]):
-    """A data loader that passes the epoch on to its batches."""
+class Loader(DataLoader[Any]):
+    """A data loader over items of similar length that passes the epoch on to its batches."""
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        batches: LengthBatches,
+        collator: Callable[[Sequence[Any]], Any],
+        blank: Callable[[Any], Any],
+    ) -> None:
+        """Take items, the numbers of those of each batch, and what makes a batch of some.
+
+        `blank` makes of an item one from which nothing is learned.
+        """
+        self._batches = batches
+        collate_fn: Any = collator
+        super().__init__(Items(items, blank), batch_sampler=batches, collate_fn=collate_fn)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is given next."""
+        self._batches.set_epoch(epoch)
+
+
+class RowLoader(Loader):
+    """Batches of encoded rows."""
 
     def __init__(
         self,
@@ -122,7 +143,8 @@ class RowLoader(DataLoader[EncodedRow]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self._batches = LengthBatches(
+        """Take rows; the rest is as in `LengthBatches`."""
+        batches = LengthBatches(
             [len(row.ids) for row in rows],
             batch_size,
             seed,
@@ -130,9 +152,9 @@ class RowLoader(DataLoader[EncodedRow]):
             rank=rank,
             world=world,
         )
-        collator: Any = collate
-        super().__init__(Rows(rows), batch_sampler=self._batches, collate_fn=collator)
+        super().__init__(rows, batches, collate, untrained)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order is given next."""
-        self._batches.set_epoch(epoch)
+
+def untrained(row: EncodedRow) -> EncodedRow:
+    """Return a row from which nothing is learned."""
+    return replace(row, trained=[False] * len(row.ids))

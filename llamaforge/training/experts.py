@@ -1,6 +1,6 @@
 """Packed parts that differ from a plain layer: experts, scaled embeddings, reordered columns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Self, cast
 
 import torch
@@ -37,6 +37,12 @@ class PackedExperts(nn.Module):
             )
             for part, bias in zip(weights, biases, strict=True)
         )
+
+    def layers(self) -> Iterator[tuple[str, int, PackedLinear]]:
+        """Yield each expert's layers with their part, `gate`, `up` or `down`, and its number."""
+        for name, part in zip(("gate", "up", "down"), self._parts, strict=True):
+            for number, layer in enumerate(part):
+                yield name, number, layer
 
     def forward(self, hidden: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
         """Return the experts' joint answer, shape [n, hidden].

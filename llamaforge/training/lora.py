@@ -1,4 +1,4 @@
-"""LoRA on top of packed layers, through PEFT."""
+"""LoRA on top of packed or dense layers, through PEFT."""
 
 import difflib
 from collections.abc import Iterator
@@ -8,15 +8,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from llamaforge.errors import UsageError
 from llamaforge.recipe.spec import TrainingSettings
-from llamaforge.training.model import PackedModel
+from llamaforge.training.model import LoadedModel
 
 ADAPTER_NAME: Final = "default"
 
 
-def attach_lora(packed: PackedModel, settings: TrainingSettings) -> PeftModel:
+def attach_lora(packed: LoadedModel, settings: TrainingSettings) -> PeftModel:
     """Put trainable adapters on the layers that `settings.target_modules` names.
 
     Their weights are float32; A is random by torch's current seed, B is zero.
@@ -38,6 +39,7 @@ def attach_lora(packed: PackedModel, settings: TrainingSettings) -> PeftModel:
         lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # a plain factor, any number
         lora_dropout=settings.lora_dropout,
         use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
         target_modules=paths,
         bias="none",
         task_type="CAUSAL_LM",
@@ -49,7 +51,7 @@ def attach_lora(packed: PackedModel, settings: TrainingSettings) -> PeftModel:
     return cast("PeftModel", model)
 
 
-def _check_targets(targets: list[str], packed: PackedModel) -> None:
+def _check_targets(targets: list[str], packed: LoadedModel) -> None:
     known = sorted({path.rsplit(".", 1)[-1] for path in packed.names})
     for target in targets:
         if target not in known:
@@ -78,13 +80,19 @@ def factors(layer: LoraLayer) -> tuple[Tensor, Tensor, float]:
     return a.detach(), b.detach(), float(layer.scaling[ADAPTER_NAME])
 
 
-def hidden_states(model: PeftModel, input_ids: Tensor) -> Tensor:
+def base_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
+    """Return the transformers model, which an adapter may be laid over."""
+    return cast(
+        "PreTrainedModel", model.get_base_model() if isinstance(model, PeftModel) else model
+    )
+
+
+def hidden_states(model: PeftModel | PreTrainedModel, input_ids: Tensor) -> Tensor:
     """Return the last hidden states of right-padded `input_ids` [b, s], shape [b, s, h].
 
     No mask is needed: attention is causal, so padding behind a row never reaches it.
     """
-    base: Any = model.get_base_model()
-    decoder = base.base_model  # the model without its head
+    decoder = base_model(model).base_model  # the model without its head
     return cast("Tensor", decoder(input_ids=input_ids, use_cache=False).last_hidden_state)
 
 

@@ -9,6 +9,8 @@ from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from llamaforge.recipe.estimate import (
     HEAD_KEPT_BYTES,
@@ -49,6 +51,8 @@ class OutputHead:
     scale: float = 1.0
     softcap: float | None = None
     """c, the largest logit."""
+    trained: Tensor | None = None
+    """W as a parameter that is trained too; None where it is frozen."""
 
     @property
     def is_plain(self) -> bool:
@@ -169,11 +173,40 @@ def token_losses(hidden: Tensor, targets: Tensor, head: OutputHead) -> Tensor:
         targets: the tokens' ids, shape [n].
         head: the output head over [vocabulary, h].
     """
+    if head.trained is not None:
+        return _trained_head_losses(hidden, targets, head, head.trained)
     return cast("Tensor", _ChunkedCrossEntropy.apply(hidden, targets, head))  # type: ignore[no-untyped-call]
+
+
+def _trained_head_losses(
+    hidden: Tensor, targets: Tensor, head: OutputHead, weight: Tensor
+) -> Tensor:
+    """Return the losses where W has a gradient too: logits of a chunk are worked out twice.
+
+    Keeping W's gradient from the first time would need to know what each loss counts.
+    """
+
+    def losses(states: Tensor, wanted: Tensor) -> Tensor:
+        logits = (states @ weight.to(states.dtype).T).float() * head.scale
+        if head.softcap is not None:
+            logits = head.softcap * torch.tanh(logits / head.softcap)
+        return functional.cross_entropy(logits, wanted, reduction="none")
+
+    size = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
+    parts = [
+        cast("Tensor", checkpoint(losses, states, wanted, use_reentrant=False))
+        for states, wanted in zip(
+            torch.split(hidden, size), torch.split(targets, size), strict=True
+        )
+    ]
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
 def log_probabilities(hidden: Tensor, head: OutputHead) -> Tensor:
     """Return log P(next token) of states [n, h], float32, shape [n, vocabulary]."""
-    products = hidden.new_empty(hidden.shape[0], head.weight.rows)
-    products = _Head(head.weight, hidden.dtype).products(hidden, products)
+    if head.trained is not None:  # what is kept of a frozen head would soon be out of date
+        products = hidden @ head.trained.detach().to(hidden.dtype).T
+    else:
+        products = hidden.new_empty(hidden.shape[0], head.weight.rows)
+        products = _Head(head.weight, hidden.dtype).products(hidden, products)
     return torch.log_softmax(head.shape_(products.float()), dim=-1)

@@ -40,14 +40,19 @@ _IGNORED: Final = frozenset({*_ROPE_TENSORS, "rope_factors_long.weight"})
 
 
 @dataclass(frozen=True)
-class PackedModel:
-    """The model and what is needed to put its adapter back on the file."""
+class LoadedModel:
+    """A model to train and what is needed to put its adapter on the file that is served."""
 
     model: PreTrainedModel
     head: OutputHead
-    """Over [vocabulary, hidden]; the embedding's own blocks where they are tied."""
+    """Over [vocabulary, hidden]; the embedding's own weights where they are tied."""
     names: dict[str, str]
-    """GGUF tensor, without `.weight`, of each module path that holds one."""
+    """GGUF tensor, without `.weight`, of each module path that may take an adapter."""
+
+
+@dataclass(frozen=True)
+class PackedModel(LoadedModel):
+    """One over the packed blocks of the file itself."""
 
 
 class _Source:
@@ -215,12 +220,24 @@ def load_packed_model(header: Header, compute_dtype: torch.dtype) -> PackedModel
     _check_complete(model, source)
     model.requires_grad_(False)
     model.config.use_cache = False
-    shaped = OutputHead(
-        head,
+    return PackedModel(model.eval(), output_head(header, head), names)
+
+
+def output_head(header: Header, weight: PackedWeight, trained: Tensor | None = None) -> OutputHead:
+    """Return the head that makes logits as the model of `header` does.
+
+    Args:
+        header: the model's file.
+        weight: W, [vocabulary, hidden].
+        trained: the same as a parameter, where it is trained.
+    """
+    entry = architecture_of(header)
+    return OutputHead(
+        weight,
         scale=entry.logit_scale(header) if entry.logit_scale else 1.0,
         softcap=entry.softcap(header) if entry.softcap else None,
+        trained=trained,
     )
-    return PackedModel(model.eval(), shaped, names)
 
 
 def empty_model(header: Header, dtype: torch.dtype, **changes: Any) -> PreTrainedModel:

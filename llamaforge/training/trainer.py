@@ -4,7 +4,7 @@ import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -14,14 +14,13 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from llamaforge.data.chat import EncodedRow
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
-from llamaforge.training.batches import RowLoader, collate
+from llamaforge.training.batches import Loader
 from llamaforge.training.checkpoints import (
     bytes_of,
     commit_checkpoint,
@@ -30,13 +29,12 @@ from llamaforge.training.checkpoints import (
     set_aside,
     step_of,
 )
-from llamaforge.training.lora import compute_type, hidden_states
-from llamaforge.training.loss import OutputHead, token_losses, trained_positions
+from llamaforge.training.lora import base_model
+from llamaforge.training.objective import Objective
+from llamaforge.training.ranks import ALONE, Ranks
 
 _SPEED_STEPS: Final = 10
 """Steps over which tokens a second and the time left are averaged."""
-_EVAL_ROWS: Final = 256
-"""Validation rows at most; the same ones every time."""
 _SAVED_BYTES_A_WEIGHT: Final = 12
 """A checkpoint's share of each trained weight: itself and Adam's two moments in float32."""
 _SAVED_EXTRA_BYTES: Final = 4_000_000
@@ -85,35 +83,35 @@ class Outcome:
 
 
 def train(
-    model: PeftModel,
-    head: OutputHead,
-    rows: Sequence[EncodedRow],
-    validation: Sequence[EncodedRow],
+    model: PeftModel | PreTrainedModel,
+    objective: Objective,
     settings: TrainingSettings,
     checkpoints: Path,
     *,
     emit: Emit,
     wishes: Wishes,
     probes: Probes | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
-    """Train the adapter of `model` in place; goes on from the newest whole checkpoint.
+    """Train what is to be trained of `model` in place; goes on from the newest whole checkpoint.
 
     Args:
-        model: the packed model with LoRA layers.
-        head: the output head over [vocabulary, hidden].
-        rows: what is trained on.
-        validation: rows whose loss is reported; may be empty.
+        model: the model with LoRA layers, or one of which every weight is trained.
+        objective: what is minimised, with its rows.
         settings: as in the run spec, `compute_dtype` resolved.
         checkpoints: the folder that holds them.
         emit: takes `Step`, `Eval`, `Checkpoint` and `Warn` events.
         wishes: what was asked from outside.
         probes: answers prompts whenever the validation loss is measured, and on request.
+        ranks: the processes that train together; all but the first one are silent.
 
     Raises:
         LlamaForgeError: the loss, or a weight, is no longer a number (`diverged`).
     """
     arguments = TrainingArguments(
-        output_dir=str(partial_folder(checkpoints)),
+        output_dir=str(
+            partial_folder(checkpoints) if ranks.is_first else checkpoints / f".rank-{ranks.rank}"
+        ),
         use_cpu=settings.device == "cpu",
         seed=settings.seed,
         data_seed=settings.seed,
@@ -123,7 +121,7 @@ def train(
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=_warmup_steps(settings, len(rows)),
+        warmup_steps=_warmup_steps(settings, objective.examples, ranks.world),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         logging_steps=1,
@@ -135,12 +133,12 @@ def train(
         remove_unused_columns=False,
     )
     if settings.gradient_checkpointing:
-        base: Any = model.get_base_model()
+        base: Any = base_model(model)
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    reporter = _Reporter(model, head, validation, settings, checkpoints, emit, wishes, probes)
-    trainer = _PackedTrainer(model, head, rows, settings, arguments, reporter)
-    newest, damaged = newest_checkpoint(checkpoints)
-    for item in damaged:
+    reporter = _Reporter(model, objective, settings, checkpoints, emit, wishes, probes, ranks)
+    trainer = _PackedTrainer(model, objective, arguments, reporter, ranks)
+    newest, damaged = ranks.share(newest_checkpoint(checkpoints) if ranks.is_first else (None, []))
+    for item in damaged if ranks.is_first else []:
         aside = set_aside(item.path)
         emit(
             events.Warn(
@@ -152,39 +150,22 @@ def train(
     if newest is not None and step_of(newest) >= reporter.total_steps(trainer):
         trainer.restore(newest)
         return Outcome(step_of(newest), step_of(newest), stopped=False)
+    if not objective.get_ready(model, wishes.stop):
+        step = 0 if newest is None else step_of(newest)
+        return Outcome(step, reporter.total_steps(trainer), stopped=True)
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     state = trainer.state
     return Outcome(state.global_step, state.max_steps, state.global_step < state.max_steps)
 
 
-def token_loss(
-    model: PeftModel, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, int]:
-    """Return the summed cross entropy of the trained tokens in nats, and their number.
-
-    Args:
-        model: the packed model with LoRA layers.
-        head: the output head over [vocabulary, hidden].
-        input_ids: right-padded ids, shape [b, s].
-        labels: ids to train, `IGNORED_LABEL` elsewhere, shape [b, s].
-        dtype: what products are computed in; the adapter's weights stay float32.
-    """
-    # Autocast casts the small adapter matrices for their products; blocks unpack to `dtype` as is.
-    place = input_ids.device.type
-    with torch.autocast(place, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-        states, targets = trained_positions(hidden_states(model, input_ids), labels)
-        losses = token_losses(states, targets, head)
-    return losses.sum(), int(targets.numel())
+def _warmup_steps(settings: TrainingSettings, rows: int, world: int) -> int:
+    return math.ceil(settings.warmup_ratio * _planned_steps(settings, rows, world))
 
 
-def _warmup_steps(settings: TrainingSettings, rows: int) -> int:
-    return math.ceil(settings.warmup_ratio * _planned_steps(settings, rows))
-
-
-def _planned_steps(settings: TrainingSettings, rows: int) -> int:
+def _planned_steps(settings: TrainingSettings, rows: int, world: int) -> int:
     if settings.max_steps is not None:
         return settings.max_steps
-    batches = math.ceil(rows / settings.per_device_train_batch_size)
+    batches = math.ceil(rows / (settings.per_device_train_batch_size * world))
     steps = math.ceil(batches / settings.gradient_accumulation_steps)
     return max(1, math.ceil(steps * settings.num_train_epochs))
 
@@ -194,46 +175,63 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: PeftModel,
-        head: OutputHead,
-        rows: Sequence[EncodedRow],
-        settings: TrainingSettings,
+        model: PeftModel | PreTrainedModel,
+        objective: Objective,
         arguments: TrainingArguments,
         reporter: "_Reporter",
+        ranks: Ranks,
     ) -> None:
-        self._head = head
-        self._rows = rows
-        self._settings = settings
-        self._dtype = compute_type(settings.compute_dtype)
+        self.step_loss = torch.zeros(())
+        """The step's loss so far, that of all ranks once their gradients are summed."""
+        self._ranks = ranks
+        self._objective = objective
         self._reporter = reporter
         super().__init__(model=model, args=arguments, callbacks=[reporter])
         self.remove_callback(PrinterCallback)
-        self.model_accepts_loss_kwargs = True  # the loss is divided by the step's tokens here
+        self.model_accepts_loss_kwargs = True  # losses are divided by the step's counts here
         reporter.take(self)
 
-    def get_train_dataloader(self) -> RowLoader:
+    def get_train_dataloader(self) -> Loader:
         """Return the batches of one epoch."""
-        return RowLoader(
-            self._rows,
-            self._settings.per_device_train_batch_size,
-            self._settings.seed,
-            accumulation=self._settings.gradient_accumulation_steps,
-        )
+        return self._objective.loader()
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Tensor]], device: torch.device
+    ) -> Tensor | None:
+        """Return by what the batches of one optimizer step are divided."""
+        if not batch_samples:
+            return None
+        return self._ranks.total(self._objective.counts(batch_samples).to(device))
 
     def compute_loss(
         self,
-        model: PeftModel,
+        model: PeftModel | PreTrainedModel,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
-        """Return the batch's share of the mean loss per trained token of its optimizer step."""
+        """Return the batch's share of its optimizer step's loss."""
         del return_outputs
-        total, count = token_loss(
-            model, self._head, inputs["input_ids"], inputs["labels"], self._dtype
-        )
+        counts = self._objective.counts([inputs])
         self._reporter.tokens += int(inputs["lengths"].sum())
-        return total / (count if num_items_in_batch is None else num_items_in_batch)
+        loss = self._objective.loss(
+            model, inputs, counts if num_items_in_batch is None else num_items_in_batch
+        )
+        self.step_loss = self.step_loss.to(loss.device) + loss.detach()
+        return loss
+
+    def _clip_grad_norm(self, model: PeftModel | PreTrainedModel) -> Any:
+        """Sum the gradients of all ranks; then clip them, and return their norm."""
+        if not self._ranks.is_alone:
+            trained = [item for item in model.parameters() if item.requires_grad]
+            for item in trained:
+                if item.grad is None:
+                    item.grad = torch.zeros_like(item)
+            tokens = torch.tensor(float(self._reporter.tokens), device=model.device)
+            gradients = [item.grad for item in trained if item.grad is not None]
+            self._ranks.sum_([*gradients, self.step_loss, tokens])
+            self._reporter.tokens = int(tokens)
+        return super()._clip_grad_norm(model)
 
     def restore(self, checkpoint: Path) -> None:
         """Load the adapter of a checkpoint without training on."""
@@ -255,22 +253,21 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: PeftModel,
-        head: OutputHead,
-        validation: Sequence[EncodedRow],
+        model: PeftModel | PreTrainedModel,
+        objective: Objective,
         settings: TrainingSettings,
         checkpoints: Path,
         emit: Emit,
         wishes: Wishes,
         probes: Probes | None,
+        ranks: Ranks,
     ) -> None:
+        self._ranks = ranks
         self.tokens = 0
         """Tokens read since the last step, padding not counted."""
         self._model = model
-        self._head = head
-        self._validation = validation[:_EVAL_ROWS]
+        self._objective = objective
         self._settings = settings
-        self._dtype = compute_type(settings.compute_dtype)
         self._checkpoints = checkpoints
         self._emit = emit
         self._wishes = wishes
@@ -293,10 +290,17 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         return int(trainer.set_initial_training_values(trainer.args, loader)[-1])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clock."""
+        """Start the clock, after a look at the model as it is."""
         del args, control
+        if self._objective.measures_start and state.global_step == 0 and self._ranks.is_first:
+            self._evaluate(0)
         self._since = time.monotonic()
         self._saved_step = state.global_step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Make the ranks' random numbers their own."""
+        del args, control
+        self._ranks.seed_step(self._settings.seed, state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -310,7 +314,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._recent.append((took, self.tokens))
         self._since, self.tokens = now, 0
         seconds = sum(item[0] for item in self._recent)
-        loss = float(logs["loss"])
+        trainer = cast("_PackedTrainer", self._trainer)
+        loss = float(logs["loss"]) if self._ranks.is_alone else float(trainer.step_loss)
+        trainer.step_loss = torch.zeros(())
         finite = math.isfinite(loss)
         norm = float(logs.get("grad_norm", math.nan))
         self._emit(
@@ -327,27 +333,29 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
                     seconds / len(self._recent) * (state.max_steps - state.global_step), 1
                 ),
                 seconds=round(took, 4),
+                metrics=_rounded(self._objective.take_metrics()),
             )
         )
         if not finite:
             raise self._diverged(f"The loss of step {state.global_step}")
         if not math.isfinite(norm):
             raise self._diverged(f"The gradient of step {state.global_step}")
-        self._after_step(state)
-        if self._wishes.stop():
+        if self._ranks.is_first:
+            self._after_step(state)
+        if self._ranks.share(self._wishes.stop()):
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what the last steps learned."""
         del args, control
-        self._save_new(state)
+        if self._ranks.is_first:
+            self._save_new(state)
 
     def _after_step(self, state: Any) -> None:
         started = time.monotonic()
         is_last = state.global_step == state.max_steps
         if is_last or state.global_step % self._settings.eval_steps == 0:
-            if self._validation:
-                self._evaluate(state.global_step)
+            self._evaluate(state.global_step)
             if self._probes is not None:
                 self._probes.at_eval(state.global_step)
         if state.global_step % self._settings.save_steps == 0:
@@ -371,27 +379,20 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         return int(self._process.memory_info().rss)
 
     def _evaluate(self, step: int) -> None:
-        """Report the token-weighted loss of the validation rows."""
-        size = self._settings.per_device_eval_batch_size
-        order = sorted(self._validation, key=lambda row: len(row.ids))
-        total, count = 0.0, 0
+        """Report what the validation rows show, if there are any."""
         was_training = self._model.training
         self._model.eval()
-        with torch.no_grad():
-            for start in range(0, len(order), size):
-                batch = collate(order[start : start + size])
-                place = self._model.device
-                part, tokens = token_loss(
-                    self._model,
-                    self._head,
-                    batch["input_ids"].to(place),
-                    batch["labels"].to(place),
-                    self._dtype,
-                )
-                total += float(part)
-                count += tokens
+        measured = self._objective.measure(self._model)
         self._model.train(was_training)
-        self._emit(events.Eval(step=step, loss=round(total / count, 6), rows=len(order)))
+        if measured is not None:
+            self._emit(
+                events.Eval(
+                    step=step,
+                    loss=round(measured.loss, 6),
+                    rows=measured.rows,
+                    metrics=_rounded(measured.metrics),
+                )
+            )
 
     def _save_new(self, state: Any) -> None:
         """Write a checkpoint unless this step's is there already."""
@@ -439,3 +440,10 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             f"{self._settings.learning_rate / 10:g}",
             code="diverged",
         )
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures as events hold them; what is not a number becomes None."""
+    return {
+        name: round(value, 6) if math.isfinite(value) else None for name, value in figures.items()
+    }

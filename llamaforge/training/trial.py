@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from llamaforge import hardware
 from llamaforge.recipe.batching import PAD_MULTIPLE, padded
@@ -24,7 +25,7 @@ from llamaforge.recipe.estimate import Estimator, Trial
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.lora import compute_type
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses
-from llamaforge.training.trainer import token_loss
+from llamaforge.training.objective import token_loss
 
 TRIAL_SECONDS: Final = 5.0
 """About how long a trial takes; the two shortest passes are always made."""
@@ -65,7 +66,7 @@ class _Pass:
 
 
 def measure(
-    model: PeftModel,
+    model: "PeftModel | PreTrainedModel",
     head: OutputHead,
     settings: TrainingSettings,
     estimator: Estimator,
@@ -93,7 +94,7 @@ def measure(
         """Return when to end, by `clock`, now that a token is known to take so long."""
         return begun + min(seconds, max(_SHORTEST, _PART * planned_tokens * seconds_a_token))
 
-    base: Any = model.get_base_model()
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     was_training, was_recomputing = model.training, bool(base.is_gradient_checkpointing)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -121,7 +122,7 @@ def _recompute(base: Any, wanted: bool) -> None:
 
 
 def _measured(
-    model: PeftModel,
+    model: "PeftModel | PreTrainedModel",
     head: OutputHead,
     settings: TrainingSettings,
     estimator: Estimator,
@@ -180,7 +181,11 @@ def _expected_peak(
 
 
 def _twice(
-    model: PeftModel, head: OutputHead, dtype: torch.dtype, tokens: int, longest: int
+    model: "PeftModel | PreTrainedModel",
+    head: OutputHead,
+    dtype: torch.dtype,
+    tokens: int,
+    longest: int,
 ) -> _Pass:
     """Do a pass whose shape is new, and again: only the second tells what a pass takes."""
     first = _one(model, head, dtype, tokens, longest)
@@ -194,7 +199,11 @@ def _twice(
 
 
 def _one(
-    model: PeftModel, head: OutputHead, dtype: torch.dtype, tokens: int, longest: int
+    model: "PeftModel | PreTrainedModel",
+    head: OutputHead,
+    dtype: torch.dtype,
+    tokens: int,
+    longest: int,
 ) -> _Pass:
     """Do one forward and backward pass over about `tokens` random tokens."""
     rows = -(-tokens // longest)
@@ -202,7 +211,7 @@ def _one(
 
 
 def _gaps(
-    model: PeftModel,
+    model: "PeftModel | PreTrainedModel",
     head: OutputHead,
     dtype: torch.dtype,
     tried: _Pass,
@@ -227,7 +236,13 @@ def _gaps(
     return min(max((peak - fixed) / (slope * tried.tokens), 1.0), _MOST_GAPS)
 
 
-def _pass(model: PeftModel, head: OutputHead, dtype: torch.dtype, rows: int, length: int) -> _Pass:
+def _pass(
+    model: "PeftModel | PreTrainedModel",
+    head: OutputHead,
+    dtype: torch.dtype,
+    rows: int,
+    length: int,
+) -> _Pass:
     """Do one forward and backward pass over random tokens, shape [rows, length]."""
     place = model.device
     ids = torch.randint(0, head.weight.rows, (rows, length), device=place)
@@ -245,7 +260,7 @@ def _pass(model: PeftModel, head: OutputHead, dtype: torch.dtype, rows: int, len
     return _Pass(rows, length, forward / seconds, seconds, own, peak_bytes(place), seconds)
 
 
-def _optimizer_seconds(model: PeftModel, settings: TrainingSettings) -> float:
+def _optimizer_seconds(model: "PeftModel | PreTrainedModel", settings: TrainingSettings) -> float:
     """Return the seconds of a step of the optimizer on the gradients that are there.
 
     At a learning rate of zero: the weights stay what they are.
@@ -262,7 +277,9 @@ def _optimizer_seconds(model: PeftModel, settings: TrainingSettings) -> float:
     return min(seconds)
 
 
-def _loss_seconds(model: PeftModel, head: OutputHead, dtype: torch.dtype) -> float:
+def _loss_seconds(
+    model: "PeftModel | PreTrainedModel", head: OutputHead, dtype: torch.dtype
+) -> float:
     """Return the seconds that the loss of one trained token takes, and its gradient."""
     place = model.device
     hidden = torch.randn(_LOSS_TOKENS, head.weight.width, device=place).to(dtype)

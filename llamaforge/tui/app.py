@@ -1,37 +1,51 @@
 """The program with screens: it looks at stores and runs, and never carries a run itself."""
 
+# ruff: noqa: PLC0415 - the first picture does not wait for screens that are not open
+
+import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.app import App
 from textual.binding import Binding, BindingType
 
 from llamaforge.errors import ExitCode
-from llamaforge.runs.directory import RunState, open_run
+from llamaforge.safe_text import safe_line
+from llamaforge.tui.preferences import Preferences, keep_preferences, read_preferences
 from llamaforge.tui.screens.base import ForgeScreen
-from llamaforge.tui.screens.dialogs import Help
-from llamaforge.tui.screens.models import ModelsScreen
-from llamaforge.tui.screens.monitor import MonitorScreen
-from llamaforge.tui.store_view import store_choices
-from llamaforge.tui.theme import FORGE
+from llamaforge.tui.theme import DARK, THEMES
+
+if TYPE_CHECKING:
+    from textual.command import Provider
+    from textual.dom import DOMNode
+    from textual.widget import Widget
+
+    from llamaforge.tui.store_view import StoreChoice
+
+
+def _commands() -> "type[Provider]":
+    from llamaforge.tui.palette import ForgeCommands
+
+    return ForgeCommands
 
 
 class LlamaForgeApp(App[ExitCode]):
-    """Begins with the models of a store, or with one run."""
+    """Begins with what there is, with the models of a store, or with one run."""
 
     TITLE = "LlamaForge"
     CSS_PATH = "app.tcss"
-    ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012 - Textual's name
+    COMMANDS = {_commands}  # noqa: RUF012 - Textual's name
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("question_mark", "help", "Help", key_display="?"),
-        Binding("q", "leave", "Quit"),
-        Binding("ctrl+q", "leave", "Quit", show=False, priority=True),
+        Binding("question_mark", "help", "Help", key_display="?", id="app.help"),
+        Binding("f1", "help", "Help", show=False, priority=True, id="app.help_anywhere"),
+        Binding("q", "leave", "Quit", id="app.quit"),
+        Binding("ctrl+q", "leave", "Quit", show=False, priority=True, id="app.quit_anywhere"),
     ]
 
     def __init__(
@@ -41,29 +55,95 @@ class LlamaForgeApp(App[ExitCode]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self._choices = store_choices(store_root)
-        self._initial_run = open_run(initial_run) if initial_run else None
-        self._clock = clock
+        self.clock = clock
+        self._store_root = store_root
+        self._initial_run = None
+        if initial_run:
+            from llamaforge.runs.directory import open_run
+
+            self._initial_run = open_run(initial_run)
+        self.preferences = read_preferences()
+        for theme in THEMES.values():
+            self.register_theme(theme)
+        chosen = os.environ.get("LLAMAFORGE_THEME", "") or self.preferences.theme
+        self.theme = chosen if chosen in THEMES else DARK.name
+
+    @property
+    def store_choices(self) -> "tuple[StoreChoice, ...]":
+        """The stores whose models can be looked at."""
+        from llamaforge.tui.store_view import store_choices
+
+        return store_choices(self._store_root)
 
     def on_mount(self) -> None:
-        """Begin with the models, and on top of them the run that was named."""
-        self.register_theme(FORGE)
-        self.theme = FORGE.name
-        self.push_screen(ModelsScreen(self._choices, self._clock))
+        """Begin with the first screen, and on top of it what was named."""
+        if self._store_root is not None:
+            from llamaforge.tui.navigation import open_models
+
+            open_models(self)
+        else:
+            from llamaforge.tui.screens.welcome import WelcomeScreen
+
+            self.push_screen(WelcomeScreen())
         if self._initial_run is not None:
-            self.push_screen(MonitorScreen(self._initial_run, self._clock))
+            from llamaforge.tui.screens.monitor import MonitorScreen
+
+            self.push_screen(MonitorScreen(self._initial_run, self.clock))
+        self.set_keymap(dict(self.preferences.keys))
+        problem = self.preferences.problem
+        if problem:
+            self.notify(safe_line(problem), severity="warning", markup=False)
+
+    def handle_bindings_clash(self, clashed_bindings: set[Binding], node: "DOMNode") -> None:
+        """Say once that two actions were given one key."""
+        del node
+        names = " and ".join(sorted(binding.description for binding in clashed_bindings))
+        self.notify(
+            safe_line(f"One key was given to two actions; these have none now: {names}."),
+            severity="warning",
+            markup=False,
+        )
+
+    def prefer(self, preferences: Preferences) -> None:
+        """Take other colours and keys, now and the next time."""
+        self.preferences = preferences
+        if preferences.theme in THEMES:
+            self.theme = preferences.theme
+        self.set_keymap(dict(preferences.keys))
+        try:
+            keep_preferences(preferences)
+        except OSError as error:
+            self.notify(
+                safe_line(f"It holds until you leave; it could not be kept: {error.strerror}."),
+                severity="warning",
+                markup=False,
+            )
 
     def action_leave(self) -> None:
+        """End the program; asks only where something would be lost."""
+        losses = [
+            screen.would_lose
+            for screen in self.screen_stack
+            if isinstance(screen, ForgeScreen) and screen.would_lose
+        ]
+        if not losses:
+            self.leave()
+            return
+        from llamaforge.tui.screens.dialogs import Question
+
+        question = Question("Quit?", " ".join(losses), "Quit", "Stay")
+        if not any(isinstance(screen, Question) for screen in self.screen_stack):
+            self.push_screen(question, lambda yes: self.leave() if yes else None)
+
+    def leave(self) -> None:
         """End the program; a run that is watched goes on, and the last line says so."""
         self.exit(ExitCode.DONE, message=self._farewell())
 
     def _farewell(self) -> Text | None:
         live = [
-            screen.run_directory.id
+            screen.live_run
             for screen in self.screen_stack
-            if isinstance(screen, MonitorScreen)
-            and screen.view is not None
-            and screen.view.state is RunState.RUNNING
+            if isinstance(screen, ForgeScreen) and screen.live_run
         ]
         if not live:
             return None
@@ -78,7 +158,9 @@ class LlamaForgeApp(App[ExitCode]):
         self.notify("Press q to leave. A run goes on without this screen.", markup=False)
 
     def action_help(self) -> None:
-        """Say what the screen is for and which keys it has."""
+        """Say what the screen is for, what has the focus, and which keys there are."""
+        from llamaforge.tui.screens.dialogs import Help
+
         screen = self.screen
         if not isinstance(screen, ForgeScreen):
             return
@@ -89,7 +171,23 @@ class LlamaForgeApp(App[ExitCode]):
         ]
         keys.append(("↑ ↓ PgUp PgDn", "Move or scroll"))
         keys.append(("Tab", "Go to the next part of the screen"))
-        self.push_screen(Help(screen.HELP_TITLE, screen.HELP_LINES, keys))
+        sentences = (*_help_of(screen.focused), *screen.HELP_LINES)
+        self.push_screen(Help(screen.HELP_TITLE, sentences, keys))
+
+
+def _help_of(widget: "Widget | None") -> Iterable[str]:
+    """Return what the focused widget, or what holds it, says of itself."""
+    from llamaforge.tui.widgets.helpful import Helpful
+
+    found = next(
+        (
+            node.help_text()
+            for node in (widget.ancestors_with_self if widget is not None else ())
+            if isinstance(node, Helpful)
+        ),
+        "",
+    )
+    return (found,) if found else ()
 
 
 def main(store: Path | None = None, run: str | None = None) -> ExitCode:

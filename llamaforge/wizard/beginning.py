@@ -9,17 +9,29 @@ from pathlib import Path
 from typing import Final
 
 from llamaforge import paths
+from llamaforge.catalog.base_map import load_base_map
+from llamaforge.catalog.hub_base import NOT_THERE, LocalBase, check_fits, local_base
 from llamaforge.catalog.inventory import Inventory
+from llamaforge.catalog.listing import Lister
 from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
-from llamaforge.errors import LlamaForgeError, RefusedError
+from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
+from llamaforge.gguf.header import Header
 from llamaforge.gguf.model_file import read_model
-from llamaforge.recipe.preflight import Needs, check_disk, check_memory, needs_of
+from llamaforge.recipe.preflight import (
+    Needs,
+    check_disk,
+    check_memory,
+    check_trackers,
+    check_way,
+    needs_of,
+)
 from llamaforge.recipe.resolve import ModelFacts, resolve
-from llamaforge.recipe.spec import FurtherPart, Recipe, RunSpec
+from llamaforge.recipe.spec import FurtherPart, Recipe, ResolvedBase, RunSpec
 from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
 from llamaforge.safe_text import safe_line
+from llamaforge.wizard.continuing import EarlierAdapter, earlier_adapter, take_adapter
 
 _NAME_CHARACTERS: Final = 45
 """Of a model's name in a run's: with a date and a number it stays within 64."""
@@ -38,6 +50,8 @@ class Prepared:
     needs: Needs
     numbered: bool
     """Whether a name that is taken gets a number."""
+    start_file: Path | None = None
+    """The adapter that training goes on from, where the run before keeps it."""
 
 
 def prepare(
@@ -62,11 +76,14 @@ def prepare(
         UsageError: a name or a setting has no meaning.
         RefusedError: the model or the rows cannot be trained on, or the machine is too small.
     """
-    spec = resolved(recipe, store=store, on_note=on_note)
-    needs = needs_of(spec, read_model(spec.model.blob, spec.model.files))
+    spec, header, before = _resolved(recipe, store, on_note)
+    needs = needs_of(spec, header)
+    check_trackers(spec)
     check_memory(needs.memory)
     check_disk(paths.runs_folder(), needs.disk)
-    return Prepared(spec, needs, numbered or recipe.name is None)
+    return Prepared(
+        spec, needs, numbered or recipe.name is None, None if before is None else before.file
+    )
 
 
 def resolved(
@@ -79,21 +96,35 @@ def resolved(
         UsageError: a name or a setting has no meaning.
         RefusedError: the model or the rows cannot be trained on.
     """
+    return _resolved(recipe, store, on_note)[0]
+
+
+def _resolved(
+    recipe: Recipe, store: Path | None, on_note: Callable[[LlamaForgeError], None]
+) -> "tuple[RunSpec, Header, EarlierAdapter | None]":
     name = recipe.name or automatic_name(recipe.model.name)
     check_run_name(name)
     if recipe.publish.name is not None:
         parse_name(recipe.publish.name)
-    chosen = store or recipe.model.store
-    found = Inventory.open((chosen.expanduser().absolute(),) if chosen else ())
+    found = open_inventory(recipe, store)
     for note in found.problems:
         on_note(note)
     model = found.require_trainable(recipe.model.name)
-    facts = facts_of(model)
-    spec = resolve(recipe, facts, name)
-    if spec.data.snapshot is None:
-        data = spec.data
-        first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
-    return spec
+    bare = facts_of(model)
+    header = read_model(bare.blob, (bare.blob, *(part.blob for part in bare.further)))
+    base = full_base(recipe, found, model)
+    if base is not None:
+        check_fits(base, header)
+    facts = facts_of(model, base)
+    before = None if recipe.continue_from is None else earlier_adapter(recipe.continue_from, facts)
+    start = None if before is None else (before.start, before.training)
+    spec = resolve(recipe, facts, name, start=start)
+    check_way(spec, header)
+    for phase in spec.phases:
+        data = phase.data
+        if data.snapshot is None:
+            first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
+    return spec, header, before
 
 
 def create(prepared: Prepared) -> RunDirectory:
@@ -113,6 +144,8 @@ def create(prepared: Prepared) -> RunDirectory:
             code="home_not_writable",
         ) from error
     try:
+        if prepared.start_file is not None and prepared.spec.start is not None:
+            take_adapter(prepared.start_file, prepared.spec.start, run)
         prepared.spec.model_copy(update={"run": run.id}).save(run.spec_file)
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
@@ -127,8 +160,58 @@ def automatic_name(model: str) -> str:
     return f"{plain}-{datetime.now().astimezone():%Y-%m-%d}"
 
 
-def facts_of(model: StoredModel) -> ModelFacts:
-    """Return what a run spec says of a model that can be trained.
+def open_inventory(recipe: Recipe, store: Path | None) -> Inventory:
+    """Return the models of the store that is meant; `store` outranks the recipe's.
+
+    Raises:
+        NotFoundError: there is no such store.
+    """
+    chosen = store or recipe.model.store
+    return Inventory.open((chosen.expanduser().absolute(),) if chosen else ())
+
+
+def base_repo(recipe: Recipe, inventory: Inventory, model: StoredModel) -> str:
+    """Return the full-precision base of `model`: as the recipe names it, else as far as known.
+
+    Raises:
+        NotFoundError: nothing is known of it (`unknown_base`).
+    """
+    if recipe.model.base is not None:
+        return recipe.model.base
+    names = inventory.names_by_blob()
+    try:
+        lister = Lister(names_by_blob=names)
+    except LlamaForgeError:  # the user's own map is not sound; `models` says so
+        lister = Lister(load_base_map(own=False), names)
+    repo = lister.join(model).base.repo
+    if repo is None:
+        raise NotFoundError(
+            f"The full-precision base of {safe_line(model.name)} is not known.",
+            "Name it: --base OWNER/NAME, or --base FOLDER",
+            code="unknown_base",
+        )
+    return repo
+
+
+def full_base(recipe: Recipe, inventory: Inventory, model: StoredModel) -> LocalBase | None:
+    """Return the full-precision base that the recipe trains on; None where it trains on the file.
+
+    Raises:
+        NotFoundError: nothing is known of it.
+        RefusedError: as `local_base`.
+    """
+    if recipe.training.base != "hub":
+        return None
+    try:
+        return local_base(base_repo(recipe, inventory, model))
+    except RefusedError as error:
+        if error.code == NOT_THERE:
+            error.hint = error.hint.replace("MODEL", safe_line(model.name))
+        raise
+
+
+def facts_of(model: StoredModel, base: LocalBase | None = None) -> ModelFacts:
+    """Return what a run spec says of a model that can be trained, and of its base.
 
     Raises:
         RefusedError: it has no file.
@@ -145,4 +228,13 @@ def facts_of(model: StoredModel) -> ModelFacts:
         further=tuple(
             FurtherPart(blob=part.path, digest=f"sha256:{part.digest}") for part in model.further
         ),
+        full=None
+        if base is None
+        else ResolvedBase(
+            repo=base.repo,
+            revision=base.revision,
+            folder=base.folder,
+            chat_template=base.chat_template,
+        ),
+        positions=None if base is None else base.positions,
     )

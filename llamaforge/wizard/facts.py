@@ -20,9 +20,13 @@ class Machine:
 
     cores: int
     memory: int
+    """Available."""
     disk: int
     """Free where runs are kept."""
     gpus: tuple[hardware.Gpu, ...] = ()
+    memory_total: int = 0
+    has_bfloat16: bool = False
+    """Whether the processor multiplies bfloat16 natively."""
 
     def words(self) -> str:
         """Return it in one line."""
@@ -81,6 +85,8 @@ def measured() -> Machine:
         hardware.available_memory_bytes(),
         hardware.free_disk_bytes(paths.runs_folder()),
         tuple(hardware.gpus()),
+        hardware.total_memory_bytes(),
+        hardware.cpu_has_fast_bfloat16(),
     )
 
 

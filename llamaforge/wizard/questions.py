@@ -211,22 +211,21 @@ def _needs_map(draft: Draft, facts: Facts) -> bool:
     return bool(draft.map) or facts.report.get("code") in {"unknown_format", "ambiguous_format"}
 
 
+MODEL: Final = Question(
+    "model",
+    "--model",
+    "The model to train",
+    "An adapter is trained on top of the very file that Ollama serves.",
+    Kind.CHOICE,
+    options=_models,
+    problem=_model_problem,
+)
 STEPS: Final = (
     Step(
         "model",
         "Model",
         "Which of your models shall learn? Its own file stays as it is.",
-        (
-            Question(
-                "model",
-                "--model",
-                "The model to train",
-                "An adapter is trained on top of the very file that Ollama serves.",
-                Kind.CHOICE,
-                options=_models,
-                problem=_model_problem,
-            ),
-        ),
+        (MODEL,),
     ),
     Step(
         "data",

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -17,22 +18,27 @@ from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState
 from llamaforge.runs.lock import RunLock
 from llamaforge.worker.job import Job, Stopped, is_disk_full
+from llamaforge.worker.keeper import kept
 from llamaforge.worker.memory import is_device_lost, memory_shortage, shortage_words
-from llamaforge.worker.stages import STAGES, Stage
+from llamaforge.worker.stages import Stage, stages_of
 
+_COMMAND: Final = (sys.executable, "-m", "llamaforge.worker")
 _ROOM_BYTES: Final = 8_000_000
 """Events, the log and reports."""
 
 
-def main(arguments: list[str]) -> int:
-    """Carry out the run in the directory that is named, and return an exit code."""
+def main(arguments: list[str], command: Sequence[str] = _COMMAND) -> int:
+    """Carry out the run in the directory that is named, and return an exit code.
+
+    `command` with that directory starts such a worker again.
+    """
     if len(arguments) != 1:
         print("usage: python -m llamaforge.worker RUN_DIR", file=sys.stderr)  # noqa: T201
         return ExitCode.USAGE
     os.umask(0o077)
     run = RunDirectory(Path(arguments[0]).absolute())
     try:
-        with RunLock(run.lock_file):
+        with kept(run, [*command, str(run.path)]), RunLock(run.lock_file):
             return carry_out(run)
     except LlamaForgeError as error:
         print(f"{error.message} {error.hint}", file=sys.stderr)  # noqa: T201
@@ -67,7 +73,7 @@ def carry_out(run: RunDirectory) -> int:
 
 
 def _do_stages(job: Job) -> None:
-    for stage in STAGES:
+    for stage in stages_of(job):
         job.check_stop()
         if stage.is_done(job):
             job.emit(events.Stage(name=stage.name, state="skipped"))
@@ -84,8 +90,9 @@ def _do(job: Job, stage: Stage) -> None:
     while True:
         try:
             stage.carry_out(job)
-        except OSError as error:
-            if not is_disk_full(error) or not job.wait_for_space(_room_for_a_stage(job)):
+        except (OSError, RuntimeError):
+            # Libraries say "disk full" in many ways, some without its number: what is free tells.
+            if not job.wait_for_space(_room_for_a_stage(job)):
                 raise
         else:
             return

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamaforge import hardware
-from llamaforge.data.chat import EncodedRow
 from llamaforge.errors import RefusedError
 from llamaforge.files import write_json
 from llamaforge.gguf.header import Header
@@ -16,8 +15,8 @@ from llamaforge.recipe.batching import planned_steps
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator, RowSizes
 from llamaforge.recipe.fit import Fit, fitted
-from llamaforge.recipe.preflight import least_memory
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.preflight import held_bytes, least_memory, trained_parameters
+from llamaforge.recipe.spec import RunSpec, TrainingSettings
 from llamaforge.runs import events
 from llamaforge.words import size_words
 
@@ -26,8 +25,10 @@ if TYPE_CHECKING:
 
     import torch
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
-    from llamaforge.training.model import PackedModel
+    from llamaforge.data.encoding import EncodedRecord
+    from llamaforge.training.model import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,16 @@ class Estimated:
     """Memory that the process may have in all, in bytes."""
 
 
-def sizes_of(rows: "Iterable[EncodedRow]") -> tuple[tuple[int, int], ...]:
-    """Return tokens and trained tokens of each row."""
-    return tuple((len(row.ids), sum(row.trained)) for row in rows)
+def sizes_of(items: "Iterable[EncodedRecord]") -> tuple[tuple[int, int], ...]:
+    """Return tokens and trained tokens of what passes for each item; of a pair, both its sides."""
+    found = []
+    for item in items:
+        trained = sum(item.row.trained)
+        if item.rejected is None:
+            found.append((item.tokens, trained))
+        else:
+            found.append((2 * item.tokens, trained + sum(item.rejected.trained)))
+    return tuple(found)
 
 
 def available_bytes(device: "torch.device") -> int:
@@ -56,17 +64,19 @@ def available_bytes(device: "torch.device") -> int:
 
 
 def estimated(
-    packed: "PackedModel",
-    model: "PeftModel",
+    loaded: "LoadedModel",
+    model: "PeftModel | PreTrainedModel",
     header: Header,
     settings: TrainingSettings,
     rows: RowSizes,
     *,
+    held: int | None = None,
     thorough: bool = False,
 ) -> Estimated:
     """Try some passes of `model`, and return the cut that fits with what it is expected to take.
 
-    The trial of a short training is short, unless it shall be `thorough`.
+    The trial of a short training is short, unless it shall be `thorough`. `held` is what the frozen
+    weights of another base than the file's own take.
 
     Raises:
         RefusedError: not even one row at a time fits (`no_memory`).
@@ -76,7 +86,45 @@ def estimated(
 
     trained = trainable_parameters(model)
     available = available_bytes(model.device)
-    least = least_memory(header, settings, trained)
+    _require_least(least_memory(header, settings, trained, held), available)
+    tried = settings
+    for _ in range(2):
+        trial = measure(
+            model,
+            loaded.head,
+            tried,
+            Estimator(header, settings, trained, held_bytes=held),
+            lengths=[tokens for tokens, _ in rows.train] + [rows.longest],
+            room_bytes=available,
+            planned_tokens=math.inf if thorough else _planned_tokens(settings, rows),
+        )
+        estimator = Estimator(header, settings, trained, trial, held_bytes=held)
+        fit = fitted(estimator, rows, available)
+        if fit.cut.gradient_checkpointing is trial.recomputed:
+            break
+        # What is chosen is measured too: how much recomputing saves is no matter of formulas.
+        tried = fit.cut.applied(settings)
+    return Estimated(estimator, fit, available)
+
+
+def guessed(spec: RunSpec, header: Header, rows: RowSizes) -> Estimated:
+    """Return the cut that fits by formulas alone, for each of the processes that train together.
+
+    Raises:
+        RefusedError: not even one row at a time fits (`no_memory`).
+    """
+    trained = trained_parameters(header, spec.training)
+    estimator = Estimator(header, spec.training, trained, held_bytes=held_bytes(spec, header))
+    if spec.training.device == "cuda":
+        import torch
+
+        available, _ = torch.cuda.mem_get_info()
+    else:
+        available = hardware.available_memory_bytes() // spec.launch.processes
+    return Estimated(estimator, fitted(estimator, rows, int(available)), int(available))
+
+
+def _require_least(least: int, available: int) -> None:
     if available < least:
         raise RefusedError(
             f"Training needs at least {size_words(least)} of memory, and {size_words(available)} "
@@ -84,25 +132,6 @@ def estimated(
             "Close other programs, or choose a smaller model or one of smaller blocks.",
             code="no_memory",
         )
-    tried = settings
-    for _ in range(2):
-        by_formula = Estimator(header, settings, trained)
-        trial = measure(
-            model,
-            packed.head,
-            tried,
-            by_formula,
-            lengths=[tokens for tokens, _ in rows.train] + [rows.longest],
-            room_bytes=available,
-            planned_tokens=math.inf if thorough else _planned_tokens(settings, rows),
-        )
-        estimator = Estimator(header, settings, trained, trial)
-        fit = fitted(estimator, rows, available)
-        if fit.cut.gradient_checkpointing is trial.recomputed:
-            break
-        # What is chosen is measured too: how much recomputing saves is no matter of formulas.
-        tried = fit.cut.applied(settings)
-    return Estimated(estimator, fit, available)
 
 
 def _planned_tokens(settings: TrainingSettings, rows: RowSizes) -> float:

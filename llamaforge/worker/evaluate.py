@@ -3,24 +3,26 @@
 from typing import Any
 
 from llamaforge.runs import events
-from llamaforge.worker.artifacts import add_report, artifact_path
+from llamaforge.worker.artifacts import add_report
 from llamaforge.worker.job import Job
-from llamaforge.worker.sampling import held_out_sets, spread
+from llamaforge.worker.sampling import held_out_pairs, held_out_sets, pair_ids, spread
+from llamaforge.worker.verify import serve
 
 
 def evaluate(job: Job) -> None:
     """Let base and tuned model answer the held-out rows, and compare."""
     from llamaforge.evaluation.answers import answer_all, exact_match
-    from llamaforge.evaluation.llama import Server
+    from llamaforge.evaluation.preferences import preference_figures, preferences
 
     settings = job.spec.evaluation
     conversations = job.conversations()
     sets = held_out_sets(conversations, settings.max_rows)
     questions = [question for part in sets for question in part.questions]
-    if not questions:
+    pairs = held_out_pairs(conversations, settings.max_rows)
+    if not questions and not pairs:
         add_report(job, "evaluation", "evaluation.json", _figures([], []))
         return
-    total, done = 2 * len(questions), 0
+    total, done = 2 * len(questions) + 4 * len(pairs), 0
 
     def on_answer() -> None:
         nonlocal done
@@ -28,12 +30,12 @@ def evaluate(job: Job) -> None:
         job.progress("evaluate", done, total, "answers")
         job.check_stop()
 
-    longest = max(len(question.prompt) for question in questions)
-    adapter = artifact_path(job, "adapter")
-    with (
-        job.llama_files() as files,
-        Server(files, context=longest + settings.max_new_tokens, adapter=adapter) as server,
-    ):
+    asked = max((len(question.prompt) for question in questions), default=0)
+    longest = max((item.tokens for item in pairs), default=0)
+    with serve(job, max(asked + settings.max_new_tokens, longest)) as server:
+        preferred = preferences(
+            server, pair_ids(pairs), on_answer=on_answer, check_stop=job.check_stop
+        )
         answered = answer_all(
             server,
             questions,
@@ -52,14 +54,21 @@ def evaluate(job: Job) -> None:
         if not samples:  # evenly taken from the first set, whatever the answers are
             samples = [item.to_json() for item in spread(own, settings.samples)]
     report = _figures(entries, samples)
+    if pairs:
+        report["preferences"] = preference_figures(preferred, job.spec.training.beta or 1.0)
     for sample in report["samples"]:
         job.emit(events.Sample(**sample))
     job.emit(events.Report(kind="evaluation", figures=report))
-    first = report["sets"][0]
-    job.note(
-        exact_match_base=first["base"]["exact_match"],
-        exact_match_tuned=first["tuned"]["exact_match"],
-    )
+    for first in report["sets"][:1]:
+        job.note(
+            exact_match_base=first["base"]["exact_match"],
+            exact_match_tuned=first["tuned"]["exact_match"],
+        )
+    if pairs:
+        job.note(
+            preference_accuracy_base=report["preferences"]["base"]["accuracy"],
+            preference_accuracy_tuned=report["preferences"]["tuned"]["accuracy"],
+        )
     add_report(job, "evaluation", "evaluation.json", report)
 
 

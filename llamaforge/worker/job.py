@@ -28,6 +28,7 @@ from llamaforge.runs.directory import RunDirectory, RunState, Status
 from llamaforge.runs.pulse import Heart
 from llamaforge.safe_text import safe_line
 from llamaforge.words import size_words
+from llamaforge.worker.limits import TemplateLimits
 
 _STATE_SECONDS: Final = 1.0
 """How often `state.json` follows the steps; what is written between is in the events."""
@@ -57,13 +58,63 @@ class Conversations:
     rows: EncodedSplits
 
 
+def max_length_of(spec: RunSpec) -> int:
+    """Return how many tokens a row of the run may have."""
+    return spec.data.max_length or DEFAULT_MAX_LENGTH
+
+
+def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conversations:
+    """Return the rows of a run's snapshot as tokens of the model with `header`.
+
+    Raises:
+        InvalidFileError: the snapshot was changed.
+        RefusedError: the model's tokenizer is not known.
+    """
+    _, splits = read_snapshot(run.data)
+    tokenizer = GgufTokenizer(header)
+    template = choose_template(
+        spec.model.chat_template,
+        spec.model.own_template(tokenizer.chat_template),
+        tokenizer.special_ids,
+    )
+    renderer = ChatRenderer(tokenizer, template, spec.created, TemplateLimits())
+    rows = encode_splits(
+        splits,
+        renderer,
+        max_length_of(spec),
+        train_on=spec.data.train_on,
+        preference=spec.data.preference,
+    )
+    return Conversations(tokenizer, renderer, rows)
+
+
+def counted_on(event: events.Event, steps: int) -> events.Event:
+    """Return an event of a later phase with `steps` more on its count of optimizer steps."""
+    match event:
+        case events.Step():
+            return replace(event, step=event.step + steps, total=event.total + steps)
+        case events.Eval() | events.Checkpoint() | events.Sampled():
+            return replace(event, step=event.step + steps)
+        case events.Sample(step=int(step)):
+            return replace(event, step=step + steps)
+        case _:
+            return event
+
+
 class Job:
     """Everything that a stage needs; the only writer of the run's events and state."""
 
-    def __init__(self, run: RunDirectory, spec: RunSpec) -> None:
+    def __init__(
+        self, run: RunDirectory, spec: RunSpec, *, events_file: Path | None = None
+    ) -> None:
+        """Open the run's events, or another file for them."""
         self.run = run
         self.spec = spec
-        self._writer = events.EventWriter(run.events_file)
+        self._whole = (run, spec)
+        self.phase = 1
+        """The phase of training that stages see as the run."""
+        self._steps_before = 0
+        self._writer = events.EventWriter(events_file or run.events_file)
         self._status = Status()
         self._written = 0.0
         self._told = 0.0
@@ -74,6 +125,26 @@ class Job:
         """Whether the system ended the worker before this one because memory was used up."""
         self._conversations: Conversations | None = None
         self._header: Header | None = None
+
+    def turn_to(self, phase: int, steps_before: int) -> None:
+        """Let this phase of training be what stages see as the run, from now on.
+
+        Args:
+            phase: its number, from 1 on.
+            steps_before: optimizer steps of all phases before it; events count on from there.
+        """
+        self.run = self._whole[0].of_phase(phase)
+        self.spec = self._whole[1].of_phase(phase)
+        self.phase = phase
+        self._steps_before = steps_before
+        self._conversations = None
+        for folder in (self.run.data, self.run.checkpoints):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def phases(self) -> int:
+        """How many phases of training the run has."""
+        return len(self._whole[1].phases)
 
     @property
     def header(self) -> Header:
@@ -111,7 +182,7 @@ class Job:
     @property
     def max_length(self) -> int:
         """Tokens a row may have."""
-        return self.spec.data.max_length or DEFAULT_MAX_LENGTH
+        return max_length_of(self.spec)
 
     def conversations(self) -> Conversations:
         """Return the rows of the run's snapshot as tokens.
@@ -121,16 +192,7 @@ class Job:
             RefusedError: the model's tokenizer is not known.
         """
         if self._conversations is None:
-            _, splits = read_snapshot(self.run.data)
-            tokenizer = GgufTokenizer(self.header)
-            template = choose_template(
-                self.spec.model.chat_template, tokenizer.chat_template, tokenizer.special_ids
-            )
-            renderer = ChatRenderer(tokenizer, template, self.spec.created)
-            rows = encode_splits(
-                splits, renderer, self.max_length, train_on=self.spec.data.train_on
-            )
-            self._conversations = Conversations(tokenizer, renderer, rows)
+            self._conversations = conversations_of(self.run, self.spec, self.header)
         return self._conversations
 
     def begin(self, *, resumed: bool) -> None:
@@ -176,8 +238,9 @@ class Job:
         self._write_status()
         self.emit(events.Stage(name=stage, state="started"))
 
-    def emit(self, event: events.Event) -> None:
-        """Write an event, and take what it says into the run's state."""
+    def emit(self, event: events.Event) -> events.Event:
+        """Write an event, and take what it says into the run's state; return it as written."""
+        event = counted_on(event, self._steps_before)
         self._heart.work()
         durable = not isinstance(event, events.Step | events.Progress)
         self._on_disk(lambda: self._writer.write(event, durable=durable))
@@ -194,7 +257,7 @@ class Job:
                     self._status,
                     step=event.step,
                     total=event.total,
-                    metrics=self._status.metrics | metrics,
+                    metrics=self._status.metrics | metrics | event.metrics,
                 )
                 if time.monotonic() - self._written >= _STATE_SECONDS:
                     self._write_status()
@@ -204,6 +267,20 @@ class Job:
                 print(f"warning: {event.message}", flush=True)  # noqa: T201 - the worker's log
             case _:
                 pass
+        return event
+
+    def relay(self, event: events.Event) -> events.Event:
+        """Write an event that another process of the run tells, and what it says of the state."""
+        match event:
+            case events.Paused():
+                self._status = replace(self._status, state=RunState.PAUSED, message=event.message)
+                self._write_status()
+            case events.Resumed():
+                self._status = replace(self._status, state=RunState.RUNNING, message="")
+                self._write_status()
+            case _:
+                pass
+        return self.emit(event)
 
     def note(self, **metrics: Any) -> None:
         """Add figures to the run's state."""

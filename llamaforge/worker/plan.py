@@ -19,7 +19,7 @@ from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator, Seconds
 from llamaforge.recipe.fit import Fit, largest_batch, largest_length
-from llamaforge.recipe.preflight import check_disk, needs_of
+from llamaforge.recipe.preflight import check_disk, held_bytes, needs_of
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.worker.row_sample import RowSample, sampled
 
@@ -69,8 +69,7 @@ def plan(spec: RunSpec) -> dict[str, Any]:
     """
     import torch
 
-    from llamaforge.training.lora import attach_lora, compute_type
-    from llamaforge.training.model import load_packed_model
+    from llamaforge.worker.bases import load_to_train
     from llamaforge.worker.devices import require_device
     from llamaforge.worker.estimating import available_bytes, estimated
 
@@ -81,14 +80,20 @@ def plan(spec: RunSpec) -> dict[str, Any]:
     settings = spec.training
     require_device(settings)
     torch.set_num_threads(hardware.physical_cores())
-    packed = load_packed_model(header, compute_type(settings.compute_dtype))
-    model = attach_lora(packed, settings)
-    model.to(settings.device)
+    loaded, model = load_to_train(spec, header, settings)
     _say("progress", {"what": "trial"})
     problems: list[dict[str, str]] = []
     found: Estimated | None = None
     try:
-        found = estimated(packed, model, header, settings, sample.sizes, thorough=True)
+        found = estimated(
+            loaded,
+            model,
+            header,
+            settings,
+            sample.sizes,
+            held=held_bytes(spec, header),
+            thorough=True,
+        )
     except RefusedError as error:
         if error.code != "no_memory":
             raise
@@ -96,7 +101,7 @@ def plan(spec: RunSpec) -> dict[str, Any]:
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     available = found.available if found else available_bytes(model.device)
     body = _figures(spec, header, sample, found, trained, available)
-    del model, packed
+    del model, loaded
     body["seconds_by_part"] = _parts(spec, header, sample, found)
     body["seconds"] = _range(body["seconds_by_part"])
     body["problems"] = [*problems, *_problems(spec, header, sample, found)]
@@ -113,7 +118,7 @@ def _figures(
 ) -> dict[str, Any]:
     settings, rows = spec.training, sample.sizes
     if found is None:
-        estimator = Estimator(header, settings, trained)
+        estimator = Estimator(header, settings, trained, held_bytes=held_bytes(spec, header))
         smallest = Cut(1, _effective(spec), gradient_checkpointing=True)
         fit = Fit(smallest, estimator.memory(smallest, rows.longest), None)
     else:
@@ -163,6 +168,15 @@ def _problems(
         check_disk(paths.runs_folder(), needs_of(spec, header).disk)
     except RefusedError as error:
         problems.append(_problem(error))
+    if len(spec.phases) > 1:
+        problems.append(
+            _warning(
+                "first_phase",
+                f"The recipe has {len(spec.phases)} phases of training; the time and the memory "
+                "are those of the first.",
+                "Plan the others with a recipe of their own.",
+            )
+        )
     if sample.on_the_hub:
         problems.append(
             _warning(

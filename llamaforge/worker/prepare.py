@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from llamaforge.catalog.checked import checked
 from llamaforge.catalog.store import Store
@@ -18,9 +18,11 @@ from llamaforge.gguf.served import hidden_parts
 from llamaforge.runs import events
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
+from llamaforge.worker.bases import base_stamp, check_base
 from llamaforge.worker.job import Conversations, Job
 from llamaforge.worker.probes import probe_questions
 from llamaforge.worker.sampling import spread
+from llamaforge.worker.start import warn_of_known_prompts
 
 _COMPARED_ROWS: Final = 200
 _PROGRESS_BYTES: Final = 256 * 1024 * 1024
@@ -33,7 +35,7 @@ def is_prepared(job: Job) -> bool:
     try:
         noted = json.loads((job.run.data / _DONE).read_text(encoding="utf-8"))
         manifest, _ = read_snapshot(job.run.data)
-        return bool(noted == {"blob": _stamp(job), "snapshot": manifest.id})
+        return bool(noted == _noted(job, manifest.id))
     except (OSError, ValueError, LlamaForgeError):
         return False
 
@@ -47,12 +49,15 @@ def prepare(job: Job) -> None:
     """
     _check_blobs(job)
     job.check_stop()
+    check_base(job)
+    job.check_stop()
     collected = _freeze(job)
     manifest, _ = read_snapshot(job.run.data)
     conversations = job.conversations()
     _judge_rows(job, conversations.rows)
     probe_questions(job, job.spec.evaluation.probe_prompts)  # refused now rather than later
     _warn(job, conversations, collected)
+    warn_of_known_prompts(job)
     _warn_of_other_template(job, conversations)
     _compare_tokens(job, conversations)
     figures, counts = conversations.rows.figures(), manifest.counts
@@ -71,7 +76,14 @@ def prepare(job: Job) -> None:
         "snapshot": manifest.id,
     }
     job.emit(events.Report(kind="data", figures=figures))
-    write_json(job.run.data / _DONE, {"blob": _stamp(job), "snapshot": manifest.id})
+    write_json(job.run.data / _DONE, _noted(job, manifest.id))
+
+
+def _noted(job: Job, snapshot: str) -> dict[str, Any]:
+    """Return what must be as it was when a run is resumed."""
+    noted = {"blob": _stamp(job), "snapshot": snapshot}
+    stamp = base_stamp(job.spec.model.full)
+    return noted | {"base": stamp} if stamp else noted
 
 
 def _freeze(job: Job) -> Collected | None:
@@ -231,7 +243,7 @@ def _warn_of_other_template(job: Job, conversations: Conversations) -> None:
     """Tell where Ollama would put other control tokens around a turn than training does."""
     try:
         served = Store.open(job.spec.model.store).find(job.spec.model.name)
-        used = conversations.renderer.opening_tokens(conversations.rows.train[0].record.messages)
+        used = conversations.renderer.opening_tokens(conversations.rows.train[0].messages)
     except (LlamaForgeError, RowError):
         return
     # A renderer of Ollama's own cannot be read; it does what the template in the file does, which
@@ -284,7 +296,7 @@ def _plain_text(renderer: ChatRenderer, item: EncodedRecord) -> str | None:
 
     That is so where a content spells a control token, and where something was left out.
     """
-    messages = item.record.messages
+    messages = item.messages
     if (
         item.row.shortened
         or item.row.is_part

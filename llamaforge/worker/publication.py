@@ -50,6 +50,16 @@ def publish_as(
         LlamaForgeError: as `publish_run` and `merge_run`; or merging would lose more than was
             learned (`lossy_merge`).
     """
+    spec = RunSpec.load(run.spec_file)
+    if not spec.training.makes_adapter:
+        if way == "adapter":
+            raise UsageError(
+                f"The run {run.id} has no adapter that a server could take.",
+                "Say --as gguf, or leave --as out.",
+                code="no_adapter",
+            )
+        way = "gguf"
+    quantization = quantization or spec.publish.quantization
     if way != "gguf":
         try:
             return publish_run(

@@ -41,8 +41,8 @@ def publish(job: Job) -> None:
         if result.left_out:
             job.warn(
                 "left_out",
-                f"The {' and the '.join(result.left_out)} of {result.base} did not go along: a "
-                "merged file holds the language model only.",
+                f"The {' and the '.join(result.left_out)} of {result.base} did not go along: this "
+                "server does not take it beside a merged file.",
             )
         job.note(published=result.name)
         job.emit(

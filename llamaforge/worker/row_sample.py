@@ -150,4 +150,5 @@ def _sizes(
         except RowError as error:
             given_up += isinstance(error.__cause__, TooSlow | MemoryError)
         else:
-            yield len(row.ids), sum(row.trained)
+            both = 2 if spec.training.learns_from_pairs else 1
+            yield both * len(row.ids), both * sum(row.trained)

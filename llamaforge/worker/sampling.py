@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 from llamaforge.data.encoding import EncodedRecord
 from llamaforge.data.records import RowError, is_raw_text
 from llamaforge.evaluation.answers import Question
+from llamaforge.evaluation.preferences import AnswerIds, PairIds
 from llamaforge.worker.job import Conversations
 
 HELD_OUT: Final = "held-out rows"
@@ -44,6 +45,24 @@ def held_out_sets(conversations: Conversations, max_rows: int) -> list[Set]:
     return sets
 
 
+def held_out_pairs(conversations: Conversations, max_rows: int) -> list[EncodedRecord]:
+    """Return at most `max_rows` held-out pairs; none where the run's rows are no pairs."""
+    items = [item for item in conversations.rows.held_out if item.rejected is not None]
+    return spread(items, max_rows)
+
+
+def pair_ids(items: Sequence[EncodedRecord]) -> list[PairIds]:
+    """Return pairs as they are held against each other."""
+    return [
+        PairIds(
+            AnswerIds(item.row.ids, item.row.trained),
+            AnswerIds(item.rejected.ids, item.rejected.trained),
+        )
+        for item in items
+        if item.rejected is not None
+    ]
+
+
 def spread(items: Sequence[_T], count: int) -> list[_T]:
     """Return at most `count` items, evenly taken from all."""
     if len(items) <= count:
@@ -53,7 +72,7 @@ def spread(items: Sequence[_T], count: int) -> list[_T]:
 
 def question_of(conversations: Conversations, item: EncodedRecord) -> Question | None:
     """Return what is asked before the last answer; None where it cannot be asked."""
-    messages = item.record.messages
+    messages = item.messages
     if is_raw_text(messages):
         return None
     last = max(place for place, turn in enumerate(messages) if turn.role == "assistant")

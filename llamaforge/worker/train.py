@@ -1,6 +1,5 @@
-"""Stage 2: the adapter is trained on the model's packed blocks."""
+"""Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
-import json
 import traceback
 from dataclasses import asdict
 from pathlib import Path
@@ -10,51 +9,58 @@ from llamaforge.errors import LlamaForgeError
 from llamaforge.files import write_json
 from llamaforge.recipe.cut import Cut, smaller
 from llamaforge.recipe.estimate import RowSizes
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.preflight import held_bytes
+from llamaforge.recipe.spec import RunSpec, TrainingSettings
 from llamaforge.runs import events
+from llamaforge.runs.directory import RunDirectory
+from llamaforge.training import finished
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
+from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.devices import require_device
-from llamaforge.worker.estimating import Record, estimated, kept_cut, predicted, sizes_of
+from llamaforge.worker.estimating import (
+    Estimated,
+    Record,
+    estimated,
+    guessed,
+    kept_cut,
+    predicted,
+    sizes_of,
+)
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.memory import memory_shortage, shortage_words
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from collections.abc import Callable
 
-    from llamaforge.training.model import PackedModel
+    from llamaforge.training.ranks import Ranks
 
-_DONE: Final = "finished.json"
 _FIT: Final = "fit.json"
 
 
 def is_trained(job: Job) -> bool:
     """Return whether training came to its end and its last checkpoint is whole."""
-    return _last(job) is not None
+    return finished.finished_checkpoint(job.run.checkpoints) is not None
 
 
-def final_checkpoint(job: Job) -> Path:
+def final_checkpoint(run: RunDirectory) -> Path:
     """Return the checkpoint after the last step.
 
     Raises:
         LlamaForgeError: it is damaged.
     """
-    last = _last(job)
+    last = finished.finished_checkpoint(run.checkpoints)
     if last is None:
         raise LlamaForgeError(
             "The last checkpoint of the run is damaged.",
-            f"Train on from the one before: llamaforge runs resume {job.run.id}",
+            f"Train on from the one before: llamaforge runs resume {run.id}",
             code="bad_checkpoint",
         )
     return last
 
 
-def _last(job: Job) -> Path | None:
-    try:
-        noted = json.loads((job.run.checkpoints / _DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    newest, _ = newest_checkpoint(job.run.checkpoints)
-    return newest if newest is not None and step_of(newest) == noted.get("step") else None
+def finished_steps(job: Job) -> int:
+    """Return the optimizer steps of a training that came to its end; 0 where it did not."""
+    return finished.finished_steps(job.run.checkpoints) or 0
 
 
 def train(job: Job) -> None:
@@ -73,15 +79,16 @@ def train(job: Job) -> None:
 
     if job.was_killed_for_memory:
         _cut_smaller(job, "host_kill")
+        job.was_killed_for_memory = False  # it was this phase of training, no later one
     while True:
         try:
-            _train(job)
+            shortage = _train(job)
         except Exception as error:
             shortage = memory_shortage(error)
             if shortage is None:
                 raise
             traceback.print_exc()
-        else:
+        if shortage is None:
             return
         # Here, and not above: the error holds on to all that training had in memory.
         gc.collect()
@@ -128,23 +135,51 @@ def _cut_smaller(job: Job, shortage: str) -> None:
     )
 
 
-def _train(job: Job) -> None:
-    """Train with the cut of the step that is noted, or chosen now."""
+def _train(job: Job) -> str | None:
+    """Train here, or in several processes; return which memory ran out there, if one did."""
+    from llamaforge.training.ranks import ALONE
+    from llamaforge.worker.many import train_ranks
+
+    if job.spec.launch.world == 1:
+        step = train_adapter(job, ALONE)
+    else:
+        require_device(job.spec.training)
+        # Chosen once and noted, for all of them alike.
+        _fitted(job, job.spec.training, lambda sizes: guessed(job.spec, job.header, sizes))
+        outcome = train_ranks(job)
+        if "shortage" in outcome:
+            return str(outcome["shortage"])
+        if outcome["stopped"]:
+            raise Stopped
+        step = int(outcome["step"])
+    finished.note_finished(job.run.checkpoints, step)
+    return None
+
+
+def train_adapter(job: Job, ranks: "Ranks") -> int:
+    """Train in this process, with the cut of the step that is noted, or chosen now.
+
+    Returns the last step.
+
+    Raises:
+        Stopped: a person asked; the state after the last step is saved.
+        LlamaForgeError: the model cannot be loaded, or training diverged.
+    """
     import torch
     from transformers import set_seed
 
-    from llamaforge.training.lora import attach_lora, compute_type, trainable_parameters
-    from llamaforge.training.model import load_packed_model
+    from llamaforge.training.lora import compute_type, trainable_parameters
     from llamaforge.training.trainer import Wishes
-    from llamaforge.training.trainer import train as train_adapter
+    from llamaforge.training.trainer import train as train_steps
+    from llamaforge.worker.objectives import objective_of
     from llamaforge.worker.probes import Prober
+    from llamaforge.worker.start import start_weights
+    from llamaforge.worker.trackers import Trackers
 
     settings = job.spec.training
     require_device(settings)
-    rows = job.conversations().rows
-    packed = load_packed_model(job.header, compute_type(settings.compute_dtype))
     set_seed(settings.seed)
-    model = attach_lora(packed, settings)
+    loaded, model = load_to_train(job.spec, job.header, settings)
     job.emit(
         events.Report(
             kind="model",
@@ -155,44 +190,69 @@ def _train(job: Job) -> None:
                 "parameters": job.header.parameters,
                 "blob_bytes": job.header.stored.file_bytes,
                 "trainable_parameters": trainable_parameters(model),
-                "layers_adapted": len(packed.names),
+                "layers_adapted": len(loaded.names) if settings.use_peft else 0,
+                "base": settings.base,
+                "base_repo": job.spec.model.full and job.spec.model.full.repo,
+                "load_in_4bit": settings.load_in_4bit,
                 "compute_dtype": settings.compute_dtype,
                 "threads": torch.get_num_threads(),
                 "device": settings.device,
             },
         )
     )
-    model.to(settings.device)
     record = Record(job.run.estimate_file)
-    settings = _fitted(job, settings, packed, model, record)
+
+    def tried(sizes: RowSizes) -> Estimated:
+        found = estimated(
+            loaded, model, job.header, settings, sizes, held=held_bytes(job.spec, job.header)
+        )
+        record.predict(predicted(found))
+        job.emit(events.Report(kind="predicted", figures=predicted(found)))
+        return found
+
+    settings = _fitted(job, settings, tried)
+    spec = job.spec if ranks.is_first else _silent(job.spec)
+    trackers = Trackers(spec, job.run.path, job.warn)
+
+    def emit(event: events.Event) -> None:
+        trackers.take(job.emit(event))
+
     record.begin(model.device)
-    outcome = train_adapter(
-        model,
-        packed.head,
-        [item.row for item in rows.train],
-        [item.row for item in rows.validation],
-        settings,
-        job.run.checkpoints,
-        emit=record.watched(job.emit),
-        wishes=Wishes(
-            stop=job.stop_asked,
-            save=job.save_asked,
-            samples=job.samples_asked,
-            pause=job.wait_while_paused,
-            space=job.wait_for_space,
-        ),
-        probes=Prober(job, model, packed.head, compute_type(settings.compute_dtype)),
-    )
-    job.emit(events.Report(kind="measured", figures=record.end(model.device)))
+    try:
+        outcome = train_steps(
+            model,
+            objective_of(job, loaded.head, settings, start_weights(job, model), ranks),
+            settings,
+            job.run.checkpoints,
+            emit=record.watched(emit),
+            wishes=Wishes(
+                stop=job.stop_asked,
+                save=job.save_asked,
+                samples=job.samples_asked,
+                pause=job.wait_while_paused,
+                space=job.wait_for_space,
+            ),
+            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
+            ranks=ranks,
+        )
+    finally:
+        trackers.close()
+    if ranks.is_first:
+        job.emit(events.Report(kind="measured", figures=record.end(model.device)))
     if outcome.stopped:
         raise Stopped
-    write_json(job.run.checkpoints / _DONE, {"step": outcome.step})
+    return outcome.step
+
+
+def _silent(spec: RunSpec) -> RunSpec:
+    """Return `spec` with no tracker: the first rank tells for all."""
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"report_to": []})})
 
 
 def _fitted(
-    job: Job, settings: TrainingSettings, packed: "PackedModel", model: "PeftModel", record: Record
+    job: Job, settings: TrainingSettings, estimate: "Callable[[RowSizes], Estimated]"
 ) -> TrainingSettings:
-    """Return `settings` cut so that a step fits into memory, after a short trial.
+    """Return `settings` cut so that a step fits into memory, as it is estimated.
 
     The cut of a run is chosen once: a resumed run has to see the same batches.
     """
@@ -201,28 +261,23 @@ def _fitted(
     if kept is not None:
         return kept.applied(settings)
     rows = job.conversations().rows
-    sizes = RowSizes(
-        train=sizes_of(item.row for item in rows.train),
-        train_rows=len(rows.train),
-        validation=sizes_of(item.row for item in rows.validation),
-        validation_rows=len(rows.validation),
-    )
-    found = estimated(packed, model, job.header, settings, sizes)
-    fit, figures = found.fit, predicted(found)
-    record.predict(figures)
-    job.emit(events.Report(kind="predicted", figures=figures))
-    write_json(path, asdict(fit.cut))
-    fitted = fit.cut.applied(settings)
-    if fitted != settings:
-        ways = (
-            "; activations are worked out again in the backward pass"
-            * fit.cut.gradient_checkpointing
+    cut = estimate(
+        RowSizes(
+            train=sizes_of(rows.train),
+            train_rows=len(rows.train),
+            validation=sizes_of(rows.validation),
+            validation_rows=len(rows.validation),
         )
+    ).fit.cut
+    write_json(path, asdict(cut))
+    fitted = cut.applied(settings)
+    if fitted != settings:
+        ways = "; activations are worked out again in the backward pass"
         job.warn(
             "fitted_to_memory",
             f"To fit into memory a step of {settings.per_device_train_batch_size} rows × "
             f"{settings.gradient_accumulation_steps} is done as "
-            f"{fit.cut.per_device_train_batch_size} × {fit.cut.gradient_accumulation_steps}{ways}. "
-            "What is learned is the same; it takes longer.",
+            f"{cut.per_device_train_batch_size} × {cut.gradient_accumulation_steps}"
+            f"{ways * cut.gradient_checkpointing}. What is learned is the same; it takes longer.",
         )
     return fitted

@@ -1,6 +1,6 @@
 """The trained model read back from its last checkpoint, in float32: what export and proof use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -69,3 +69,37 @@ def load_trained(header: Header, settings: TrainingSettings, checkpoint: Path) -
             code="bad_checkpoint",
         )
     return Trained(packed, model.eval())
+
+
+def lay_over(header: Header, settings: TrainingSettings, layers: Mapping[str, Factors]) -> Trained:
+    """Return the model of `header` with an adapter that was trained elsewhere, in float32.
+
+    Args:
+        header: the file that the adapter is served over.
+        settings: how it was trained.
+        layers: its matrices by GGUF tensor name, columns as in the file.
+
+    Raises:
+        LlamaForgeError: the adapter has other layers than the settings make.
+    """
+    packed = load_packed_model(header, torch.float32)
+    model = attach_lora(packed, settings)
+    left = dict(layers)
+    for path, layer in lora_layers(model):
+        found = left.pop(packed.names[path], None)
+        a, b, _ = factors(layer)
+        if found is None or found.a.shape != a.shape or found.b.shape != b.shape:
+            raise _unfit(packed.names[path])
+        a.copy_(torch.from_numpy(found.a))
+        b.copy_(torch.from_numpy(found.b))
+    if left:
+        raise _unfit(next(iter(left)))
+    return Trained(packed, model.eval())
+
+
+def _unfit(tensor: str) -> LlamaForgeError:
+    return LlamaForgeError(
+        f"What was trained for {tensor} does not fit the model's file.",
+        "Start a new run.",
+        code="bad_checkpoint",
+    )

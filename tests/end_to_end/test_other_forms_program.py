@@ -67,6 +67,8 @@ def test_a_model_in_several_files_is_trained_and_becomes_one(
     builder.add("m:x", contents[0], layers=[("model", data) for data in contents[1:]])
     (listed,) = program.json("models", "--store", str(builder.root))
     assert listed["status"] == "ready"
+    shown = program.run("show", "m:x", "--store", str(builder.root))
+    assert shown.count("further part") == len(listed["further_parts"]) == 2
     train(program, builder.root, rows)
     assert program.json("verify", "night")["passed"] is True
     merged = program.json("export", "night", "--as", "gguf")
@@ -74,6 +76,17 @@ def test_a_model_in_several_files_is_trained_and_becomes_one(
     assert len(header.tensors) == 2 * 9 + 3
     assert "split.count" not in header.metadata
     assert merged["check"]["kl_mean"] < merged["check"]["kl_base_mean"]
+    words = ("export", "night", "--as", "gguf", "--quant", "q5_k_m", "--imatrix", "--force")
+    weighed = program.json(*words)
+    assert weighed["imatrix_rows"] > 10
+    said = read_header(Path(weighed["path"])).get("quantize.imatrix.chunks_count")
+    assert said == weighed["imatrix_rows"]
+    assert weighed["check"]["kl_mean"] < weighed["check"]["kl_base_mean"]
+    kept = program.directory("night").artifacts / "imatrix.gguf"
+    measured = kept.stat().st_mtime_ns
+    assert program.json(*words)["sha256"] == weighed["sha256"]
+    assert kept.stat().st_mtime_ns == measured, "it is measured once"
+    program.run("export", "night", "--as", "hf", "--imatrix", code=2)
     damaged = next(path for path in builder.blobs.iterdir() if path.read_bytes() == contents[2])
     changed = bytearray(contents[2])
     changed[-5] ^= 1

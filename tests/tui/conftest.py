@@ -14,7 +14,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("LLAMAFORGE_HOME", str(home))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "nothing"))
-    for name in ("NO_COLOR", "TEXTUAL_ANIMATIONS", "TEXTUAL_THEME"):  # pictures show the defaults
+    for name in ("NO_COLOR", "TEXTUAL_ANIMATIONS", "TEXTUAL_THEME", "LLAMAFORGE_THEME"):
         monkeypatch.delenv(name, raising=False)
     return home
 

@@ -217,7 +217,7 @@ async def test_the_list_of_runs_is_newest_first_and_enter_watches_one(
     done = RunBuilder("later", model="[red]x")
     done.state(RunState.STOPPED, step=5, total=10)
     async with LlamaForgeApp(None, None, Clock()).run_test(size=(80, 24)) as pilot:
-        await pilot.press("r")
+        await pilot.press("h")
         await until(pilot, lambda: isinstance(pilot.app.screen, RunsScreen))
         await until(pilot, lambda: "tickets" in screen_text(pilot))
         shown = screen_text(pilot)

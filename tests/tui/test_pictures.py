@@ -1,6 +1,7 @@
 """What the screens look like; a change of these pictures is looked at, then accepted."""
 
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from textual.screen import Screen
 from textual.widgets import DataTable
 
 from llamaforge.catalog.model import ModelStatus, Problem, StoredModel
+from llamaforge.runs.directory import RunState
 from llamaforge.tui.app import LlamaForgeApp
+from llamaforge.tui.home import Home, ModelCount
+from llamaforge.tui.run_list import RunRow
 from llamaforge.tui.screens import models, review
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.review import ReviewScreen
+from llamaforge.tui.screens.welcome import WelcomeScreen
 from llamaforge.tui.screens.wizard import WizardScreen
 from llamaforge.tui.store_view import StoreChoice, StoreContent
 from llamaforge.wizard.checks import Check
@@ -90,6 +95,38 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(models, "read_store", read)
     return Path("/models")
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = RunRow("tickets", "qwen2.5:3b", "", RunState.RUNNING, "120 of 200 steps", "")
+    shown = Home(
+        Machine(8, 17_300_000_000, 400_000_000_000, (), 33_600_000_000, True),
+        ModelCount(12, 9, (Path("/models"),)),
+        (row, replace(row, id="letters", state=RunState.FINISHED)),
+        "0.13.1",
+        Draft(model="gemma3:4b", sources=("/data/letters.jsonl",)),
+    )
+    monkeypatch.setattr(WelcomeScreen, "read", lambda self: WelcomeScreen.Read(shown))
+
+
+async def home_is_shown(pilot: Pilot[Any]) -> None:
+    await until(pilot, lambda: getattr(pilot.app.screen, "home", Home()).server is not None)
+    await pilot.pause(0.1)
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("theme", ["forge", "forge-light", "forge-grey"])
+def test_the_first_screen_in_every_theme(
+    snap_compare: SnapCompare, theme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMAFORGE_THEME", theme)
+    assert snap_compare(LlamaForgeApp(), terminal_size=SMALL, run_before=home_is_shown)
+
+
+@pytest.mark.usefixtures("home")
+def test_the_first_screen_in_a_large_terminal(snap_compare: SnapCompare) -> None:
+    assert snap_compare(LlamaForgeApp(), terminal_size=LARGE, run_before=home_is_shown)
 
 
 def test_models_in_a_small_terminal(snap_compare: SnapCompare, store: Path) -> None:

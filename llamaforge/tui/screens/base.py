@@ -1,7 +1,7 @@
 """What every screen can do: say what it is for, and follow files from a thread."""
 
 import threading
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from textual.message import Message
 from textual.screen import Screen
@@ -9,13 +9,25 @@ from textual.worker import Worker, WorkerState
 
 from llamaforge.safe_text import safe_line
 
+_Answer = TypeVar("_Answer")
 
-class ForgeScreen(Screen[None]):
-    """A whole screen of the program."""
+
+class ForgeScreen(Screen[_Answer], Generic[_Answer]):
+    """A whole screen of the program; it may answer the screen that opened it."""
 
     HELP_TITLE: ClassVar[str] = ""
     HELP_LINES: ClassVar[tuple[str, ...]] = ()
     """Sentences for somebody who sees the screen for the first time."""
+
+    @property
+    def would_lose(self) -> str:
+        """What would be lost if the program ended now, in a sentence; empty where nothing is."""
+        return ""
+
+    @property
+    def live_run(self) -> str:
+        """The run that is watched and goes on without the program; empty where none is."""
+        return ""
 
     def tell(self, text: str, *, bad: bool = False) -> None:
         """Show a passing message; text from outside is made safe here."""
@@ -28,7 +40,7 @@ class ForgeScreen(Screen[None]):
             self.tell(f"Reading failed: {event.worker.error!r}", bad=True)
 
 
-class FollowingScreen(ForgeScreen):
+class FollowingScreen(ForgeScreen[_Answer], Generic[_Answer]):
     """A screen that reads files again and again, in a thread, as long as it is open."""
 
     PERIOD_SECONDS: ClassVar[float] = 1.0
@@ -38,7 +50,10 @@ class FollowingScreen(ForgeScreen):
         self._left = threading.Event()
 
     def on_mount(self) -> None:
-        """Begin to follow."""
+        """Begin to follow once the screen has been painted."""
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
         self.run_worker(self._follow, thread=True, group="follow", exit_on_error=False)
 
     def on_unmount(self) -> None:

@@ -40,20 +40,23 @@ from llamaforge.wizard.facts import Facts, measured
 
 _COLUMNS: Final = (("PARAMS", 6), ("QUANT", 7), ("SIZE", 7), ("CONTEXT", 8), ("STATUS", 14))
 _LEAST_NAME: Final = 12
+_LEAST_STACK: Final = 2
+"""Screens under which there is none to go back to: Textual's own and this one."""
 _NUMBERS: Final = frozenset({1, 3, 4})
 """Columns with numbers, which end at the same place; the name is column 0."""
 
 
-class ModelsScreen(ForgeScreen):
+class ModelsScreen(ForgeScreen[None]):
     """A table of models with the one that is chosen in detail."""
 
     CSS_PATH = "models.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "train", "Train", priority=True),
-        Binding("c", "commands", "As a command"),
-        Binding("r", "runs", "Runs"),
-        Binding("s", "switch_store", "Other store"),
-        Binding("u", "look_again", "Look again"),
+        Binding("enter", "train", "Train", priority=True, id="models.train"),
+        Binding("c", "commands", "As a command", id="models.commands"),
+        Binding("r", "runs", "Runs", id="models.runs"),
+        Binding("s", "switch_store", "Other store", id="models.switch_store"),
+        Binding("u", "look_again", "Look again", id="models.look_again"),
+        Binding("escape", "back", "Back", id="models.back"),
     ]
     HELP_TITLE = "Models"
     HELP_LINES = (
@@ -92,7 +95,7 @@ class ModelsScreen(ForgeScreen):
             with VerticalScroll(id="detail"):
                 yield Lines(id="facts")
         yield Notice()
-        yield Footer(show_command_palette=False)
+        yield Footer()
 
     def on_mount(self) -> None:
         """Read the store."""
@@ -237,6 +240,8 @@ class ModelsScreen(ForgeScreen):
         del parameters
         if action == "switch_store":
             return len(self._choices) > 1
+        if action == "back":
+            return len(self.app.screen_stack) > _LEAST_STACK
         if action in {"train", "commands"} and self.is_mounted:
             model = self._highlighted()
             return True if model and model.status is ModelStatus.READY else None
@@ -289,6 +294,10 @@ class ModelsScreen(ForgeScreen):
     def action_look_again(self) -> None:
         """Read the store again."""
         self._look()
+
+    def action_back(self) -> None:
+        """Go to the first screen."""
+        self.dismiss()
 
     def action_runs(self) -> None:
         """Open the list of runs."""

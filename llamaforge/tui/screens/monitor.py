@@ -42,14 +42,14 @@ _TONE_STYLES = {
 }
 
 
-class MonitorScreen(FollowingScreen):
+class MonitorScreen(FollowingScreen[None]):
     """Stages, progress, figures, the loss curve and the log; at the end, the results."""
 
     CSS_PATH = "monitor.tcss"
     PERIOD_SECONDS = 0.25
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "stop", "Stop…"),
-        Binding("escape", "app.pop_screen", "Back"),
+        Binding("x", "stop", "Stop…", id="monitor.stop"),
+        Binding("escape", "app.pop_screen", "Back", id="monitor.back"),
     ]
     HELP_TITLE = "Watching a run"
     HELP_LINES = (
@@ -80,6 +80,12 @@ class MonitorScreen(FollowingScreen):
         self._heard = clock()
         self._headline: Headline | None = None
 
+    @property
+    def live_run(self) -> str:
+        """The run, as long as its worker is at work."""
+        live = self.view is not None and self.view.state is RunState.RUNNING
+        return self.run_directory.id if live else ""
+
     def compose(self) -> ComposeResult:
         """Lay out what is always seen, and below it the curve with the log."""
         yield TitleBar()
@@ -93,7 +99,7 @@ class MonitorScreen(FollowingScreen):
             yield LossCurve(id="curve")
             with VerticalScroll(id="log"):
                 yield Lines(id="lines")
-        yield Footer(show_command_palette=False)
+        yield Footer()
 
     def on_mount(self) -> None:
         """Begin to tick: time passes though nothing happens."""

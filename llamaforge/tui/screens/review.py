@@ -35,10 +35,10 @@ class ReviewScreen(Screen[bool]):
 
     CSS_PATH = "review.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("b", "begin", "Begin the run"),
-        Binding("w", "write", "Write the file"),
-        Binding("c", "copy", "Copy the command"),
-        Binding("escape", "back", "Back"),
+        Binding("b", "begin", "Begin", id="review.begin"),
+        Binding("w", "write", "Write it", id="review.write"),
+        Binding("c", "copy", "Copy", id="review.copy"),
+        Binding("escape", "back", "Back", id="review.back"),
     ]
 
     class Checked(Message):
@@ -77,7 +77,7 @@ class ReviewScreen(Screen[bool]):
         yield TitleBar()
         with VerticalScroll(id="page"):
             yield Lines(id="review")
-        yield Footer(show_command_palette=False)
+        yield Footer()
 
     def on_mount(self) -> None:
         """Show the recipe, and make the checks in a thread: a server may be asked."""

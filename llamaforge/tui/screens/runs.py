@@ -40,13 +40,13 @@ _WIDE_COLUMNS: Final = (
 )
 
 
-class RunsScreen(FollowingScreen):
+class RunsScreen(FollowingScreen[None]):
     """A table of runs; Enter watches one."""
 
     CSS_PATH = "runs.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "watch", "Watch", priority=True),
-        Binding("escape", "app.pop_screen", "Back"),
+        Binding("enter", "watch", "Watch", priority=True, id="history.watch"),
+        Binding("escape", "app.pop_screen", "Back", id="history.back"),
     ]
     HELP_TITLE = "Runs"
     HELP_LINES = (
@@ -80,7 +80,7 @@ class RunsScreen(FollowingScreen):
         table: DataTable[Text] = DataTable(id="table", cursor_type="row")
         yield table
         yield Notice()
-        yield Footer(show_command_palette=False)
+        yield Footer()
 
     def read(self) -> Message:
         """Return the runs as they are now."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from textual import on
@@ -23,21 +24,30 @@ from llamaforge.tui.widgets.lines import MUTED, Lines, hanging
 from llamaforge.tui.widgets.title_bar import TitleBar
 from llamaforge.tui.wizard_view import completed_path, report_lines, trail_lines, words_of
 from llamaforge.wizard.draft import Draft, keep_draft
-from llamaforge.wizard.facts import Facts
+from llamaforge.wizard.facts import Facts, Machine, gathered
 from llamaforge.wizard.looking import report_on
-from llamaforge.wizard.questions import STEPS, Kind, Option, Question, places, taken
+from llamaforge.wizard.questions import (
+    MODEL,
+    STEPS,
+    Kind,
+    Option,
+    Question,
+    open_questions,
+    places,
+    taken,
+)
 
 _OF_ROWS: Final = frozenset({"sources", "map", "preference", "allow_secrets"})
 """Answers after which the rows are looked through again."""
 
 
-class WizardScreen(ForgeScreen):
+class WizardScreen(ForgeScreen[None]):
     """Asks what is still open, and goes on to the review."""
 
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "take", "Take it", show=True, priority=False),
-        Binding("escape", "back", "Back"),
+        Binding("enter", "take", "Take it", id="wizard.take"),
+        Binding("escape", "back", "Back", id="wizard.back"),
     ]
     HELP_TITLE = "A new run"
     HELP_LINES = (
@@ -46,6 +56,13 @@ class WizardScreen(ForgeScreen):
         "Nothing is written until you begin the run on the last page. What you answered is kept "
         "and offered again if you leave.",
     )
+
+    class Gathered(Message):
+        """The machine and its models were looked at."""
+
+        def __init__(self, facts: Facts) -> None:
+            super().__init__()
+            self.facts = facts
 
     class Looked(Message):
         """The rows were looked through."""
@@ -66,11 +83,12 @@ class WizardScreen(ForgeScreen):
             """Only the newest number counts."""
             return isinstance(message, WizardScreen.Counted)
 
-    def __init__(self, draft: Draft, facts: Facts, clock: Callable[[], float]) -> None:
-        """Begin with a draft that has its model, on a machine with these facts."""
+    def __init__(self, draft: Draft, facts: Facts | None, clock: Callable[[], float]) -> None:
+        """Begin with a draft that has its model; facts that are not given are gathered."""
         super().__init__()
         self.draft = draft
-        self.facts = facts
+        self.facts = facts or Facts(Machine(0, 0, 0))
+        self._gathers = facts is None
         self._clock = clock
         self._path: list[str] = []
         """The keys of the questions on the way to the one that is asked."""
@@ -88,12 +106,39 @@ class WizardScreen(ForgeScreen):
                 with VerticalScroll(id="rest", can_focus=False):
                     yield Container(id="answer")
                     yield Lines(id="known")
-        yield Footer(show_command_palette=False)
+        yield Footer()
 
     async def on_mount(self) -> None:
-        """Ask the first question that is open."""
+        """Ask the first question that is open, once the machine and its models are known."""
         self.query_one(TitleBar).tell(f"New run  {safe_line(self.draft.model, limit=50)}")
-        await self._ask(self._next_after(None))
+        if self._gathers:
+            self._tell("Looking at your models …")
+            self.run_worker(self._gather, thread=True, group="gather", exit_on_error=False)
+        else:
+            await self._resume()
+
+    def _gather(self) -> None:
+        stores = [Path(self.draft.store)] if self.draft.store else []
+        self.post_message(self.Gathered(gathered(stores)))
+
+    async def on_wizard_screen_gathered(self, message: Gathered) -> None:
+        """Ask, or leave where the model of the draft is none that can be trained any more."""
+        self.facts = message.facts
+        problem = MODEL.problem(self.draft.model, self.draft, self.facts)
+        if problem:
+            self.tell(f"{problem} Choose another model.", bad=True)
+            self.dismiss()
+            return
+        await self._resume()
+
+    async def _resume(self) -> None:
+        """Ask the first open question; where all are answered, go to the review."""
+        if open_questions(self.draft, self.facts):
+            await self._ask(self._next_after(None))
+            return
+        self._path = [question.key for question in self._questions()]
+        self._show_trail()
+        self._look()
 
     @property
     def question(self) -> Question | None:
@@ -136,6 +181,8 @@ class WizardScreen(ForgeScreen):
     def _after_review(self, begun: bool | None) -> None:
         if begun:
             self.dismiss()
+        elif not self.query("#answer > *"):  # all was answered before this screen was opened
+            self.call_later(self._ask, self.question)
 
     def _widget(self, question: Question) -> Widget:
         now = getattr(self.draft, question.key) or question.default(self.draft, self.facts)

@@ -9,6 +9,7 @@ import pytest
 
 from llamaforge.gguf.architectures import ARCHITECTURES, architecture_of
 from llamaforge.gguf.header import read_header
+from llamaforge.gguf.pre_tokenizers import PRE_TOKENIZERS
 from tests.contract.engine.engine_bench import VOCABULARY, make_trained
 from tests.contract.engine.test_served_equals_trained import measure
 from tools.architecture_models import RECIPES, write_architecture_model
@@ -29,6 +30,11 @@ def test_there_is_a_model_of_every_entry(tmp_path: Path) -> None:
 def test_the_document_names_every_architecture() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert [name for name in ARCHITECTURES if f"| {name} |" not in text] == []
+
+
+def test_the_document_names_every_pre_tokenizer() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert [name for name in PRE_TOKENIZERS if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize("name", RECIPES)

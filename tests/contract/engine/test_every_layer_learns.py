@@ -8,7 +8,7 @@ import torch
 from llamaforge.gguf.header import read_header
 from llamaforge.training.batches import collate
 from llamaforge.training.lora import lora_layers
-from llamaforge.training.trainer import token_loss
+from llamaforge.training.objective import token_loss
 from tests.contract.engine.engine_bench import VOCABULARY, make_lora, make_rows
 from tools.architecture_models import RECIPES, write_architecture_model
 

@@ -29,7 +29,8 @@ from llamaforge.training.lora import (
 )
 from llamaforge.training.loss import IGNORED_LABEL, log_probabilities
 from llamaforge.training.model import load_packed_model
-from llamaforge.training.trainer import Outcome, Probes, Wishes, token_loss, train
+from llamaforge.training.objective import Supervised, token_loss
+from llamaforge.training.trainer import Outcome, Probes, Wishes, train
 from tests.contract.engine.engine_bench import (
     SETTINGS,
     VOCABULARY,
@@ -73,9 +74,7 @@ class Session:
     ) -> Outcome:
         return train(
             self.model,
-            self.packed.head,
-            self.rows,
-            validation,
+            Supervised(self.packed.head, self.rows, validation, self.settings),
             self.settings,
             self.folder,
             emit=self.events.append,

@@ -11,7 +11,7 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training import packed
 from llamaforge.training.lora import attach_lora, hidden_states
 from llamaforge.training.model import load_packed_model
-from llamaforge.training.trainer import token_loss
+from llamaforge.training.objective import token_loss
 from tools.random_models import Shape, Vocabulary, write_random_model
 
 META = torch.device("meta")

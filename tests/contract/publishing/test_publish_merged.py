@@ -8,6 +8,7 @@ import pytest
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.publishing.journal import read_journal
 from llamaforge.publishing.ollama import publish
+from llamaforge.publishing.request import Companion
 from tests.contract.publishing.fake_ollama import Fault
 from tests.contract.publishing.publishing_desk import BASE, PATIENT, Desk, write_adapter
 from tests.contract.publishing.test_publish_to_ollama import Killed, Mortal, trials
@@ -54,6 +55,50 @@ def test_what_the_model_does_not_have_is_not_sent(merged: Desk) -> None:
     )  # fmt: skip
     for request in merged.server.requests("POST", "/api/create"):
         assert set(request.body) == {"model", "files", "stream"}
+
+
+def with_companions(merged: Desk, folder: Path) -> dict[str, Any]:
+    projector, draft = folder / "sha256-p", folder / "sha256-d"
+    return {
+        "projectors": (Companion(projector, write_adapter(projector, "clip", kind="mmproj")),),
+        "drafts": (Companion(draft, write_adapter(draft, "qwen2", kind="model")),),
+        "requires": "0.30.0",
+    }
+
+
+def test_what_lies_beside_the_weights_goes_along(merged: Desk, tmp_path: Path) -> None:
+    more = with_companions(merged, tmp_path)
+    result = merged.publish(**more)
+    made = merged.server.get("mine")
+    assert made is not None
+    assert made.weights == merged.request.file_sha256
+    assert made.projectors == [more["projectors"][0].sha256]
+    assert made.drafts == [more["drafts"][0].sha256]
+    assert made.requires == "0.30.0"
+    assert result.left_out == ()
+    sent = len(merged.server.requests("POST", "/api/blobs/"))
+    assert sent == 3
+    assert merged.publish(**more).digest == made.digest
+    assert len(merged.server.requests("POST", "/api/blobs/")) == sent
+
+
+def test_what_a_server_does_not_take_is_told(merged: Desk, tmp_path: Path) -> None:
+    merged.server.takes_drafts = False
+    assert merged.publish(**with_companions(merged, tmp_path)).left_out == ("draft model",)
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_killed_while_more_is_sent_a_repeat_completes_it(
+    merged: Desk, step: int, tmp_path: Path
+) -> None:
+    more = with_companions(merged, tmp_path)
+    with Mortal(step), pytest.raises(Killed):
+        merged.publish(**more)
+    merged.publish(**more)
+    made = merged.server.get("mine")
+    assert made is not None
+    assert (len(made.projectors), len(made.drafts)) == (1, 1)
+    assert trials(merged) == []
 
 
 def test_the_server_need_not_have_the_base(merged: Desk) -> None:

@@ -324,7 +324,9 @@ def test_the_template_of_another_model_under_the_same_name_is_not_taken(
     assert publish_merged(stored_run, "llamaforge-demo", overwrite=True) == "merged"
 
 
-def test_what_a_merged_file_lacks_is_told(
+@pytest.mark.parametrize("is_sound", [True, False])
+def test_what_lies_beside_a_merged_file_goes_along_or_is_told(
+    is_sound: bool,
     finished_run: RunDirectory,
     tmp_path: Path,
     server: FakeOllama,
@@ -334,7 +336,14 @@ def test_what_a_merged_file_lacks_is_told(
     blob = Store.open(paths.embedded_store()).find("llamaforge-demo").blob
     assert blob is not None
     builder = StoreBuilder(tmp_path / "store")
-    builder.add("qwen2.5:3b", blob.read_bytes(), layers=[("projector", b"GGUF")])
+    write_adapter(tmp_path / "p.gguf", "clip", kind="mmproj")
+    projector = (tmp_path / "p.gguf").read_bytes() if is_sound else b"GGUF"
+    builder.add(
+        "qwen2.5:3b",
+        blob.read_bytes(),
+        config={"requires": "0.31.2"},
+        layers=[("projector", projector), ("draft", b"GGUF draft")],
+    )
     stored = Store.open(builder.root).find("qwen2.5:3b")
     spec = RunSpec.load(finished_run.spec_file)
     changes = {"store": builder.root, "digest": f"sha256:{stored.blob_digest}"}
@@ -345,8 +354,13 @@ def test_what_a_merged_file_lacks_is_told(
     monkeypatch.setattr(publication, "merged_for_ollama", lambda *_: merged)
     assert command("tuned", "--name", "mine", "--as", "gguf", "--json") is ExitCode.DONE
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["left_out"] == ["projector"]
-    assert "The projector of qwen2.5:3b did not go along" in printed.err
+    made = server.get("mine")
+    assert made is not None
+    digests = [layer.digest for layer in stored.layers]
+    assert (made.projectors, made.requires) == (digests[1:2] if is_sound else [], "0.31.2")
+    assert made.drafts == digests[2:3]
+    assert json.loads(printed.out)["left_out"] == ([] if is_sound else ["projector"])
+    assert ("The projector of qwen2.5:3b did not go along" in printed.err) != is_sound
 
 
 def test_a_type_that_ollama_refuses_is_refused_before_anything_is_merged(

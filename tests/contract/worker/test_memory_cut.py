@@ -1,5 +1,10 @@
 """The worker cuts a step to the memory there is, says so, and keeps to it when it resumes."""
 
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +13,47 @@ import torch
 
 from llamaforge import hardware, paths
 from llamaforge.catalog.store import Store
+from llamaforge.errors import LlamaForgeError
+from llamaforge.hardware import memory_kills
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator, RowSizes
 from llamaforge.recipe.fit import Fit, fitted
 from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
 from llamaforge.runs import events
-from llamaforge.runs.directory import create_run
+from llamaforge.runs.directory import RunDirectory, RunState, Status, create_run
 from llamaforge.runs.tail import EventTail
+from llamaforge.training import objective
 from llamaforge.training.lora import attach_lora
 from llamaforge.training.model import load_packed_model
 from llamaforge.training.trial import measure
 from llamaforge.worker import estimating, prepare, train
-from llamaforge.worker.estimating import kept_cut
+from llamaforge.worker.estimating import Estimated
 from llamaforge.worker.job import Job
+from llamaforge.worker.keeper import was_killed_for_memory
 
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    return make_job(tmp_path, monkeypatch, paths.embedded_data(), batch=64)
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(paths.embedded_data().open().readlines()[:20]))
+    return make_job(tmp_path, monkeypatch, rows, batch=8)
+
+
+def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Path, batch: int) -> Job:
     monkeypatch.setenv("LLAMAFORGE_HOME", str(tmp_path))
     model = Store.open(paths.embedded_store()).require_trainable("llamaforge-demo")
     assert model.blob is not None
-    body = {"model": {"name": model.name}, "data": {"sources": [str(paths.embedded_data())]}}
-    settings = ["per_device_train_batch_size=64", "gradient_accumulation_steps=1", "max_steps=2"]
+    body = {"model": {"name": model.name}, "data": {"sources": [str(rows)]}}
+    settings = [
+        f"per_device_train_batch_size={batch}",
+        "gradient_accumulation_steps=1",
+        "max_steps=2",
+    ]
     facts = ModelFacts(
         store=paths.embedded_store(),
         blob=model.blob,
@@ -45,37 +69,35 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     return made
 
 
-def found(job: Job, kind: type[events.Event]) -> list[Any]:
-    return [event for event in EventTail(job.run).read_new() if isinstance(event, kind)]
+def steps(job: Job) -> list[events.Step]:
+    return [event for event in EventTail(job.run).read_new() if isinstance(event, events.Step)]
+
+
+def unasked(sizes: RowSizes) -> Estimated:
+    raise AssertionError("the cut was kept")
 
 
 def test_a_step_is_cut_told_and_kept(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = hardware.peak_memory_bytes() + 700_000_000
-    monkeypatch.setattr(estimating, "available_bytes", lambda device: whole)
-    monkeypatch.setattr(estimating, "least_memory", lambda *_: 0)
-    with_room = 10 * whole
-
     def tight(estimator: Estimator, rows: RowSizes, available: int) -> Fit:
         asked = estimator.memory(Cut.of(estimator.settings), rows.longest).total
         return fitted(estimator, rows, int(asked / 0.9) - 1_000_000)
 
     monkeypatch.setattr(estimating, "fitted", tight)
     train.train(job)
-    told = found(job, events.Warn)
+    found = EventTail(job.run).read_new()
+    told = [event for event in found if isinstance(event, events.Warn)]
     assert [event.code for event in told] == ["fitted_to_memory"]
     assert "64 rows × 1" in told[0].message
-    assert len(found(job, events.Step)) == 2
-
-    monkeypatch.setattr(estimating, "available_bytes", lambda device: with_room)
-    cut = kept_cut(job.run.checkpoints / "fit.json")
-    assert cut is not None
-    assert cut != Cut.of(job.spec.training)
+    assert len(steps(job)) == 2
+    cut = train._fitted(job, job.spec.training, unasked)
+    assert Cut.of(cut) != Cut.of(job.spec.training)
     assert cut.per_device_train_batch_size * cut.gradient_accumulation_steps == 64
 
 
 def test_what_was_expected_stands_beside_what_it_took(job: Job) -> None:
     train.train(job)
-    assert not found(job, events.Warn)
+    found = EventTail(job.run).read_new()
+    assert not [event for event in found if isinstance(event, events.Warn)]
     body = job.run.estimate()
     assert body is not None
     predicted, measured = body["predicted"], body["measured"]
@@ -83,11 +105,21 @@ def test_what_was_expected_stands_beside_what_it_took(job: Job) -> None:
     assert predicted["steps"] == measured["steps"] == 2
     # Near only: the heap of this process holds what other tests left there.
     assert 0.4 < predicted["memory_bytes"]["total"] / measured["memory_bytes"] < 2.5
-    steps = [event.seconds for event in found(job, events.Step)]
-    assert measured["training_seconds"] == pytest.approx(sum(steps), abs=0.01)
+    took = [event.seconds or 0.0 for event in steps(job)]
+    assert measured["training_seconds"] == pytest.approx(sum(took), abs=0.01)
     assert measured["seconds"] >= measured["training_seconds"]
-    kinds = [event.kind for event in found(job, events.Report)]
+    kinds = [event.kind for event in found if isinstance(event, events.Report)]
     assert kinds == ["data", "model", "predicted", "measured"]
+
+
+def test_several_processes_share_the_memory(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "available_memory_bytes", lambda: 8_000_000_000)
+    rows = RowSizes(train=((64, 8),) * 64, train_rows=64)
+    alone = estimating.guessed(job.spec, job.header, rows)
+    launch = job.spec.launch.model_copy(update={"processes": 2})
+    both = estimating.guessed(job.spec.model_copy(update={"launch": launch}), job.header, rows)
+    assert (alone.available, both.available) == (8_000_000_000, 4_000_000_000)
+    assert alone.estimator.trial is None
 
 
 def test_a_trial_leaves_weights_and_random_states_as_they_were(job: Job) -> None:
@@ -114,3 +146,109 @@ def test_a_trial_leaves_weights_and_random_states_as_they_were(job: Job) -> None
     assert trial.seconds_a_token > 0
     assert trial.bytes_a_token > 0
     assert 0 < trial.forward_part < 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+         "allocation"),
+        (MemoryError(), "allocation"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "cuda"),
+    ],
+)  # fmt: skip
+def test_where_memory_runs_out_training_goes_on_with_half_the_batch(
+    error: Exception, kind: str, small: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = objective.token_loss
+
+    def loss(*arguments: Any) -> Any:
+        if len(steps(small)) >= 1 and arguments[2].shape[0] > 2 and arguments[0].training:
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(objective, "token_loss", loss)
+    small.spec = small.spec.model_copy(
+        update={"training": small.spec.training.model_copy(update={"save_steps": 1})}
+    )
+    train.train(small)
+    found = EventTail(small.run).read_new()
+    told = [event for event in found if isinstance(event, events.Warn)]
+    assert [(event.code, event.kind) for event in told] == [("out_of_memory", kind)] * 2
+    assert "goes on from step 1: a step of 8 rows × 1 is done as 4 × 2" in told[0].message
+    assert "4 rows × 2 is done as 2 × 4" in told[1].message
+    assert [event.step for event in steps(small)] == [1, 2]
+    kept = train._fitted(small, small.spec.training, unasked)
+    assert (kept.per_device_train_batch_size, kept.gradient_accumulation_steps) == (2, 4)
+
+
+def test_what_fits_in_no_cut_is_told_and_other_errors_are_left(
+    small: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(*arguments: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(objective, "token_loss", loss)
+    with pytest.raises(LlamaForgeError) as caught:
+        train.train(small)
+    assert caught.value.code == "out_of_memory"
+    assert "even with one row" in caught.value.message
+    told = [event for event in EventTail(small.run).read_new() if isinstance(event, events.Warn)]
+    assert len(told) == 4, "4, 2 and one row, and one row recomputed"
+    monkeypatch.setattr(objective, "token_loss", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        train.train(small)
+
+
+def test_a_worker_that_the_system_ended_for_memory_is_started_again_with_less(
+    small: Job, tmp_path: Path
+) -> None:
+    """The kernel's count is a file of ours; everything else is the real worker."""
+    count = tmp_path / "vmstat"
+    count.write_text("oom_kill 4\n")
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from llamaforge import hardware\n"
+        "from llamaforge.training import objective\n"
+        "from llamaforge.worker import __main__ as worker, stages\n"
+        f"count = Path({str(count)!r})\n"
+        "hardware._CGROUP, hardware._VM_COUNTS = count / 'none', count\n"
+        "stages.LAST_STAGES = ()\n"
+        "real = objective.token_loss\n"
+        "def loss(*arguments):\n"
+        "    if arguments[2].shape[0] > 4:\n"
+        "        count.write_text('oom_kill 5\\n')\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real(*arguments)\n"
+        "objective.token_loss = loss\n"
+        "sys.exit(worker.main(sys.argv[1:], (sys.executable, __file__)))\n"
+    )
+    worker = subprocess.run([sys.executable, str(driver), str(small.run.path)], check=False)
+    assert worker.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 120
+    while small.run.read_status().state is not RunState.FINISHED:
+        assert time.monotonic() < deadline, small.run.read_status()
+        time.sleep(0.05)
+    found = EventTail(small.run).read_new()
+    told = [event for event in found if isinstance(event, events.Warn) and event.kind]
+    assert [(event.code, event.kind) for event in told] == [("out_of_memory", "host_kill")]
+    assert "The system ended the worker because memory was used up" in told[0].message
+    assert [event.resumed for event in found if isinstance(event, events.Started)] == [True, True]
+
+
+def test_a_worker_that_is_killed_otherwise_stays_dead(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    kills = memory_kills()
+    assert kills is not None
+    status = Status(RunState.RUNNING, pid=dead.pid, pid_started=1.0, memory_kills=kills)
+    run.write_status(status)
+    assert not was_killed_for_memory(run, dead.pid)
+    run.write_status(replace(status, memory_kills=kills - 1))
+    assert was_killed_for_memory(run, dead.pid)
+    assert not was_killed_for_memory(run, dead.pid + 1)
+    run.write_status(replace(status, state=RunState.STOPPED, memory_kills=kills - 1))
+    assert not was_killed_for_memory(run, dead.pid)

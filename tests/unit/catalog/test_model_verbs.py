@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from llamaforge import paths
+from llamaforge.catalog.base_choices import remember_base
+from llamaforge.catalog.store import Store
 from llamaforge.cli import models, show
 from llamaforge.errors import ExitCode, NotFoundError
 from llamaforge.words import count_words, size_words
 from tests.unit.catalog.store_builder import Gguf, StoreBuilder
+from tests.unit.hub.cache_builder import weights
 
 
 @pytest.fixture
@@ -40,6 +43,43 @@ def listed(builder: StoreBuilder, capsys: pytest.CaptureFixture[str]) -> list[di
     return value
 
 
+def test_whether_the_base_can_be_trained_is_said_with_the_reason(
+    builder: StoreBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder.add("tiny:1m")
+    builder.write_manifest("torn:x", b"{")
+    folder = tmp_path / "base"
+    folder.mkdir()
+    config = {"model_type": "llama", "eos_token_id": 2}
+    contents = {
+        "config.json": json.dumps(config).encode(),
+        "tokenizer.json": b"{}",
+        "tokenizer_config.json": b"{}",
+        "model.safetensors": weights(100),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    [tiny] = [model for model in Store.open(builder.root).models() if model.name == "tiny:1m"]
+    remember_base(tiny, str(folder))
+
+    def said(place: int = 0) -> tuple[bool, str]:
+        found = listed(builder, capsys)[place]["trainable"]
+        return found["hub"], found["hub_reason"]
+
+    assert said() == (True, "")
+    torn = said(1)
+    assert not torn[0]
+    assert "not sound JSON" in torn[1]
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "x.Y"}}))
+    assert (said()[0], "auto_map" in said()[1]) == (False, True)
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
+    assert "quantised themselves" in said()[1]
+    (folder / "model.safetensors").unlink()
+    assert "lacks model.safetensors" in said()[1]
+    remember_base(tiny, "maker/absent")
+    assert said() == (False, "The full-precision base maker/absent is not on this machine")
+
+
 def test_the_json_list_has_what_scripts_rely_on(
     builder: StoreBuilder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +96,7 @@ def test_the_json_list_has_what_scripts_rely_on(
     assert tiny["blob"] == str(builder.blob(digest).resolve())
     assert tiny["trainable"]["gguf"] is True
     assert (tiny["trainable"]["hub"], tiny["trainable"]["reason"]) == (False, "")
+    assert tiny["trainable"]["hub_reason"] == "its full-precision base is not known"
     assert tiny["base"]["repo"] is None
     assert tiny["base"]["confidence"] == "unknown"
     assert tiny["base"]["evidence"]

@@ -131,8 +131,11 @@ def test_several_data_files_can_be_named_together_or_apart(
 @pytest.mark.parametrize(
     ("more", "code", "exit_code"),
     [
-        (["--from", "hub"], "not_available", 3),
-        (["--method", "dpo"], "not_available", 3),
+        (["--from", "hub"], "unknown_base", 4),
+        (["--method", "dpo"], "unsupported_format", 2),
+        (["--set", "beta=0.1"], "bad_value", 2),
+        (["--set", "method=orpo", "--set", "loss_type=ipo"], "bad_value", 2),
+        (["--set", "method=dpo", "--set", "loss_type=sigmoyd"], "bad_value", 2),
         (["--set", "lerning_rate=1"], "unknown_key", 2),
         (["--set", "learning_rate"], "bad_setting", 2),
         (["--set", "learning_rate=fast"], "bad_value", 2),
@@ -250,7 +253,7 @@ def test_a_home_that_cannot_be_written_is_refused(
         ("model: 3\n", "bad_recipe", 2),
         ("model: [\n", "bad_yaml", 2),
         ("model: {name: x}\ndata: {sources: [r]}\ntraining: {lora_rank: 3}\n", "unknown_key", 2),
-        ("model: {name: x}\ndata: {sources: [r]}\ntraining: {method: dpo}\n", "not_available", 3),
+        ("model: {name: x}\ndata: {sources: [r]}\ntraining: {method: dop}\n", "bad_value", 2),
         ("model: {name: 7}\ndata: {sources: 5}\n", "bad_value", 2),
     ],
 )

@@ -1,13 +1,15 @@
 """A recipe becomes a spec with nothing left open, or a sentence says what is wrong with it."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from llamaforge.errors import UsageError
+from llamaforge.export.mix import FILE_TYPES
 from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
-from llamaforge.recipe.spec import Recipe, RunSpec, parse, to_yaml
+from llamaforge.recipe.spec import Quantization, Recipe, ResolvedBase, RunSpec, parse, to_yaml
 
 FACTS = ModelFacts(
     store=Path("/store"),
@@ -100,3 +102,45 @@ def test_a_recipe_is_yaml_that_reads_back() -> None:
     import yaml
 
     assert parse(Recipe, yaml.safe_load(to_yaml(made)), "it") == made
+
+
+def test_a_base_bounds_the_longest_row_and_is_written_out(tmp_path: Path) -> None:
+    full = ResolvedBase(repo="a/b", revision="0" * 40, folder=tmp_path, chat_template=None)
+    facts = replace(FACTS, full=full, positions=512)
+    spec = resolve(recipe("base=hub"), facts, "r")
+    assert spec.data.max_length == 512
+    spec.save(tmp_path / "run.yaml")
+    assert RunSpec.load(tmp_path / "run.yaml").model.full == full
+    with pytest.raises(UsageError, match="512"):
+        resolve(recipe("base=hub", "max_length=513"), facts, "r")
+
+
+def test_where_every_weight_is_trained_steps_are_smaller_unless_said() -> None:
+    whole = recipe("base=hub", "use_peft=false")
+    assert resolve(whole, FACTS, "r").training.learning_rate == 2e-5
+    said = recipe("base=hub", "use_peft=false", "learning_rate=2e-4")
+    assert resolve(said, FACTS, "r").training.learning_rate == 2e-4
+    assert resolve(recipe("base=hub"), FACTS, "r").training.learning_rate == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "makes_adapter"),
+    [([], True), (["use_rslora=true"], True), (["use_dora=true"], False),
+     (["load_in_4bit=true"], True), (["use_peft=false"], False)],
+)  # fmt: skip
+def test_what_a_way_of_training_makes(settings: list[str], makes_adapter: bool) -> None:
+    assert recipe("base=hub", *settings).training.makes_adapter is makes_adapter
+
+
+@pytest.mark.parametrize("other", ["use_dora=true", "load_in_4bit=true"])
+def test_without_an_adapter_there_is_nothing_of_one(other: str) -> None:
+    with pytest.raises(UsageError, match="use_peft: false") as caught:
+        recipe("base=hub", "use_peft=false", other)
+    assert caught.value.code == "bad_value"
+
+
+def test_a_quantisation_is_one_that_can_be_packed() -> None:
+    assert set(get_args(Quantization)) == set(FILE_TYPES)
+    assert recipe("quantization=Q8_0").publish.merged_name == "merged-Q8_0.gguf"
+    with pytest.raises(UsageError):
+        recipe("quantization=IQ2_XS")

@@ -1,0 +1,168 @@
+"""What training minimises, apart from how: which batches, which loss, which figures.
+
+The loop, its checkpoints and its events are the trainer's, and the same for every objective.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeAlias
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from llamaforge.data.chat import EncodedRow
+from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.training.batches import Loader, RowLoader, collate
+from llamaforge.training.lora import compute_type, hidden_states
+from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses, trained_positions
+from llamaforge.training.ranks import ALONE, Ranks
+
+Trainable: TypeAlias = PeftModel | PreTrainedModel
+"""A model with LoRA layers, or one of which every weight is trained."""
+EVAL_ROWS: Final = 256
+"""Validation rows at most; the same ones every time."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the validation rows show."""
+
+    loss: float
+    rows: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Further figures by their names in TRL, such as `rewards/margins`."""
+
+
+class Objective(Protocol):
+    """What the trainer needs to know of what it minimises."""
+
+    examples: int
+    """What one epoch passes through, once each."""
+    measures_start: bool
+    """Whether its validation figures are worth knowing before the first step."""
+
+    def get_ready(self, model: Trainable, stopped: Callable[[], bool]) -> bool:
+        """Work out what training needs of the model as it is now; False where it was stopped."""
+
+    def loader(self) -> Loader:
+        """Return the batches of one epoch; each holds `lengths`, the tokens of its rows."""
+
+    def counts(self, batches: Sequence[Any]) -> Tensor:
+        """Return by what the batches of one optimizer step are divided: one or more numbers."""
+
+    def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
+        """Return a batch's share of its step's loss."""
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return further figures of the batches since the last call."""
+
+    def measure(self, model: Trainable) -> Measured | None:
+        """Return what the validation rows show of `model` in eval mode; None without any."""
+
+
+class Supervised:
+    """Learns the trained tokens of each row: the mean cross entropy per token, in nats."""
+
+    measures_start = False
+
+    def __init__(
+        self,
+        head: OutputHead,
+        rows: Sequence[EncodedRow],
+        validation: Sequence[EncodedRow],
+        settings: TrainingSettings,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """Take the output head over [vocabulary, hidden] and encoded rows.
+
+        With `ranks`, this process's share of a step's rows is given.
+        """
+        self._ranks = ranks
+        self.examples = len(rows)
+        self._head = head
+        self._rows = rows
+        self._validation = sorted(validation[:EVAL_ROWS], key=lambda row: len(row.ids))
+        self._settings = settings
+        self._dtype = compute_type(settings.compute_dtype)
+
+    def get_ready(self, model: Trainable, stopped: Callable[[], bool]) -> bool:
+        """Do nothing: rows say themselves what is right."""
+        del model, stopped
+        return True
+
+    def loader(self) -> Loader:
+        """Return the batches of one epoch."""
+        settings = self._settings
+        return RowLoader(
+            self._rows,
+            settings.per_device_train_batch_size,
+            settings.seed,
+            accumulation=settings.gradient_accumulation_steps,
+            rank=self._ranks.rank,
+            world=self._ranks.world,
+        )
+
+    def counts(self, batches: Sequence[Any]) -> Tensor:
+        """Return the number of trained tokens, shape [1]."""
+        return torch.stack(
+            [(batch["labels"][:, 1:] != IGNORED_LABEL).sum() for batch in batches]
+        ).sum()[None]
+
+    def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
+        """Return the batch's share of the mean loss per trained token of its step."""
+        total, _ = token_loss(model, self._head, batch["input_ids"], batch["labels"], self._dtype)
+        return total / counts[0]
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return nothing: the loss says it all."""
+        return {}
+
+    def measure(self, model: Trainable) -> Measured | None:
+        """Return the loss per trained token of the validation rows."""
+        if not self._validation:
+            return None
+        size = self._settings.per_device_eval_batch_size
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for start in range(0, len(self._validation), size):
+                batch = collate(self._validation[start : start + size])
+                place = model.device
+                part, tokens = token_loss(
+                    model,
+                    self._head,
+                    batch["input_ids"].to(place),
+                    batch["labels"].to(place),
+                    self._dtype,
+                )
+                total += float(part)
+                count += tokens
+        return Measured(total / count, len(self._validation))
+
+
+def token_loss(
+    model: Trainable, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, int]:
+    """Return the summed cross entropy of the trained tokens in nats, and their number.
+
+    Args:
+        model: the model that is trained.
+        head: the output head over [vocabulary, hidden].
+        input_ids: right-padded ids, shape [b, s].
+        labels: ids to train, `IGNORED_LABEL` elsewhere, shape [b, s].
+        dtype: what products are computed in; the adapter's weights stay float32.
+    """
+    with computing(model, dtype):
+        states, targets = trained_positions(hidden_states(model, input_ids), labels)
+        losses = token_losses(states, targets, head)
+    return losses.sum(), int(targets.numel())
+
+
+def computing(model: Trainable, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Return the context in which `model` computes in `dtype`.
+
+    Autocast casts the small adapter matrices for their products; blocks unpack to `dtype` as is.
+    """
+    return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)

@@ -1,0 +1,199 @@
+"""From a Hub cache to a proven model, through the command line and a worker of its own."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llamaforge.catalog.store import Store
+from llamaforge.files import sha256_of
+from llamaforge.gguf.header import read_header
+from tests.contract.publishing.fake_ollama import FakeOllama
+from tests.end_to_end.base_desk import COMMIT, MODEL, REPO, BaseDesk, lay_out
+from tests.end_to_end.program import Program
+from tests.end_to_end.test_train_program import SETTINGS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> BaseDesk:
+    return lay_out(tmp_path_factory.mktemp("desk"))
+
+
+@pytest.fixture
+def desk(laid_out: BaseDesk, program: Program) -> BaseDesk:
+    program.environment |= {"HF_HUB_CACHE": str(laid_out.cache), "HF_HUB_OFFLINE": "1"}
+    return laid_out
+
+
+def words(desk: BaseDesk, rows: Path, name: str, **settings: object) -> list[str]:
+    found = ["train", "--store", str(desk.store), "--model", MODEL, "--data", str(rows)]
+    found += ["--name", name, "--yes", "--from", "hub"]
+    for key, value in (SETTINGS | settings).items():
+        found += ["--set", f"{key}={value}"]
+    return found
+
+
+def report(events: list[dict[str, Any]], kind: str) -> Any:
+    return next(e["figures"] for e in events if e["type"] == "report" and e["kind"] == kind)
+
+
+def test_an_adapter_of_the_base_is_served_over_the_quantised_file_and_says_what_that_costs(
+    program: Program, desk: BaseDesk, rows: Path
+) -> None:
+    program.run("base", MODEL, "--store", str(desk.store), "--set", REPO)
+    [listed] = program.json("models", "--store", str(desk.store))
+    assert listed["trainable"]["hub"] is True, listed["trainable"]
+    events = program.events(*words(desk, rows, "lora"))
+    assert events[-1]["state"] == "finished"
+    base = report(events, "base")
+    assert (base["repo"], base["revision"], base["exact"]) == (REPO, COMMIT, True)
+    assert 0.01 < base["error"] < 0.2
+    assert report(events, "model")["base"] == "hub"
+    steps = [event for event in events if event["type"] == "step"]
+    assert steps[-1]["loss"] < steps[0]["loss"] / 2, "it must have learned something"
+
+    shown = program.json("runs", "show", "lora")
+    kinds = {item["kind"] for item in shown["artifacts"]}
+    assert kinds == {"learned", "adapter", "verify", "modelfile", "evaluation"}
+    for item in shown["artifacts"]:
+        assert sha256_of(Path(item["path"])) == item["sha256"]
+
+    proof = program.json("verify", "lora")
+    assert proof["passed"] is True
+    assert proof["served_as"] == "adapter"
+    assert proof["trained_on"] == {"base": "hub", "repo": REPO, "revision": COMMIT}
+    assert proof["loss_served"] < proof["loss_base"]
+    # The adapter itself is exact; what differs is what four bits take.
+    assert proof["adapter"]["kl_mean"] < proof["kl_mean"] / 5
+    assert proof["kl_base_mean"] > 10 * proof["adapter"]["kl_base_mean"]
+    assert "full-precision" in program.run("verify", "lora")
+
+    # A merge into full precision is nearer to what was trained than the quantised file.
+    finer = program.json("export", "lora", "--quant", "Q8_0")
+    assert finer["check"]["kl_mean"] < proof["kl_mean"] / 2
+    assert finer["check"]["kl_mean"] < finer["check"]["kl_base_mean"] / 10
+    header = read_header(Path(finer["path"]))
+    assert header.get("llamaforge.run") == "lora"
+    peft = program.json("export", "lora", "--as", "peft")
+    assert peft["base_model"] == REPO
+    folder = program.json("export", "lora", "--as", "hf", "--dtype", "float32")
+    model = AutoModelForCausalLM.from_pretrained(folder["path"], dtype="auto")
+    assert model.config.model_type == "llama"
+    assert AutoTokenizer.from_pretrained(folder["path"]).chat_template
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("dora", {"use_dora": "true", "quantization": "Q8_0"}),
+        ("full", {"use_peft": "false"}),
+    ],
+)
+def test_what_no_adapter_can_hold_becomes_one_merged_file(
+    name: str, settings: dict[str, object], program: Program, desk: BaseDesk, rows: Path
+) -> None:
+    stored = Store.open(desk.store).find(MODEL)
+    with FakeOllama("0.40.0") as server:
+        program.environment["OLLAMA_HOST"] = server.url
+        events = program.events(
+            *words(desk, rows, name, **settings), "--base", REPO, "--publish", f"{name}:v1"
+        )
+        assert events[-1]["state"] == "finished"
+        directory = program.directory(name)
+        merged = directory.artifacts / (
+            "merged-Q8_0.gguf" if "quantization" in settings else "merged.gguf"
+        )
+        published = report(events, "published")
+        assert (published["name"], published["form"]) == (f"{name}:v1", "gguf")
+        model = server.models[f"{name}:v1"]
+        assert (model.weights, model.adapters) == (sha256_of(merged), [])
+        assert model.template == stored.template
+        assert program.json("publish", name, "--name", "x", "--as", "adapter", code=2)
+        again = program.json("publish", name, "--name", f"{name}:v2")
+        assert again["file_sha256"] == published_digest(directory.artifacts)
+    proof = program.json("verify", name)
+    assert (proof["passed"], proof["served_as"], proof["adapter"]) == (True, "merged", None)
+    assert proof["loss_served"] < proof["loss_base"] - 1
+    assert proof["file_sha256"] == sha256_of(merged)
+    refused = program.json("export", name, "--as", "adapter", code=3)
+    assert refused["error"]["code"] == "no_adapter"
+    types = {info.type.name for info in read_header(merged).tensors.values()}
+    assert ("Q8_0" in types) is (name == "dora")
+
+
+def published_digest(artifacts: Path) -> str:
+    return str(json.loads((artifacts / "verify.json").read_text())["file_sha256"])
+
+
+def test_a_worker_that_was_killed_goes_on_to_the_very_same_weights(
+    program: Program, desk: BaseDesk, rows: Path
+) -> None:
+    settings = {"use_peft": "false", "max_steps": 8, "base": "hub"}
+    through, killed = (
+        [*words(desk, rows, name, **settings), "--base", str(desk.folder)]
+        for name in ("through", "killed")
+    )
+    program.run(*through)
+    program.run(*killed, "--detach")
+    program.wait_for_step("killed", 5)
+    program.kill("killed")
+    program.run("runs", "resume", "killed")
+    files = [
+        program.directory(name).artifacts / "learned" / "model.safetensors"
+        for name in ("through", "killed")
+    ]
+    assert sha256_of(files[0]) == sha256_of(files[1])
+
+
+def test_a_base_that_changed_is_found_when_a_run_is_resumed(
+    program: Program, desk: BaseDesk, rows: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(desk.folder, folder)
+    program.run(*words(desk, rows, "stopped", max_steps=400), "--base", str(folder), "--detach")
+    program.wait_for_step("stopped", 1)
+    program.run("runs", "stop", "stopped")
+    file = folder / "model-00001-of-00001.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-4000:] = b"\x7f\xc0" * 2000
+    file.write_bytes(bytes(content))
+    events = program.events("runs", "resume", "stopped", code=1)
+    failed = next(event for event in events if event["type"] == "failed")
+    assert failed["code"] in {"not_finite", "other_base"}
+
+
+def test_a_damaged_file_of_the_cache_is_named_with_its_digest(
+    program: Program, desk: BaseDesk, rows: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(desk.cache, cache, symlinks=True)
+    program.environment["HF_HUB_CACHE"] = str(cache)
+    blob = max(cache.rglob("blobs/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(blob.read_bytes())
+    content[-5] ^= 1
+    blob.write_bytes(bytes(content))
+    events = program.events(*words(desk, rows, "damaged"), "--base", REPO, code=3)
+    failed = next(event for event in events if event["type"] == "failed")
+    assert failed["code"] == "bad_base"
+    assert blob.name[:12] in failed["message"]
+
+
+def test_another_models_base_is_never_trained_on(
+    program: Program, desk: BaseDesk, rows: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "other"
+    shutil.copytree(desk.folder, folder)
+    file = folder / "model-00001-of-00001.safetensors"
+    tensors = {name: torch.randn_like(value) for name, value in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    events = program.events(*words(desk, rows, "other"), "--base", str(folder), code=3)
+    failed = next(event for event in events if event["type"] == "failed")
+    assert failed["code"] == "other_base"

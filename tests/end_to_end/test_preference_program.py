@@ -1,0 +1,171 @@
+"""Training on pairs through the command line and a worker of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import yaml
+
+from llamaforge import paths
+from tests.end_to_end.program import Program
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """The demo's first rows, each with an answer of another row as the worse one."""
+    rows = [json.loads(line) for line in paths.embedded_data().read_text().splitlines()[:120]]
+    path = tmp_path / "pairs.jsonl"
+    with path.open("w") as file:
+        for row, other in zip(rows, [*rows[7:], *rows[:7]], strict=True):
+            *prompt, chosen = row["messages"]
+            rejected = other["messages"][-1]
+            if chosen["content"] != rejected["content"]:
+                body = {"prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
+                file.write(json.dumps(body) + "\n")
+    return path
+
+
+def words(pairs: Path, name: str, *more: str, **settings: Any) -> list[str]:
+    found = ["train", "--store", str(paths.embedded_store()), "--model", "llamaforge-demo"]
+    found += ["--data", str(pairs), "--name", name, "--yes", *more]
+    usual = {
+        "max_steps": 12,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-3,
+        "eval_steps": 6,
+        "fidelity_rows": 4,
+        "max_rows": 6,
+        "max_new_tokens": 8,
+    }
+    for key, value in (usual | settings).items():
+        found += ["--set", f"{key}={value}"]
+    return found
+
+
+def test_dpo_reports_rewards_and_what_the_served_models_prefer(
+    program: Program, pairs: Path
+) -> None:
+    events = program.events(*words(pairs, "liked", "--method", "dpo"))
+    assert events[-1]["state"] == "finished"
+    steps = [event for event in events if event["type"] == "step"]
+    assert steps[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert steps[0]["metrics"]["rewards/margins"] == 0.0
+    evals = [event for event in events if event["type"] == "eval"]
+    assert [event["step"] for event in evals] == [0, 6, 12]
+    assert evals[-1]["loss"] < evals[0]["loss"]
+    assert evals[-1]["metrics"]["rewards/margins"] > 0.05
+    assert evals[-1]["metrics"]["rewards/accuracies"] > 0.5
+    report = program.directory("liked").artifacts / "evaluation.json"
+    found = json.loads(report.read_text())["preferences"]
+    assert found["pairs"] == 6
+    assert found["tuned"]["margin"] > found["base"]["margin"], "in llama.cpp, as it is served"
+    gained = found["tuned"]["margin"] - found["base"]["margin"]
+    assert found["rewards"]["margin"] == pytest.approx(0.1 * gained)
+    shown = program.json("runs", "show", "liked")["metrics"]
+    assert shown["rewards/accuracies"] is not None
+    assert shown["preference_accuracy_tuned"] == found["tuned"]["accuracy"]
+    assert "Better answers that are the likelier ones" in program.run("runs", "attach", "liked")
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    """The demo's first rows, as conversations."""
+    path = tmp_path / "answers.jsonl"
+    lines = paths.embedded_data().read_text().splitlines()
+    path.write_text("\n".join(lines[:60]) + "\n")
+    return path
+
+
+def two_phases(folder: Path, answers: Path, pairs: Path) -> Path:
+    usual = {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-3,
+        "save_steps": 2,
+        "eval_steps": 4,
+    }
+    body = {
+        "model": {"name": "llamaforge-demo", "store": str(paths.embedded_store())},
+        "data": {"sources": [answers.name]},
+        "training": usual | {"max_steps": 6, "lora_r": 4},
+        "then": [
+            {
+                # Divided otherwise, so that what one phase holds out the other knows.
+                "data": {"sources": [pairs.name], "split_seed": 5},
+                "training": usual | {"method": "dpo", "max_steps": 8},
+            }
+        ],
+        "evaluation": {"fidelity_rows": 2, "max_rows": 2, "max_new_tokens": 4},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(body))
+    return path
+
+
+def adapter_of(program: Program, name: str) -> dict[str, bytes]:
+    reader = gguf.GGUFReader(program.directory(name).artifacts / "adapter.gguf")
+    return {tensor.name: tensor.data.tobytes() for tensor in reader.tensors}
+
+
+def test_two_phases_are_one_run_that_survives_its_worker(
+    program: Program, answers: Path, pairs: Path, tmp_path: Path
+) -> None:
+    recipe = str(two_phases(tmp_path, answers, pairs))
+    events = program.events("train", recipe, "--name", "through", "--yes")
+    finished = [e["name"] for e in events if e["type"] == "stage" and e["state"] == "finished"]
+    phases = ["prepare", "train", "prepare 2", "train 2"]
+    assert finished == [*phases, "export", "verify", "evaluate"]
+    steps = [(e["step"], e["total"]) for e in events if e["type"] == "step"]
+    assert steps == [(n, 6) for n in range(1, 7)] + [(n, 14) for n in range(7, 15)]
+    losses = [e["loss"] for e in events if e["type"] == "step"]
+    assert losses[6] == pytest.approx(0.693147, abs=1e-5), "its reference is the first phase"
+    codes = [e["code"] for e in events if e["type"] == "warning"]
+    assert "known_prompts" in codes, "both phases know the same questions"
+
+    program.run("train", recipe, "--name", "killed", "--yes", "--detach")
+    program.wait_for_step("killed", 10)
+    program.kill("killed")
+    program.run("runs", "resume", "killed")
+    shown = program.json("runs", "show", "killed")
+    assert (shown["state"], shown["step"], shown["total"]) == ("finished", 14, 14)
+    assert adapter_of(program, "killed") == adapter_of(program, "through")
+
+
+def test_a_run_goes_on_from_the_adapter_of_another(
+    program: Program, answers: Path, pairs: Path
+) -> None:
+    program.run(*words(answers, "first", max_steps=4, lora_r=4, max_rows=0))
+    program.run(
+        *("train", "--continue", "first", "--data", str(pairs), "--method", "dpo"),
+        *("--name", "second", "--yes", "--set", "max_steps=3", "--set", "max_rows=2"),
+        *("--set", "learning_rate=1e-9", "--set", "max_new_tokens=2"),
+    )
+    spec = yaml.safe_load(program.directory("second").spec_file.read_text())
+    assert spec["model"]["name"] == "llamaforge-demo"
+    assert (spec["training"]["lora_r"], spec["start"]["run"]) == (4, "first")
+    first, second = adapter_of(program, "first"), adapter_of(program, "second")
+    assert first.keys() == second.keys()
+    for name, data in first.items():
+        was, now = (np.frombuffer(part, np.float32) for part in (data, second[name]))
+        assert np.allclose(was, now, atol=1e-6), "nothing was learned at this rate"
+
+    refusal = program.json(
+        *("train", "--continue", "first", "--data", str(pairs), "--method", "dpo"),
+        *("--yes", "--set", "lora_r=8"),
+        code=2,
+    )
+    assert refusal["error"]["code"] == "other_adapter"
+    run = program.directory("second")
+    run.start_file.write_bytes(run.start_file.read_bytes()[:-1] + b"x")
+    (run.checkpoints / "finished.json").unlink()
+    worker = [sys.executable, "-m", "llamaforge.worker", str(run.path)]
+    assert subprocess.run(worker, env=program.environment, check=False).returncode == 3
+    assert "bad_start" in run.events_file.read_text()
