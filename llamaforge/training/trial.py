@@ -27,7 +27,7 @@ from llamaforge.training.lora import compute_type
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses
 from llamaforge.training.objective import token_loss
 
-TRIAL_SECONDS: Final = 5.0
+TRIAL_SECONDS: Final = 6.0
 """About how long a trial takes; the two shortest passes are always made."""
 _SHORTEST, _PART = 0.3, 0.03
 """Seconds that it may take in any case, and its part of the training where that is short."""
@@ -42,8 +42,12 @@ _MIXED_COST: Final = 7.0
 _USUAL_GAPS, _MOST_GAPS = 1.15, 1.6
 _MEASURABLE_BYTES: Final = 100_000_000
 """Activations of a pass below this are lost in what else the heap holds."""
-_GROWTH: Final = 4
-"""How many times more tokens the next pass has."""
+_GROWTHS: Final = (4, 2)
+"""How many times more tokens the next pass has; the first that there is time and memory for."""
+_FAR: Final = 3.0
+"""Beyond so many times the longest pass, a slope measured on short ones is not trusted alone."""
+_LEAST_OF_FORMULA, _MOST_OF_FORMULA = 0.8, 1.6
+"""Between which parts of the formula's the slope lay in every configuration that was tried whole."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def _measured(
     dtype = compute_type(settings.compute_dtype)
     most = settings.per_device_train_batch_size * longest
     release_memory()
-    tokens = min(_FIRST_TOKENS, max(most // _GROWTH, PAD_MULTIPLE))
+    tokens = min(_FIRST_TOKENS, max(most // _GROWTHS[0], PAD_MULTIPLE))
     _one(model, head, dtype, tokens, longest)  # pages, caches, the head
     passes: list[_Pass] = []
     while True:
@@ -143,16 +147,26 @@ def _measured(
         end = deadline(passes[-1].own_seconds / passes[-1].tokens)
         if passes[-1].tokens >= most:
             break
-        tokens = min(_GROWTH * tokens, most)
-        if len(passes) >= 2 and (
-            clock() + 2.2 * passes[-1].own_seconds * tokens / passes[-1].tokens > end
-            or _expected_peak(passes, tokens, estimator, settings) > room_bytes
-        ):
+        last = passes[-1]
+        affordable = [
+            larger
+            for larger in (min(factor * last.tokens, most) for factor in _GROWTHS)
+            if len(passes) < 2
+            or (
+                clock() + 2.2 * last.own_seconds * larger / last.tokens <= end
+                and _expected_peak(passes, larger, estimator, settings) <= room_bytes
+            )
+        ]
+        if not affordable:
             break
+        tokens = affordable[0]
     fixed, slope = _memory_line(passes, estimator, recomputed=settings.gradient_checkpointing)
     fits = [item for item in passes if _MIXED_COST * item.own_seconds < end - clock()]
     mixed = fits[-1] if fits else passes[0]
     slope *= _gaps(model, head, dtype, mixed, lengths, fixed, slope)
+    if most > _FAR * passes[-1].tokens:
+        usual = estimator.bytes_a_token(recomputed=settings.gradient_checkpointing)
+        slope = min(max(slope, _LEAST_OF_FORMULA * usual), _MOST_OF_FORMULA * usual)
     step_seconds = _optimizer_seconds(model, settings)
     model.zero_grad(set_to_none=True)
     loss_seconds = _loss_seconds(model, head, dtype)
