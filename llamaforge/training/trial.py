@@ -47,7 +47,7 @@ _GROWTHS: Final = (4, 2)
 _FAR: Final = 3.0
 """Beyond so many times the longest pass, a slope measured on short ones is not trusted alone."""
 _LEAST_OF_FORMULA, _MOST_OF_FORMULA = 0.8, 1.6
-"""Between which parts of the formula's the slope lay in every configuration that was tried whole."""
+"""Between which parts of the formula's slope measured ones lie, but for the smallest models."""
 
 
 @dataclass(frozen=True)
