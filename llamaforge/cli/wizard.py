@@ -13,7 +13,7 @@ from llamaforge.safe_text import safe_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llamaforge.wizard.checks import Check
+    from llamaforge.wizard.checks import Check, Fix
     from llamaforge.wizard.draft import Draft
     from llamaforge.wizard.facts import Facts
     from llamaforge.wizard.question import Question
@@ -103,7 +103,15 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     keep_draft(draft)
     if draft.goal == NO_TRAINING:
         return _without_training(arguments, draft)
-    found = _checked(draft, facts)
+    found = _checked(draft, facts, measures=dialogue is not None)
+    while dialogue is not None:
+        fix = dialogue.mended(found)
+        if fix is None:
+            break
+        draft = draft.with_answers(**fix.answers)
+        keep_draft(draft)
+        facts = _looked("base", draft, _looked("rows", draft, facts))
+        found = _checked(draft, facts, measures=True)
     if any(item.verdict == "fail" for item in found):
         narrate("It cannot begin like this. Your answers are kept for the next time.")
         return ExitCode.REFUSED
@@ -263,16 +271,29 @@ def _tell_rows(facts: "Facts") -> None:
         narrate(f"{'✗' if item['level'] == 'stop' else '!'} {safe_line(item['message'])}")
 
 
-def _checked(draft: "Draft", facts: "Facts") -> "list[Check]":
+def _checked(draft: "Draft", facts: "Facts", *, measures: bool) -> "list[Check]":
+    """Say what stands for and against the run, with passes of the model where `measures` says so.
+
+    A script measures with `llamaforge plan`.
+    """
     from llamaforge.wizard.checks import checks
+    from llamaforge.wizard.measured import measured_checks
 
     found = checks(draft, facts)
     narrate("\nBefore it begins")
+    _tell_checks(found)
+    if measures and not any(item.verdict == "fail" for item in found):
+        measured = measured_checks(draft, facts, lambda words: narrate(f"  {words} …"))
+        _tell_checks(measured)
+        found += measured
+    return found
+
+
+def _tell_checks(found: "list[Check]") -> None:
     for item in found:
         narrate(f"{_SIGNS[item.verdict]} {item.title}: {safe_line(item.message, limit=300)}")
         if item.hint and item.verdict != "pass":
             narrate(f"    {safe_line(item.hint, limit=300)}")
-    return found
 
 
 def _finished(
@@ -444,6 +465,16 @@ class _Dialogue:
         while text := self._answer("text", f"{question.title} ({len(found)} so far)"):
             found.append(text)
         return tuple(found)
+
+    def mended(self, found: "list[Check]") -> "Fix | None":
+        """Return the way out of what keeps the run from beginning that the person takes."""
+        for item in found:
+            fix = item.fix
+            if item.verdict == "fail" and fix is not None and not fix.fetches:
+                words = f"{item.title}: {fix.title}?"
+                if self._answer("confirm", safe_line(words, limit=200), default=True):
+                    return fix
+        return None
 
     def agreed(self, path: Path) -> bool:
         """Return whether the recipe may be written to `path`."""

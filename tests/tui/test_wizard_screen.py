@@ -12,12 +12,13 @@ from llamaforge import paths
 from llamaforge.cli.main import main
 from llamaforge.runs.directory import RunDirectory, open_run
 from llamaforge.tui.app import LlamaForgeApp
-from llamaforge.tui.screens import review
+from llamaforge.tui.screens import check, review
 from llamaforge.tui.screens.check import CheckScreen
 from llamaforge.tui.screens.models import ModelsScreen
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.review import ReviewScreen
 from llamaforge.tui.screens.wizard import WizardScreen
+from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import kept_draft
 from tests.tui.test_models_screen import is_read
 from tests.tui.waiting import screen_text, text_of, until, until_shown
@@ -36,6 +37,8 @@ def rows(tmp_path: Path) -> Path:
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[RunDirectory]:
     begun: list[RunDirectory] = []
     monkeypatch.setattr(review, "launch", begun.append)
+    time = [Check("Time", "pass", "The whole run takes 2 min to 4 min.")]
+    monkeypatch.setattr(check, "measured_checks", lambda draft, facts, tell: time)
     return begun
 
 
@@ -120,6 +123,7 @@ async def checked(pilot: Pilot[Any]) -> None:
 
 async def pass_the_checks(pilot: Pilot[Any]) -> None:
     await checked(pilot)
+    await until_shown(pilot, "✓ Time: The whole run takes 2 min to 4 min.")
     await pilot.press("enter")
     await until(pilot, lambda: isinstance(pilot.app.screen, ReviewScreen))
 
