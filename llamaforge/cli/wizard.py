@@ -13,7 +13,7 @@ from llamaforge.safe_text import safe_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llamaforge.wizard.checks import Check
+    from llamaforge.wizard.checks import Check, Fix
     from llamaforge.wizard.draft import Draft
     from llamaforge.wizard.facts import Facts
     from llamaforge.wizard.question import Question
@@ -97,16 +97,26 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     if dialogue is not None:
         narrate(f"This machine: {facts.machine.words()}.")
         draft = dialogue.offered(draft)
+    else:
+        _require_all(draft, facts)
     draft, facts = _answered(draft, facts, dialogue)
     keep_draft(draft)
     if draft.goal == NO_TRAINING:
         return _without_training(arguments, draft)
-    found = _checked(draft, facts)
+    found = _checked(draft, facts, measures=dialogue is not None)
+    while dialogue is not None:
+        fix = dialogue.mended(found)
+        if fix is None:
+            break
+        draft = draft.with_answers(**fix.answers)
+        keep_draft(draft)
+        facts = _looked("base", draft, _looked("rows", draft, facts))
+        found = _checked(draft, facts, measures=True)
     if any(item.verdict == "fail" for item in found):
         narrate("It cannot begin like this. Your answers are kept for the next time.")
         return ExitCode.REFUSED
     code = _finished(arguments, draft, facts, dialogue)
-    forget_draft()
+    forget_draft(draft)
     return code
 
 
@@ -261,16 +271,29 @@ def _tell_rows(facts: "Facts") -> None:
         narrate(f"{'✗' if item['level'] == 'stop' else '!'} {safe_line(item['message'])}")
 
 
-def _checked(draft: "Draft", facts: "Facts") -> "list[Check]":
+def _checked(draft: "Draft", facts: "Facts", *, measures: bool) -> "list[Check]":
+    """Say what stands for and against the run, with passes of the model where `measures` says so.
+
+    A script measures with `llamaforge plan`.
+    """
     from llamaforge.wizard.checks import checks
+    from llamaforge.wizard.measured import measured_checks
 
     found = checks(draft, facts)
     narrate("\nBefore it begins")
+    _tell_checks(found)
+    if measures and not any(item.verdict == "fail" for item in found):
+        measured = measured_checks(draft, facts, lambda words: narrate(f"  {words} …"))
+        _tell_checks(measured)
+        found += measured
+    return found
+
+
+def _tell_checks(found: "list[Check]") -> None:
     for item in found:
         narrate(f"{_SIGNS[item.verdict]} {item.title}: {safe_line(item.message, limit=300)}")
         if item.hint and item.verdict != "pass":
             narrate(f"    {safe_line(item.hint, limit=300)}")
-    return found
 
 
 def _finished(
@@ -352,18 +375,54 @@ def _list_settings(draft: "Draft", facts: "Facts") -> None:
     narrate(f"As it stands, {safe_line(effect_words(draft, facts), limit=300)}.")
 
 
+def _rows_of(draft: "Draft") -> str:
+    """Return the rows of a draft in a few words."""
+    first, *others = draft.sources or ("no rows yet",)
+    return f"{Path(first).name} and {len(others)} more" if others else Path(first).name
+
+
+def _require_all(draft: "Draft", facts: "Facts") -> None:
+    """Name the options of all answers that nobody gave and that have no usual one.
+
+    Raises:
+        UsageError: there are such (`missing_answer`).
+    """
+    from llamaforge.wizard.questions import open_questions
+
+    missing = [item for item in open_questions(draft, facts) if not item.default(draft, facts)]
+    if missing:
+        names = ", ".join(f"{item.title.lower()} ({item.flag})" for item in missing)
+        flags = " ".join(f"{item.flag} …" for item in missing)
+        raise UsageError(
+            f"There is no terminal to ask on, and these answers are missing: {names}.",
+            f"Give them: llamaforge wizard {flags}",
+            code="missing_answer",
+        )
+
+
 class _Dialogue:
     """Asks a person at a terminal, with questionary."""
 
     def offered(self, draft: "Draft") -> "Draft":
         """Return the draft to begin with: one that was left behind, if the person wants it."""
-        from llamaforge.wizard.draft import Draft, kept_draft
+        import questionary
 
-        kept = kept_draft()
-        if kept is None or draft != Draft(store=draft.store) or kept.store != draft.store:
+        from llamaforge.wizard.draft import Draft, kept_drafts
+
+        kept = [item for item in kept_drafts() if item.store == draft.store]
+        if not kept or draft != Draft(store=draft.store):
             return draft
-        words = f"Go on with what you answered before ({kept.model or 'no model yet'})?"
-        return kept if self._answer("confirm", safe_line(words), default=True) else draft
+        choices = [
+            questionary.Choice(
+                safe_line(f"{item.model or 'no model yet'} with {_rows_of(item)}", limit=_WIDTH),
+                value=number,
+            )
+            for number, item in enumerate(kept)
+        ]
+        choices.append(questionary.Choice("No, begin anew", value=len(kept)))
+        title = "Go on with what you answered before?"
+        number = self._answer("select", title, choices=choices)
+        return kept[number] if number < len(kept) else draft
 
     def ask(self, question: "Question", draft: "Draft", facts: "Facts") -> Any:
         """Return a person's answer that nothing speaks against."""
@@ -406,6 +465,16 @@ class _Dialogue:
         while text := self._answer("text", f"{question.title} ({len(found)} so far)"):
             found.append(text)
         return tuple(found)
+
+    def mended(self, found: "list[Check]") -> "Fix | None":
+        """Return the way out of what keeps the run from beginning that the person takes."""
+        for item in found:
+            fix = item.fix
+            if item.verdict == "fail" and fix is not None and not fix.fetches:
+                words = f"{item.title}: {fix.title}?"
+                if self._answer("confirm", safe_line(words, limit=200), default=True):
+                    return fix
+        return None
 
     def agreed(self, path: Path) -> bool:
         """Return whether the recipe may be written to `path`."""

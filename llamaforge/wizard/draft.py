@@ -1,5 +1,6 @@
 """The answers that a person has given so far, and the recipe that they make."""
 
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -10,11 +11,14 @@ from typing import Any, Final
 import yaml
 
 from llamaforge import paths
+from llamaforge.data.sources import absolute_source
+from llamaforge.errors import LlamaForgeError
 from llamaforge.files import write_atomic, write_json
 from llamaforge.recipe.resolve import with_settings
 from llamaforge.recipe.spec import Recipe
 from llamaforge.wizard.presets import Advice
 
+_MOST_DRAFTS: Final = 8
 NO_TRAINING: Final = "prompt"
 """The goal that needs no training: a system text and some examples."""
 
@@ -156,10 +160,49 @@ def _place(key: str, recipe: Recipe) -> tuple[str, str]:
     return next((part, key) for part in sections if hasattr(getattr(recipe, part), key))
 
 
-def kept_draft() -> Draft | None:
-    """Return the draft that was left behind, if there is one that can be read."""
+def kept_drafts() -> list[Draft]:
+    """Return the drafts that were left behind and can be read, the newest first."""
+    found = []
+    for file in _files():
+        draft = _read(file)
+        if draft is not None:
+            found.append(draft)
+    return found
+
+
+def kept_draft(model: str | None = None, store: str = "") -> Draft | None:
+    """Return the newest draft that was left behind, of a model of a store or of any."""
+    for draft in kept_drafts():
+        if model is None or (draft.model, draft.store) == (model, store):
+            return draft
+    return None
+
+
+def keep_draft(draft: Draft) -> bool:
+    """Remember a draft, to be offered again; return whether that could be done.
+
+    There is one for each model with its rows; the oldest of many is given up.
+    """
     try:
-        body = json.loads(_file().read_text(encoding="utf-8"))
+        write_json(_file(draft), asdict(draft))
+        if draft.sources:  # it was kept before without any
+            _file(replace(draft, sources=())).unlink(missing_ok=True)
+        for file in _files()[_MOST_DRAFTS:]:
+            file.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def forget_draft(draft: Draft) -> None:
+    """Forget a draft that was kept."""
+    for file in (_file(draft), _file(replace(draft, sources=()))):
+        file.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> Draft | None:
+    try:
+        body = json.loads(file.read_text(encoding="utf-8"))
         known = {item.name for item in fields(Draft)}
         values = {key: value for key, value in body.items() if key in known}
         for key in ("sources", "probes"):
@@ -173,23 +216,32 @@ def kept_draft() -> Draft | None:
         return None
 
 
-def keep_draft(draft: Draft) -> None:
-    """Remember a draft, to be offered again; a home that cannot be written to is passed over."""
-    try:
-        write_json(_file(), asdict(draft))
-    except OSError:
-        return
-
-
-def forget_draft() -> None:
-    """Forget the draft that was kept."""
-    _file().unlink(missing_ok=True)
-
-
 def write_recipe(path: Path, text: str) -> None:
     """Write a recipe file, whole or not at all."""
     write_atomic(path, text, mode=0o644)
 
 
-def _file() -> Path:
-    return paths.home() / "draft.json"
+def _files() -> list[Path]:
+    """Return the files of all drafts, the newest first."""
+    try:
+        found = [(file.stat().st_mtime_ns, file) for file in _folder().glob("*.json")]
+    except OSError:
+        return []
+    return [file for _, file in sorted(found, reverse=True)]
+
+
+def _file(draft: Draft) -> Path:
+    """Return the file of a draft: the same for the same model and rows."""
+    about = json.dumps([draft.model, draft.store, [_absolute(text) for text in draft.sources]])
+    return _folder() / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
+
+
+def _absolute(text: str) -> str:
+    try:
+        return absolute_source(text)
+    except LlamaForgeError:
+        return text
+
+
+def _folder() -> Path:
+    return paths.home() / "drafts"

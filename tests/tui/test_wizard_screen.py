@@ -1,5 +1,6 @@
 """The wizard leads from a model to a run, forward and back, and loses no answer."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from llamaforge import paths
+from llamaforge.cli.main import main
 from llamaforge.runs.directory import RunDirectory, open_run
 from llamaforge.tui.app import LlamaForgeApp
-from llamaforge.tui.screens import review
+from llamaforge.tui.screens import check, review
 from llamaforge.tui.screens.check import CheckScreen
 from llamaforge.tui.screens.models import ModelsScreen
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.review import ReviewScreen
 from llamaforge.tui.screens.wizard import WizardScreen
+from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import kept_draft
 from tests.tui.test_models_screen import is_read
 from tests.tui.waiting import screen_text, text_of, until, until_shown
@@ -34,6 +37,8 @@ def rows(tmp_path: Path) -> Path:
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[RunDirectory]:
     begun: list[RunDirectory] = []
     monkeypatch.setattr(review, "launch", begun.append)
+    time = [Check("Time", "pass", "The whole run takes 2 min to 4 min.")]
+    monkeypatch.setattr(check, "measured_checks", lambda draft, facts, tell: time)
     return begun
 
 
@@ -118,6 +123,7 @@ async def checked(pilot: Pilot[Any]) -> None:
 
 async def pass_the_checks(pilot: Pilot[Any]) -> None:
     await checked(pilot)
+    await until_shown(pilot, "✓ Time: The whole run takes 2 min to 4 min.")
     await pilot.press("enter")
     await until(pilot, lambda: isinstance(pilot.app.screen, ReviewScreen))
 
@@ -403,3 +409,41 @@ async def test_questions_to_watch_are_typed_or_taken_from_the_rows(rows: Path) -
         assert len(probes) == 2
         assert probes[1] == "what is it?"
         assert wizard(pilot).draft.recipe(()).evaluation.probe_prompts == list(probes)
+
+
+async def test_leaving_asks_only_where_something_would_be_lost(rows: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await begin(pilot)
+        field = wizard(pilot).query_one(Input)
+        field.value = str(rows)[:-3]
+        await pilot.press("ctrl+q")
+        await until_shown(pilot, "not taken yet")
+        await pilot.press("n")
+        await until(pilot, lambda: asked(pilot, "sources"))
+        await pilot.press("escape")
+        await until(pilot, lambda: asked(pilot, "base"))
+        await pilot.press("enter")
+        await until(pilot, lambda: asked(pilot, "sources"))
+        field = wizard(pilot).query_one(Input)
+        assert field.value == str(rows)[:-3], "back loses nothing that was typed"
+        await say(pilot, f"'{rows}'")
+        await keep_the_split(pilot)
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: not pilot.app.is_running)
+    assert kept_draft() is not None
+
+
+async def test_both_ways_write_the_same_recipe(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_checks(pilot, rows)
+        await pass_the_checks(pilot)
+        await pilot.press("w")
+        await until(pilot, (tmp_path / "mine.yaml").exists)
+    words = ["wizard", "--store", str(paths.embedded_store()), "--model", "llamaforge-demo:latest"]
+    words += ["--from", "gguf", "--data", str(rows), "--goal", "extract", "--preset", "quick"]
+    words += ["--set", "seed=7", "--name", "mine", "--recipe", "plain.yaml"]
+    assert await asyncio.to_thread(main, words) == 0
+    assert (tmp_path / "plain.yaml").read_text() == (tmp_path / "mine.yaml").read_text()

@@ -25,6 +25,7 @@ from llamaforge.wizard.checks import Check, Fix, checks
 from llamaforge.wizard.draft import Draft, keep_draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.looking import LOOKS, due
+from llamaforge.wizard.measured import measured_checks
 from llamaforge.words import size_words
 
 _ORDER = {"fail": 0, "warn": 1, "pass": 2}
@@ -56,6 +57,15 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
         def __init__(self, facts: Facts, found: list[Check]) -> None:
             super().__init__()
             self.facts = facts
+            self.found = found
+
+    class Measured(Message):
+        """Some passes of the model were tried, or are being tried."""
+
+        def __init__(self, of: Draft, words: str, found: list[Check] | None = None) -> None:
+            super().__init__()
+            self.of = of
+            self.words = words
             self.found = found
 
     class Fetched(Message):
@@ -103,9 +113,15 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
         self.run_worker(work, thread=True, exclusive=True, group="check", exit_on_error=False)
 
     def on_check_screen_checked(self, message: Checked) -> None:
-        """Show the verdicts."""
+        """Show the verdicts; what has to be measured follows."""
         self.facts = message.facts
-        self.found = sorted(message.found, key=lambda item: _ORDER[item.verdict])
+        self._tell("")
+        self._show(message.found)
+        if not any(item.verdict == "fail" for item in message.found):
+            self._measure()
+
+    def _show(self, found: list[Check]) -> None:
+        self.found = sorted(found, key=lambda item: _ORDER[item.verdict])
         menu = self.query_one(OptionList)
         menu.clear_options()
         bad = sum(item.verdict == "fail" for item in self.found)
@@ -122,8 +138,31 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
         menu.highlighted = next(
             (place for place, row in enumerate(menu.options) if not row.disabled), None
         )
-        self._tell("")
         self.refresh_bindings()
+
+    def _measure(self) -> None:
+        """Try some passes of the model, in a process: one may go on meanwhile."""
+        draft, facts = self.draft, self.facts
+        self._tell("Measuring how long it takes …")
+
+        def work() -> None:
+            found = measured_checks(draft, facts, lambda words: self._say(draft, words))
+            self.post_message(self.Measured(draft, "", found))
+
+        self.run_worker(work, thread=True, exclusive=True, group="measure", exit_on_error=False)
+
+    def _say(self, draft: Draft, words: str) -> None:
+        self.post_message(self.Measured(draft, words))
+
+    def on_check_screen_measured(self, message: Measured) -> None:
+        """Show what was measured, unless the answers have changed meanwhile."""
+        if message.of != self.draft or self.found is None:
+            return
+        if message.found is None:
+            self._tell(f"Measuring how long it takes: {message.words} …")
+        else:
+            self._tell("")
+            self._show([*self.found, *message.found])
 
     def _tell(self, text: str, *, bad: bool = False) -> None:
         words = Content.styled(safe_line(text, limit=400), "$text-error" if bad else MUTED)

@@ -169,7 +169,7 @@ class ReviewScreen(Screen[bool]):
             return
         name = draft.publish or "mine"
         commands = write_modelfile(path, draft.model, draft.system, draft.sources, name)
-        forget_draft()
+        forget_draft(self._draft)
         lines = [f"The Modelfile is {path}. Make the model and talk to it with:", *commands]
         self.query_one("#review", Lines).show(
             lambda width: [part for line in lines for part in Content(safe_line(line)).wrap(width)]
@@ -195,7 +195,7 @@ class ReviewScreen(Screen[bool]):
         except LlamaForgeError as error:
             self.post_message(self.Begun(None, f"{error.message} {error.hint}"))
         else:
-            forget_draft()
+            forget_draft(self._draft)
             self.post_message(self.Begun(run))
 
     def on_review_screen_begun(self, message: Begun) -> None:

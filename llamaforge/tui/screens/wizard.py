@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from textual import on
 from textual.app import ComposeResult
@@ -34,6 +34,9 @@ from llamaforge.wizard.looking import LOOKS, Look, due
 from llamaforge.wizard.question import Kind, Option, Question
 from llamaforge.wizard.questions import MODEL, open_questions, questions_of, taken
 from llamaforge.wizard.recent import recent_sources
+
+_TYPED: Final = frozenset({Kind.TEXT, Kind.SOURCES})
+"""Kinds whose answer is typed and taken with Enter."""
 
 
 class WizardScreen(ForgeScreen[None]):
@@ -89,6 +92,9 @@ class WizardScreen(ForgeScreen[None]):
         self._clock = clock
         self._path: list[str] = []
         """The keys of the questions on the way to the one that is asked."""
+        self._typed: dict[str, str] = {}
+        """What was typed for a question and not yet taken, by its key."""
+        self._is_kept = True
         self._looking = False
         self._looks = 0
         """How often something was looked at: what came too late is told by it."""
@@ -151,6 +157,28 @@ class WizardScreen(ForgeScreen[None]):
             self._path = self._path[: self._path.index(bad.key) + 1]
             await self._ask(bad)
             self._tell_problem(bad.judged(self.draft, self.facts))
+
+    @property
+    def would_lose(self) -> str:
+        """What would be lost if the program ended now: answers are kept, unless that failed."""
+        if not self._is_kept:
+            return "Your answers could not be kept, so they would be lost."
+        self._remember_typed()
+        question = self.question
+        if question is not None and question.key in self._typed:
+            return "What you typed here was not taken yet, and would be lost."
+        return ""
+
+    def _remember_typed(self) -> None:
+        """Remember a text that was typed and not taken."""
+        question = self.question
+        field = next(iter(self.query("#answer Input").results(Input)), None)
+        if question is None or field is None or question.kind not in _TYPED:
+            return
+        taken_before = words_of(question, getattr(self.draft, question.key))
+        self._typed.pop(question.key, None)
+        if field.value.strip() and field.value.strip() != taken_before:
+            self._typed[question.key] = field.value
 
     @property
     def question(self) -> Question | None:
@@ -226,7 +254,8 @@ class WizardScreen(ForgeScreen[None]):
                 choices = [Option("no", "No"), Option("yes", "Yes")]
                 widget = _menu(choices, "yes" if now else "no")
             case Kind.SOURCES:
-                widget = SourcePicker(tuple(now or ()), recent_sources())
+                typed = self._typed.get(question.key, "")
+                widget = SourcePicker(tuple(now or ()), recent_sources(), typed)
             case Kind.COLUMNS:
                 widget = ColumnMapper(self.draft, options, str(now))
             case Kind.SETTINGS:
@@ -234,7 +263,8 @@ class WizardScreen(ForgeScreen[None]):
             case Kind.LINES:
                 widget = LinesEditor(tuple(now or ()), options)
             case Kind.TEXT:
-                widget = Input(words_of(question, now), id="input")
+                text = self._typed.get(question.key) or words_of(question, now)
+                widget = Input(text, id="input")
         return widget
 
     def _show_trail(self) -> None:
@@ -274,7 +304,7 @@ class WizardScreen(ForgeScreen[None]):
     def on_settings_editor_changed(self, message: SettingsEditor.Changed) -> None:
         """Keep a changed setting at once: going back loses none."""
         self.draft = self.draft.with_answers(settings=message.settings)
-        keep_draft(self.draft)
+        self._is_kept = keep_draft(self.draft)
         self._show_trail()
 
     def action_take(self) -> None:
@@ -291,7 +321,8 @@ class WizardScreen(ForgeScreen[None]):
         self.draft = before.with_answers(**taken(question, answer, self.facts))
         if self._looking and self.draft == before:
             return
-        keep_draft(self.draft)
+        self._is_kept = keep_draft(self.draft)
+        self._typed.pop(question.key, None)
         look = due(question.looks, self.draft, self.facts)
         if look is not None:
             self._look(look, partial(self._go_on, question))
@@ -356,6 +387,7 @@ class WizardScreen(ForgeScreen[None]):
     async def action_back(self) -> None:
         """Go to the question before, or leave; the answers are kept."""
         self._looking = False
+        self._remember_typed()
         self._path = self._path[:-1]
         question = self.question
         if question is None:

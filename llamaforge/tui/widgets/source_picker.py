@@ -1,6 +1,7 @@
 """Choosing files: typing with completion, what was used before, and several at once."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +49,11 @@ class SourcePicker(Vertical, Helpful):
         Binding("down", "to_list", "Choose from the list", show=False),
     ]
 
-    def __init__(self, chosen: Sequence[str], recent: Sequence[str]) -> None:
+    def __init__(self, chosen: Sequence[str], recent: Sequence[str], typed: str = "") -> None:
+        """Begin with what was chosen before; `typed` stands in the line and was not taken yet."""
         super().__init__()
         self._chosen = list(chosen) if len(chosen) > 1 else []
-        self._typed = chosen[0] if len(chosen) == 1 else ""
+        self._typed = typed or (shlex.join(chosen) if len(chosen) == 1 else "")
         self._recent = recent
         self._entries: list[Entry] = []
 

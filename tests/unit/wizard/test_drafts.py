@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from llamaforge import paths
 from llamaforge.cli import train
 from llamaforge.recipe.resolve import with_settings
-from llamaforge.wizard.draft import Draft, forget_draft, keep_draft, kept_draft
+from llamaforge.wizard.draft import Draft, forget_draft, keep_draft, kept_draft, kept_drafts
 from llamaforge.wizard.facts import Facts, Machine
 from llamaforge.wizard.question import Kind
 from llamaforge.wizard.questions import STEPS, advice_for, open_questions, settings_of, taken
@@ -78,16 +79,42 @@ def test_each_number_stands_beside_its_reason_until_a_person_changes_it() -> Non
 
 def test_a_draft_is_kept_and_forgotten() -> None:
     assert kept_draft() is None
-    keep_draft(DRAFT)
+    assert keep_draft(DRAFT)
     assert kept_draft() == DRAFT
-    forget_draft()
+    forget_draft(DRAFT)
     assert kept_draft() is None
+
+
+def test_drafts_of_several_models_and_rows_are_kept() -> None:
+    other = replace(DRAFT, sources=("/data/other.jsonl",))
+    begun = Draft(model="gemma3:4b")
+    for draft in (DRAFT, other, begun):
+        keep_draft(draft)
+    assert kept_drafts() == [begun, other, DRAFT]
+    assert kept_draft(DRAFT.model, DRAFT.store) == other
+    assert kept_draft("gemma3:4b") == begun
+    grown = replace(begun, sources=("/r.jsonl",))
+    keep_draft(grown)
+    assert begun not in kept_drafts(), "the same draft with its rows takes its place"
+    forget_draft(other)
+    assert kept_drafts() == [grown, DRAFT]
+    for number in range(20):
+        keep_draft(replace(DRAFT, model=f"m{number}"))
+    assert len(kept_drafts()) == 8
+
+
+def test_a_home_that_cannot_be_written_to_is_told() -> None:
+    paths.home().parent.mkdir(parents=True, exist_ok=True)
+    paths.home().write_text("a file where the folder would be")
+    assert not keep_draft(DRAFT)
+    assert kept_drafts() == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model": 7}', '{"sources": 3}', '{"new": 1}'])
 def test_a_draft_that_makes_no_sense_is_not_offered(text: str) -> None:
-    paths.home().mkdir(parents=True)
-    (paths.home() / "draft.json").write_text(text)
+    folder = paths.home() / "drafts"
+    folder.mkdir(parents=True)
+    (folder / "x.json").write_text(text)
     found = kept_draft()
     assert found is None or found == Draft()
 
