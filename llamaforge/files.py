@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-_CHUNK_BYTES: Final = 1 << 22
+_CHUNK_BYTES: Final = 1 << 18  # also where memory has run out
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:

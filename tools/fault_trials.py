@@ -263,7 +263,7 @@ def out_of_memory(bench: Bench, chance: random.Random) -> None:
         require(failed is not None, f"ended with {code}, and nothing is said: {log_of(run)}")
         require(failed is not None and failed.code == "out_of_memory", f"{failed} {log_of(run)}")
         require(failed is not None and failed.hint, "no way out is said")
-        require(told, "no smaller batch was tried")
+        require(told, f"no smaller batch was tried: {log_of(run)}")
         require(status.state is RunState.FAILED, f"its state is {status.state}")
     require(bench.start(run).wait() == 0, f"not resumable: {log_of(run)}")
     require(sorted(set(steps_of(run))) == list(range(1, STEPS + 1)), "steps are missing")

@@ -378,8 +378,8 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _divisible(self) -> "Recipe":
-        if self.launch.world > 1 and (self.then or self.training.method != "sft"):
-            raise ValueError("several processes train one phase with the method sft")
+        if self.launch.world > 1 and self.then:
+            raise ValueError("several processes train one phase; leave out then or processes")
         return self
 
     @property

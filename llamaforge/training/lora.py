@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 from llamaforge.errors import UsageError
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.model import LoadedModel
+from llamaforge.training.packed import PackedLinear
+from llamaforge.training.packed_lora import PackedLora
 
 ADAPTER_NAME: Final = "default"
 
@@ -44,6 +46,7 @@ def attach_lora(packed: LoadedModel, settings: TrainingSettings) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
+    config._register_custom_module({PackedLinear: PackedLora})  # noqa: SLF001 - PEFT's own way in
     model = get_peft_model(cast("nn.Module", packed.model), config, autocast_adapter_dtype=False)
     for parameter in model.parameters():
         if parameter.requires_grad:

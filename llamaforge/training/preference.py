@@ -41,9 +41,10 @@ class PairFigures:
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
         self._pairs = 0
+        self._device = torch.device("cpu")
 
-    def add(self, rewards: PairScores, logps: PairScores, **more: Tensor) -> None:
-        """Take some pairs: rewards, log-probabilities and further figures, each of shape [b]."""
+    def add(self, counted: Tensor, rewards: PairScores, logps: PairScores, **more: Tensor) -> None:
+        """Take some pairs: which of them count, and figures of all, each of shape [b]."""
         found = {
             "rewards/chosen": rewards.chosen,
             "rewards/rejected": rewards.rejected,
@@ -54,13 +55,17 @@ class PairFigures:
             # How often the better answer is the likelier one, whatever the reference says.
             "logps/accuracies": (logps.chosen > logps.rejected).float(),
         } | more
-        self._pairs += len(rewards.chosen)
+        self._device = counted.device
+        self._pairs += int(counted.sum())
         for name, values in found.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(values.detach().sum())
+            total = float(values.detach()[counted].sum())
+            self._sums[name] = self._sums.get(name, 0.0) + total
 
-    def take(self) -> dict[str, float]:
-        """Return the means, and begin anew."""
-        means = {name: total / self._pairs for name, total in self._sums.items()}
+    def take(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """Return the means over the pairs of all `ranks`, and begin anew."""
+        own = torch.tensor([*self._sums.values(), self._pairs], dtype=torch.float64)
+        *sums, pairs = ranks.total(own.to(self._device)).tolist()
+        means = {name: total / pairs for name, total in zip(self._sums, sums, strict=True)}
         self._sums, self._pairs = {}, 0
         return means
 
@@ -183,14 +188,14 @@ class DirectPreference:
         policy = PairScores.of(tokens.sums())
         ratios = policy.minus(reference)
         rewards = PairScores(self._beta * ratios.chosen, self._beta * ratios.rejected)
-        self._figures.add(rewards, policy)
+        self._figures.add(_learned(batch), rewards, policy)
         if self._settings.loss_type == "ipo":
             return ipo_losses(ratios, tokens.sizes(), self._beta)
         return sigmoid_losses(ratios, self._beta)
 
     def take_metrics(self) -> dict[str, float]:
         """Return rewards, margins and accuracies of the batches since the last call."""
-        return self._figures.take()
+        return self._figures.take(self._ranks)
 
     def measure(self, model: Trainable) -> Measured | None:
         """Return the mean loss of the validation pairs, with their rewards."""
@@ -283,13 +288,13 @@ class OddsRatio:
         means = PairScores.of(answers.sums() / answers.sizes())
         ratios = odds_ratio_losses(means)
         rewards = PairScores(self._beta * means.chosen, self._beta * means.rejected)
-        self._figures.add(rewards, means, log_odds_ratio=-ratios)
+        self._figures.add(_learned(batch), rewards, means, log_odds_ratio=-ratios)
         learned = _learned(batch)
         return -tokens.sums()[:pairs][learned].sum(), ratios[learned].sum()
 
     def take_metrics(self) -> dict[str, float]:
         """Return rewards, margins and accuracies of the batches since the last call."""
-        return self._figures.take()
+        return self._figures.take(self._ranks)
 
     def measure(self, model: Trainable) -> Measured | None:
         """Return the loss of the validation pairs as one step would have it."""

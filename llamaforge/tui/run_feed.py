@@ -9,7 +9,7 @@ from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.control import Request, is_asked
 from llamaforge.runs.directory import RunDirectory
-from llamaforge.runs.tail import EventTail
+from llamaforge.runs.tail import EventTail, glance
 from llamaforge.tui.run_reducer import reduce, with_status
 from llamaforge.tui.run_view import RunView, begin_view
 
@@ -21,11 +21,14 @@ class RunFeed:
         self._run = run
         self._tail = EventTail(run)
         self._view: RunView | None = None
+        self._has_glanced = False
         self._journal = (0, "")
         """When the journal was last changed, and the name that it told then."""
 
     def read(self) -> RunView:
         """Return the run as of now, after everything that was appended since the last call.
+
+        The first call gives no more than a first picture of a run of days.
 
         Raises:
             OSError: the run directory cannot be read.
@@ -34,7 +37,12 @@ class RunFeed:
         # The state is read before the events: what a worker wrote before it ended is not lost.
         status = self._run.read_status()
         asked = frozenset(request for request in Request if is_asked(self._run, request))
-        while new := self._tail.read_new():
+        if self._view is None and not self._has_glanced:
+            self._has_glanced = True
+            if some := glance(self._run.events_file):
+                # Shown until the next call, which reads the whole file.
+                return with_status(reduce(view, some), status, asked=asked)
+        for new in self._tail.catch_up():
             view = reduce(view, new)
         self._view = view
         if not view.published and (published := self._published()):

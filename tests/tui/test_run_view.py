@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llamaforge.runs import events
 from llamaforge.runs.control import Request
 from llamaforge.runs.directory import RunState, Status
+from llamaforge.runs.tail import EventTail
 from llamaforge.tui.loss_history import MAX_POINTS, LossHistory, LossPoint, smoothed
 from llamaforge.tui.run_feed import RunFeed
 from llamaforge.tui.run_reducer import MAX_LOG_LINES, reduce, with_status
@@ -232,3 +233,61 @@ def test_an_old_run_of_fifty_thousand_steps_opens_fast(running: RunBuilder) -> N
     assert time.process_time() - began < 5.0
     assert view.step == 50_000
     assert len(view.losses.points) <= MAX_POINTS
+
+
+def long_run(builder: RunBuilder, steps: int) -> None:
+    """Write a run so long that nobody reads every step of it: with an eval every thousand."""
+    with builder.run.events_file.open("a", encoding="utf-8") as file:
+        for number in range(1, steps + 1):
+            seq = 10_000 + 2 * number
+            event = replace(step(number, steps), seq=seq, t=float(number))
+            file.write(event.to_json() + "\n")
+            if number % 1000 == 0:
+                found = events.Eval(seq=seq + 1, t=float(number), step=number, loss=0.5)
+                file.write(found.to_json() + "\n")
+
+
+def test_a_run_of_days_is_shown_at_once_and_then_whole() -> None:
+    builder = RunBuilder("days")
+    builder.begin()
+    long_run(builder, 60_000)
+    feed = RunFeed(builder.run)
+    began = time.process_time()
+    first = feed.read()
+    assert time.process_time() - began < 1.0
+    assert (first.step, first.total) == (60_000, 60_000)
+    assert first.data is not None, "what stands at the beginning is known"
+    assert first.losses.all_points()[0].step < 100
+    assert len(first.losses.all_points()) > 500
+
+    whole = feed.read()
+    assert [point.step for point in whole.evals] == [1000.0 * n for n in range(1, 61)]
+    assert whole.step == 60_000
+    assert len(whole.losses.all_points()) <= MAX_POINTS + 1
+    for view in (first, whole):
+        at = min(view.losses.all_points(), key=lambda point: abs(point.step - 30_000))
+        assert at.loss == pytest.approx(0.25 + 100 / 30_030, abs=0.2)
+
+    builder.write(replace(step(60_001), seq=0))
+    assert feed.read().step == 60_000  # its number says that it is an old one
+    with builder.run.events_file.open("a", encoding="utf-8") as file:
+        file.write(replace(step(60_001), seq=200_000, t=1e5).to_json() + "\n")
+    assert feed.read().step == 60_001
+
+
+def test_of_a_long_run_no_event_but_steps_is_passed_over() -> None:
+    builder = RunBuilder("mixed")
+    builder.begin()
+    text = '"type": "step"'
+    for number in range(1, 2001):
+        builder.write(step(number, 2000))
+        if number % 7 == 0:
+            builder.write(events.Warn(code="w", message=f"{number} {text}"))
+    found = [event for part in EventTail(builder.run).catch_up(most_steps=50) for event in part]
+    warned = [event for event in found if isinstance(event, events.Warn)]
+    assert [event.message.split()[0] for event in warned] == [str(7 * n) for n in range(1, 286)]
+    steps = [event.step for event in found if isinstance(event, events.Step)]
+    assert steps[0] == 1
+    assert steps[-1] == 2000
+    assert len(steps) < 1000
+    assert steps == sorted(steps)
