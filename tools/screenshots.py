@@ -1,13 +1,14 @@
 """Pictures of the program's screens, taken of the real program: `python tools/screenshots.py`.
 
-Everything happens in a home of its own, with the built-in model and the built-in rows, in a process
-of its own; a real run is trained for the monitor. The pictures go to `docs/screens`.
+It has a home of its own with the built-in model and rows, and trains a real run for the monitor. The
+pictures go to `docs/screens`.
 """
 
 import argparse
 import asyncio
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from llamaforge import paths
+from llamaforge.runs.control import end_now
+from llamaforge.runs.directory import list_runs
 
 SIZE: Final = (110, 32)
 _PATIENCE_SECONDS: Final = 240.0
@@ -32,20 +35,36 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=_REPOSITORY / "docs" / "screens")
     folder: Path = parser.parse_args().out
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as place:
-        os.environ |= {
-            "LLAMAFORGE_HOME": str(Path(place) / "home"),
-            "OLLAMA_MODELS": str(paths.embedded_store()),
-            "OLLAMA_HOST": "127.0.0.1:9",
-            "TEXTUAL_ANIMATIONS": "none",
-            "PYTHONPATH": str(_REPOSITORY),
-        }
-        os.environ.pop("NO_COLOR", None)
-        rows = Path(place) / "tickets.jsonl"
-        lines = paths.embedded_data().read_text(encoding="utf-8").splitlines(keepends=True)
-        rows.write_text("".join(lines[:600]), encoding="utf-8")
+    # Paths are in the pictures, so they are made short and the same everywhere.
+    place = Path(tempfile.gettempdir()) / "you"
+    place.mkdir()
+    try:
+        rows = _laid_out(place)
         os.chdir(place)
         asyncio.run(_taken(folder, rows))
+    finally:
+        for run in list_runs():
+            end_now(run)
+        os.chdir(_REPOSITORY)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _laid_out(place: Path) -> Path:
+    """Make a home with a store and rows in `place`, and return the rows."""
+    store = place / "models"
+    shutil.copytree(paths.embedded_store(), store)
+    os.environ |= {
+        "LLAMAFORGE_HOME": str(place / "llamaforge"),
+        "OLLAMA_MODELS": str(store),
+        "OLLAMA_HOST": "127.0.0.1:9",
+        "TEXTUAL_ANIMATIONS": "none",
+        "PYTHONPATH": str(_REPOSITORY),
+    }
+    os.environ.pop("NO_COLOR", None)
+    rows = place / "tickets.jsonl"
+    lines = paths.embedded_data().read_text(encoding="utf-8").splitlines(keepends=True)
+    rows.write_text("".join(lines[:600]), encoding="utf-8")
+    return rows
 
 
 async def _taken(folder: Path, rows: Path) -> None:

@@ -278,5 +278,5 @@ def _line(item: Check) -> Content:
     if hint:
         parts.append(Content.styled(f"  {hint}", MUTED))
     if item.fix is not None:
-        parts.append(Content.styled(f"  Enter: {item.fix.title}", "bold $primary"))
+        parts.append(Content.styled(f"\n  Enter: {item.fix.title}", "bold $primary"))
     return Content("").join(parts)
