@@ -1,7 +1,7 @@
 """Pictures of the program's screens, taken of the real program: `python tools/screenshots.py`.
 
-It has a home of its own with the built-in model and rows, and trains a real run for the monitor. The
-pictures go to `docs/screens`.
+It has a home of its own with the built-in model and rows, and trains a real run for the monitor.
+The pictures go to `docs/screens`.
 """
 
 import argparse

@@ -183,6 +183,12 @@ def _ask(
     if dialogue is None:
         if question.is_optional or question.kind.value == "yes_no":
             return draft, facts
+        if question.kind.value == "columns":  # a guess that nobody looks at is no answer
+            raise UsageError(
+                str(facts.report.get("message", "")) or f"{question.title} is missing.",
+                str(facts.report.get("hint", "")) or f"Give it with {question.flag}.",
+                code="missing_answer",
+            )
         answer = _default(question, draft, facts)
         draft = draft.with_answers(**taken(question, answer, facts))
         facts = _looked(question.looks, draft, facts)

@@ -51,8 +51,20 @@ def test_rows_that_cannot_be_trained_on_are_refused_before_anything_is_written(
     bad.write_text('{"prompt": "a"}\n' * 30)
     recipe = tmp_path / "r.yaml"
     words = ["wizard", *STORE, "--model", "llamaforge-demo", "--data", str(bad), "--recipe"]
+    process = program.start(*words, str(recipe))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "--map" in errors, "columns are not guessed where nobody looks at them"
+    bad.write_text('{"prompt": "a", "completion": ""}\n' * 30)
     program.run(*words, str(recipe), code=3)
     assert not recipe.exists()
+
+
+def test_all_missing_answers_are_named_at_once(program: Program) -> None:
+    process = program.start("wizard", *STORE, "--goal", "prompt")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert all(flag in errors for flag in ("--model", "--data", "--system"))
 
 
 def test_the_way_without_training_ends_with_a_modelfile(
