@@ -109,6 +109,7 @@ class _Seen:
             "pid": status.pid if status.state in _LIVE else None,
             "artifacts": self.run.artifact_list(),
             "metrics": status.metrics,
+            "estimate": self.run.estimate(),
             "message": status.message,
             "silent_seconds": None if pulse is None else round(pulse.silent_seconds, 1),
             "model": self.model,
@@ -154,7 +155,7 @@ def _print_table(seen: list[_Seen]) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> ExitCode:
-    from llamaforge.cli.report import print_report
+    from llamaforge.cli.report import estimate_words, print_report
 
     seen = _Seen.of(open_run(arguments.run_name))
     status = seen.status
@@ -174,7 +175,7 @@ def _show(arguments: argparse.Namespace) -> ExitCode:
         "model": seen.model or "",
         "folder": str(seen.run.path),
     }
-    facts |= _metric_words(status)
+    facts |= _metric_words(status) | estimate_words(seen.run.estimate())
     for name, value in facts.items():
         if value:
             print_text(safe_line(f"{name}: {value}", limit=400))
@@ -315,14 +316,11 @@ def _resume(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _remove(arguments: argparse.Namespace) -> ExitCode:
+    from llamaforge.runs.removing import remove_run, require_no_worker
+
     chosen = list({run.id: run for run in map(open_run, arguments.run_names)}.values())
     for run in chosen:
-        if run.read_status().state in _LIVE:
-            raise RefusedError(
-                f"The run {run.id} is running.",
-                f"Stop it first: llamaforge runs stop {run.id}",
-                code="run_running",
-            )
+        require_no_worker(run)
     names = ", ".join(run.id for run in chosen)
     if not arguments.yes:
         if arguments.json or not has_dialogue():
@@ -331,29 +329,9 @@ def _remove(arguments: argparse.Namespace) -> ExitCode:
             narrate("Nothing was removed.")
             return ExitCode.INTERRUPTED
     for run in chosen:
-        _remove_one(run)
+        remove_run(run)
     if arguments.json:
         print_json({"removed": [run.id for run in chosen]})
     else:
         print_text(f"Removed: {names}")
     return ExitCode.DONE
-
-
-def _remove_one(run: RunDirectory) -> None:
-    """Remove a run's folder; of a link, only the link."""
-    import shutil
-
-    from llamaforge.runs.lock import RunLock
-
-    if run.path.is_symlink():
-        run.path.unlink()
-        return
-    try:
-        with RunLock(run.lock_file):  # no worker may take it meanwhile
-            shutil.rmtree(run.path)
-    except OSError as error:
-        raise LlamaForgeError(
-            f"The run {run.id} cannot be removed: {error.strerror}.",
-            f"Check the permissions of {run.path}",
-            code="not_removed",
-        ) from error

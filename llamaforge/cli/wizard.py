@@ -62,6 +62,13 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "--preset", choices=("quick", "balanced", "thorough"), help="how much time it gets"
     )
     parser.add_argument("--set", action="append", dest="settings", metavar="KEY=VALUE")
+    parser.add_argument(
+        "--probe",
+        action="append",
+        dest="probes",
+        metavar="TEXT",
+        help="a question that is answered while it trains; may be given again",
+    )
     parser.add_argument("--system", metavar="TEXT", help="the system text, for --goal prompt")
     parser.add_argument("--name", metavar="RUN", help="the run's name")
     parser.add_argument("--publish", metavar="NAME", help="the name in Ollama")
@@ -120,6 +127,7 @@ def _given(arguments: argparse.Namespace) -> "Draft":
         goal=arguments.goal or "",
         preset=arguments.preset or "",
         settings=settings_of(" ".join(arguments.settings or ())),
+        probes=tuple(arguments.probes or ()),
         system=arguments.system or "",
         name=arguments.name or "",
         publish=arguments.publish or "",
@@ -328,6 +336,22 @@ def _without_training(arguments: argparse.Namespace, draft: "Draft") -> ExitCode
     return ExitCode.DONE
 
 
+def _list_settings(draft: "Draft", facts: "Facts") -> None:
+    """Print every setting with its value, its bounds and what it costs."""
+    from llamaforge.wizard.effects import effect_words
+    from llamaforge.wizard.questions import advice_for
+    from llamaforge.wizard.settings import SETTINGS, value_words
+
+    recipe = draft.recipe(advice_for(draft, facts))
+    for setting in SETTINGS:
+        value = safe_line(value_words(setting.value(recipe)), limit=60) or "–"
+        narrate(
+            f"{setting.key} = {value}   ({' '.join(filter(None, (setting.bounds, setting.unit)))})"
+        )
+        narrate(f"    {setting.help} Larger: {setting.cost}.")
+    narrate(f"As it stands, {safe_line(effect_words(draft, facts), limit=300)}.")
+
+
 class _Dialogue:
     """Asks a person at a terminal, with questionary."""
 
@@ -355,16 +379,33 @@ class _Dialogue:
                 answer = self._answer(
                     "confirm", question.title, default=bool(question.default(draft, facts))
                 )
+            elif question.kind is Kind.LINES:
+                answer = self._lines(question, draft, facts)
             else:
                 narrate(f"  {question.help}")
+                if question.kind is Kind.SETTINGS:
+                    narrate("  Such as learning_rate=1e-4 seed=7; ? lists them; Enter keeps all.")
                 asks = "path" if question.kind is Kind.SOURCES else "text"
                 answer = self._answer(asks, question.title)
                 if question.kind is Kind.SOURCES:
                     answer = places(answer)
+                if question.kind is Kind.SETTINGS and answer == "?":
+                    _list_settings(draft, facts)
+                    continue
             problem = question.problem(answer, draft, facts)
             if not problem and (answer or question.is_optional or answer is False):
                 return answer
             narrate(problem or "This one is needed.")
+
+    def _lines(self, question: "Question", draft: "Draft", facts: "Facts") -> tuple[str, ...]:
+        narrate(f"  {question.help} Enter alone goes on.")
+        proposed = [option.value for option in question.options(draft, facts)]
+        for text in proposed:
+            narrate(f"  Such as: {safe_line(text, limit=120)}")
+        found: list[str] = []
+        while text := self._answer("text", f"{question.title} ({len(found)} so far)"):
+            found.append(text)
+        return tuple(found)
 
     def agreed(self, path: Path) -> bool:
         """Return whether the recipe may be written to `path`."""

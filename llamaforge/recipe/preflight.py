@@ -13,6 +13,8 @@ from llamaforge.errors import RefusedError
 from llamaforge.gguf.ggml import can_pack
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.llama_files import is_translated
+from llamaforge.recipe.cut import Cut
+from llamaforge.recipe.estimate import Estimator
 from llamaforge.recipe.spec import RunSpec, TrainingSettings
 from llamaforge.safe_text import safe_line
 
@@ -21,8 +23,6 @@ _CHECKPOINTS: Final = 3
 """Two are kept while the next is written."""
 _COPIES_IN_CHECKPOINT: Final = 3
 """The adapter and the two moments of Adam."""
-_COPIES_IN_MEMORY: Final = 4
-"""The same, and the gradients."""
 _BFLOAT16_BYTES: Final = 2
 _NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight of four bits; for 64 of them a scale in eight bits, for 256 scales one in 32 bits."""
@@ -34,8 +34,7 @@ _PACKED: Final = frozenset({".gz", ".zst", ".zstd", ".parquet"})
 _PACKED_GROWTH: Final = 10
 _SLACK_DISK_BYTES: Final = 200_000_000
 """Events, the log and reports."""
-_PROGRAM_BYTES: Final = 300_000_000
-"""Python with its libraries and the activations of one short row: the least that any run takes."""
+_SHORT_ROW_TOKENS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,7 @@ class Needs:
     disk: int
     """The most that its directory will hold at one time."""
     memory: int
-    """The least that it can do with: the blob in the page cache, the adapter with its
-    optimizer, and the program. Activations of longer rows come on top."""
+    """The least that it can do with: one short row at a time, activations computed again."""
 
 
 def needs_of(spec: RunSpec, header: Header) -> Needs:
@@ -75,8 +73,31 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
         adapter=adapter,
         made=adapter + snapshot + merged + translated,
         disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
-        memory=frozen_bytes(spec, header) + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
+        memory=least_memory(
+            header,
+            spec.training,
+            trained_parameters(header, spec.training),
+            held_bytes(spec, header),
+        ),
     )
+
+
+def least_memory(
+    header: Header, settings: TrainingSettings, trained_weights: int, held_bytes: int | None
+) -> int:
+    """Return the memory that training cannot do without, whatever its cut, in bytes.
+
+    Raises:
+        RefusedError: the architecture is not known.
+    """
+    smallest = Cut(1, 1, gradient_checkpointing=True)
+    estimator = Estimator(header, settings, trained_weights, held_bytes=held_bytes)
+    return estimator.memory(smallest, _SHORT_ROW_TOKENS).total
+
+
+def held_bytes(spec: RunSpec, header: Header) -> int | None:
+    """Return what the base holds in memory, or None where it is the model's own file."""
+    return None if spec.training.base == "gguf" else frozen_bytes(spec, header)
 
 
 def _merged_bytes(spec: RunSpec, header: Header) -> int:

@@ -289,7 +289,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs:
             return
         now = time.monotonic()
-        self._recent.append((now - self._since, self.tokens))
+        took = now - self._since
+        self._recent.append((took, self.tokens))
         self._since, self.tokens = now, 0
         seconds = sum(item[0] for item in self._recent)
         trainer = cast("_PackedTrainer", self._trainer)
@@ -310,6 +311,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
                 eta_seconds=round(
                     seconds / len(self._recent) * (state.max_steps - state.global_step), 1
                 ),
+                seconds=round(took, 4),
                 metrics=_rounded(self._objective.take_metrics()),
             )
         )

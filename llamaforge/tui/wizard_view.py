@@ -22,6 +22,8 @@ MARKS: Final = {
     "fail": ("✗", "$text-error"),
 }
 _SHOWN_PROBLEMS: Final = 6
+_BESIDE_ROWS: Final = frozenset({"sources", "map", "allow_secrets", "held_out", "goal", "preset"})
+"""Questions beside which the report on the rows is shown."""
 
 
 def trail_lines(draft: Draft, known: Facts, key: str, width: int) -> list[Content]:
@@ -44,6 +46,8 @@ def words_of(question: Question, answer: Any) -> str:
     """Return an answer as it is typed."""
     if question.kind is Kind.SOURCES:
         return shlex.join(answer) if answer else ""
+    if question.kind is Kind.LINES:
+        return "; ".join(answer or ())
     if question.key == "settings":
         return " ".join(f"{key}={value}" for key, value in dict(answer or {}).items())
     if isinstance(answer, bool):
@@ -54,9 +58,8 @@ def words_of(question: Question, answer: Any) -> str:
 def known_lines(question: Question, draft: Draft, known: Facts, width: int) -> list[Content]:
     """Return what is shown beside a question: what is known of its subject, and of the rows."""
     pairs = [(label, text) for label, text in question.known(draft, known)]
-    step = next(step for step in STEPS if question in step.questions)
     lines = facts(pairs, width)
-    if step.key in {"data", "goal"}:
+    if question.key in _BESIDE_ROWS:
         lines += report_lines(known, width)
     return lines
 

@@ -44,6 +44,8 @@ class Draft:
     preset: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Settings that the person chose, over what the preset advises; as texts."""
+    probes: tuple[str, ...] = ()
+    """Questions that are answered while it trains, beside what the model answered before."""
     system: str = ""
     """The system text, where the goal needs no training."""
     name: str = ""
@@ -82,6 +84,8 @@ class Draft:
             recipe["model"]["base"] = self.full_base
         for item in advice:
             recipe[item.section][item.key] = item.value
+        if self.probes:
+            recipe["evaluation"] = {"probe_prompts": list(self.probes)}
         if self.publish:
             recipe["publish"] = {"name": self.publish}
         return recipe
@@ -133,6 +137,8 @@ class Draft:
         settings = {item.key: str(item.value) for item in advice}
         if self.held_out:
             settings["validation_fraction"] = self.held_out
+        if self.probes:
+            settings["probe_prompts"] = json.dumps(list(self.probes), ensure_ascii=False)
         settings |= self.settings
         for key, value in settings.items():
             words += ["--set", f"{key}={value}"]
@@ -156,9 +162,10 @@ def kept_draft() -> Draft | None:
         body = json.loads(_file().read_text(encoding="utf-8"))
         known = {item.name for item in fields(Draft)}
         values = {key: value for key, value in body.items() if key in known}
-        values["sources"] = tuple(map(str, values.get("sources", ())))
+        for key in ("sources", "probes"):
+            values[key] = tuple(map(str, values.get(key, ())))
         values["settings"] = {str(k): str(v) for k, v in dict(values.get("settings", {})).items()}
-        texts = known - {"sources", "settings", "allow_secrets"}
+        texts = known - {"sources", "probes", "settings", "allow_secrets"}
         if any(not isinstance(values.get(key, ""), str) for key in texts):
             return None
         return Draft(**values)

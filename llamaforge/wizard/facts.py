@@ -53,6 +53,8 @@ class Facts:
     """The check of the rows, as `worker.data_check` writes it; empty before it was made."""
     report_of: tuple[Any, ...] = ()
     """The answers that it was made for."""
+    prompts: tuple[str, ...] = ()
+    """Some questions out of the rows."""
     base: "BaseFacts | None" = None
     """The full-precision base of the draft's model; None before it was looked up."""
     columns: "ColumnFacts | None" = None

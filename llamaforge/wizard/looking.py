@@ -17,8 +17,13 @@ from llamaforge.wizard.bases import about, base_facts
 from llamaforge.wizard.columns import column_facts
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
+from llamaforge.wizard.no_training import examples
 from llamaforge.wizard.recent import remember_sources
 
+_LONGEST_PROMPT: Final = 200
+"""Characters of a question that is proposed."""
+_OF_ROWS: Final = ("chat_template", "max_length", "max_rejected_fraction", "images")
+"""Settings on which the check of the rows depends."""
 OnProgress = Callable[[str, int], None]
 """Takes what is going on and how many rows it has come to."""
 
@@ -37,6 +42,11 @@ def report_on(draft: Draft, on_progress: OnProgress) -> dict[str, Any]:
                 "map": draft.map or None,
                 "preference": draft.preference,
                 "allow_secrets": draft.allow_secrets,
+                **{
+                    key: draft.settings[key]
+                    for key in _OF_ROWS
+                    if key in draft.settings and key != "chat_template"
+                },
             },
             "The rows",
         )
@@ -44,6 +54,7 @@ def report_on(draft: Draft, on_progress: OnProgress) -> dict[str, Any]:
             data=data,
             model=draft.model or None,
             store=Path(draft.store) if draft.store else None,
+            chat_template=draft.settings.get("chat_template"),
         )
         return check(request.model_dump_json(), on_progress)
     except LlamaForgeError as error:
@@ -65,7 +76,8 @@ class Look:
 def rows_about(draft: Draft) -> tuple[Any, ...]:
     """Return the answers on which the check of the rows depends."""
     return (
-        draft.model, draft.store, draft.sources, draft.map, draft.preference, draft.allow_secrets
+        draft.model, draft.store, draft.sources, draft.map, draft.preference, draft.allow_secrets,
+        tuple(draft.settings.get(key) for key in _OF_ROWS),
     )  # fmt: skip
 
 
@@ -80,7 +92,21 @@ def _at_rows(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
         report = report_on(replace(draft, preference="pairs"), on_progress)
     if "rows" in report:
         remember_sources([absolute_source(text) for text in draft.sources])
-    return replace(facts, report=report, report_of=rows_about(draft))
+    return replace(
+        facts, report=report, report_of=rows_about(draft), prompts=_prompts(draft, report)
+    )
+
+
+def _prompts(draft: Draft, report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return some short questions out of the rows, to be proposed."""
+    if "rows" not in report or draft.map:
+        return ()
+    try:
+        found = examples([absolute_source(text) for text in draft.sources], 3)
+    except (LlamaForgeError, OSError):
+        return ()
+    asked = [turn["content"] for turn in found if turn["role"] == "user"]
+    return tuple(text for text in asked if len(text) <= _LONGEST_PROMPT)
 
 
 def _at_columns(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:

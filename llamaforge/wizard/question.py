@@ -18,6 +18,10 @@ class Kind(StrEnum):
     """Places of data, one or more."""
     COLUMNS = "columns"
     """What the columns of rows are: a choice, or a mapping written by hand."""
+    SETTINGS = "settings"
+    """Settings of the recipe that are changed."""
+    LINES = "lines"
+    """Several short texts."""
     YES_NO = "yes_no"
 
 

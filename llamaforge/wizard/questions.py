@@ -19,6 +19,9 @@ from llamaforge.wizard.question import Kind, Option, Question, Step
 from llamaforge.words import count_words, size_words
 
 _FEW_ROWS: Final = 50
+_MOST_PROBES: Final = 16
+_LONGEST_PROBE: Final = 8_000
+"""Characters."""
 
 
 def _models(draft: Draft, facts: Facts) -> list[Option]:
@@ -108,6 +111,13 @@ def _publish_problem(answer: Any, draft: Draft, facts: Facts) -> str:
     return ""
 
 
+def _probes_problem(answer: Any, draft: Draft, facts: Facts) -> str:
+    del draft, facts
+    if len(answer) > _MOST_PROBES:
+        return f"At most {_MOST_PROBES} questions can be watched."
+    return "One of them is too long." if any(len(text) > _LONGEST_PROBE for text in answer) else ""
+
+
 def _setting_problem(answer: Any, draft: Draft, facts: Facts) -> str:
     if not answer:
         return ""
@@ -149,6 +159,8 @@ def _trains(draft: Draft, facts: Facts) -> bool:
     return draft.goal != NO_TRAINING
 
 
+LISTS: Final = frozenset({Kind.SOURCES, Kind.LINES})
+"""Kinds whose answer is several texts."""
 MODEL: Final = Question(
     "model",
     "--model",
@@ -199,9 +211,23 @@ STEPS: Final = (
                 "settings",
                 "--set",
                 "Settings to change",
-                "KEY=VALUE, divided by spaces, such as learning_rate=1e-4; Enter keeps them all.",
-                Kind.TEXT,
+                "All are as the preset advises; change what you like, or go on.",
+                Kind.SETTINGS,
                 problem=_setting_problem,
+                applies=_trains,
+                is_optional=True,
+            ),
+            Question(
+                "probes",
+                "--probe",
+                "Questions to watch",
+                "The model answers them while it trains, and you see how its answers change.",
+                Kind.LINES,
+                options=lambda draft, facts: [
+                    Option(text, safe_line(text, limit=60), "from your rows")
+                    for text in facts.prompts
+                ],
+                problem=_probes_problem,
                 applies=_trains,
                 is_optional=True,
             ),
@@ -265,7 +291,7 @@ def taken(question: Question, answer: Any, facts: Facts) -> Mapping[str, Any]:
     if question.key == "goal":
         better = are_pairs(facts) and answer not in {PREFER, NO_TRAINING}
         return {"goal": answer, "preference": "chosen" if better else "refuse"}
-    return {question.key: tuple(answer) if question.kind is Kind.SOURCES else answer}
+    return {question.key: tuple(answer) if question.kind in LISTS else answer}
 
 
 def questions_of(

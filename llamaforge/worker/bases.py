@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.files import sha256_of, write_json
-from llamaforge.recipe.spec import ResolvedBase, TrainingSettings
+from llamaforge.gguf.header import Header
+from llamaforge.recipe.spec import ResolvedBase, RunSpec, TrainingSettings
 from llamaforge.runs import events
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.job import Job
@@ -25,7 +26,7 @@ _PROGRESS_BYTES: Final = 256 * 1024 * 1024
 
 
 def load_to_train(
-    job: Job, settings: TrainingSettings
+    spec: RunSpec, header: Header, settings: TrainingSettings
 ) -> tuple["LoadedModel", "PeftModel | PreTrainedModel"]:
     """Return the model as it was loaded, and what of it is trained.
 
@@ -39,15 +40,15 @@ def load_to_train(
     from llamaforge.training.model import load_packed_model
 
     dtype = compute_type(settings.compute_dtype)
-    full = job.spec.model.full
+    full = spec.model.full
     if full is None:
-        packed = load_packed_model(job.header, dtype)
+        packed = load_packed_model(header, dtype)
         model = attach_lora(packed, settings)
         model.to(settings.device)
         return packed, model
     loaded = load_dense_model(
         full.folder,
-        job.header,
+        header,
         # Steps are smaller than bfloat16 can tell apart: weights that are trained stay float32.
         dtype if settings.use_peft else torch.float32,
         device=settings.device,

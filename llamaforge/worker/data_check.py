@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,14 +38,7 @@ from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
-from llamaforge.worker.limits import (
-    MOST_RENDERED_BYTES,
-    TEMPLATE_MEMORY_BYTES,
-    TooSlow,
-    last_resort,
-    memory_limit,
-    time_limit,
-)
+from llamaforge.worker.limits import MOST_RENDERED_BYTES, TooSlow, program_limits
 
 _RENDERED_ROWS: Final = 20_000
 """Rows that are measured as the template renders them; the rest are counted by their texts."""
@@ -212,7 +204,7 @@ class _Rendered:
             self.rendered += 1
             started = time.monotonic()
             try:
-                with _limits(self.row_seconds):
+                with program_limits(self.row_seconds):
                     return self._rendered(record)
             except (TooSlow, MemoryError):
                 self.given_up += 1
@@ -308,7 +300,7 @@ def _measure(request: CheckRequest) -> tuple[_Rendered | None, int | None]:
         request.chat_template, tokenizer.chat_template, tokenizer.special_ids
     )
     try:
-        with _limits(request.row_seconds):
+        with program_limits(request.row_seconds):
             renderer = ChatRenderer(tokenizer, template, datetime.now(UTC))
     except (TooSlow, MemoryError) as error:
         raise InvalidFileError(
@@ -318,15 +310,6 @@ def _measure(request: CheckRequest) -> tuple[_Rendered | None, int | None]:
         ) from error
     context = model.context_length
     return _Rendered(safe_line(model.name), renderer, request.row_seconds, context), context or None
-
-
-def _limits(seconds: float) -> ExitStack:
-    """Return what bounds a program from outside while it is entered."""
-    with ExitStack() as stack:
-        stack.enter_context(last_resort(2 * seconds + 1))
-        stack.enter_context(memory_limit(TEMPLATE_MEMORY_BYTES))
-        stack.enter_context(time_limit(seconds))
-        return stack.pop_all()
 
 
 def _last_exchange(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -163,15 +163,20 @@ class Job:
         return self._header
 
     @contextmanager
-    def llama_files(self, *, vocabulary_only: bool = False) -> Iterator[tuple[Path, ...]]:
-        """Give the files that llama.cpp loads for the run's model, all parts in order.
+    def llama_files(
+        self, header: Header | None = None, *, vocabulary_only: bool = False
+    ) -> Iterator[tuple[Path, ...]]:
+        """Give the files that llama.cpp loads for a model, all parts in order.
+
+        Args:
+            header: the model; None is the one that is trained.
+            vocabulary_only: leave out the weights.
 
         Raises:
             LlamaForgeError: there is no room for a copy that llama.cpp takes (`no_copy`).
         """
-        remove_leftovers(self.run.data)
         files = llama_files(
-            self.header,
+            self.header if header is None else header,
             self.run.data,
             vocabulary_only=vocabulary_only,
             check_stop=self.check_stop,
@@ -207,6 +212,7 @@ class Job:
     def begin(self, *, resumed: bool) -> None:
         """Take the run: from here on its state names this process."""
         control.withdraw(self.run)  # wishes for an earlier worker
+        remove_leftovers(self.run.data)
         before = self.run.read_status()
         kills = memory_kills()
         self.was_killed_for_memory = (

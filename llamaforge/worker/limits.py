@@ -90,6 +90,15 @@ def limit_memory(more_bytes: int) -> tuple[int, int]:
     return soft, hard
 
 
+def program_limits(seconds: float) -> contextlib.ExitStack:
+    """Return what bounds a program from outside, in time and memory, while it is entered."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(last_resort(2 * seconds + 1))
+        stack.enter_context(memory_limit(TEMPLATE_MEMORY_BYTES))
+        stack.enter_context(time_limit(seconds))
+        return stack.pop_all()
+
+
 class TemplateLimits:
     """Bounds what a chat template does with each row; called, it gives what to run it in.
 

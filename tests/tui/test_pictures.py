@@ -23,6 +23,7 @@ from llamaforge.tui.screens import chat, models, review
 from llamaforge.tui.screens.chat import ChatScreen
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.review import ReviewScreen
+from llamaforge.tui.screens.runs import RunsScreen
 from llamaforge.tui.screens.welcome import WelcomeScreen
 from llamaforge.tui.screens.wizard import WizardScreen
 from llamaforge.tui.store_view import StoreChoice, StoreContent
@@ -30,6 +31,7 @@ from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts, Machine
 from tests.tui.run_builder import SAMPLES, RunBuilder
+from tests.tui.test_history_screen import second
 from tests.tui.test_result_screens import Models, made
 from tests.tui.waiting import screen_text, until
 
@@ -236,6 +238,40 @@ def test_what_is_done_with_a_result(
 
     app = LlamaForgeApp(None, finished.run.id, still)
     assert snap_compare(app, terminal_size=size, run_before=opened)
+
+
+async def history_is_shown(pilot: Pilot[Any]) -> None:
+    await pilot.press("h")
+    await until(pilot, lambda: "tickets" in screen_text(pilot))
+    await pilot.press("space", "space")
+    await pilot.pause(0.2)
+
+
+@pytest.fixture
+def runs(running: RunBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.state(RunState.RUNNING, stage="train", step=120, total=200, metrics={"loss": 0.9})
+    second(learning_rate=0.005, lora_r=8)
+    monkeypatch.setattr(RunsScreen, "_show_title", lambda self: None)  # it has a path of the test
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_the_history(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    app = LlamaForgeApp(clock=still)
+    assert snap_compare(app, terminal_size=size, run_before=history_is_shown)
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_runs_beside_each_other(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    async def compared(pilot: Pilot[Any]) -> None:
+        await history_is_shown(pilot)
+        await pilot.press("c")
+        await until(pilot, lambda: "Loss, nats" in screen_text(pilot))
+        await pilot.pause(0.2)
+
+    app = LlamaForgeApp(clock=still)
+    assert snap_compare(app, terminal_size=size, run_before=compared)
 
 
 FACTS = Facts(

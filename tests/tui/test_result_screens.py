@@ -134,7 +134,7 @@ async def test_hostile_answers_are_shown_as_they_are(finished: RunBuilder) -> No
         shown = screen_text(pilot)
         assert "\x1b" not in shown
         assert "\u202e" not in shown
-        assert "\\x1b[31m[/foo]" in text_of(pilot, "#tuned")
+        assert "\\x1b[31m[/foo]" in text_of(pilot, "#talk")
         for size in ((20, 5), (1, 1), (200, 60), (80, 24)):
             await pilot.resize_terminal(*size)
         await until_shown(pilot, "5 tokens")

@@ -11,6 +11,7 @@ from llamaforge import paths
 from llamaforge.runs.directory import RunDirectory, open_run
 from llamaforge.tui.app import LlamaForgeApp
 from llamaforge.tui.screens import review
+from llamaforge.tui.screens.check import CheckScreen
 from llamaforge.tui.screens.models import ModelsScreen
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.review import ReviewScreen
@@ -87,17 +88,37 @@ async def keep_the_split(pilot: Pilot[Any]) -> None:
     await until(pilot, lambda: asked(pilot, "goal"))
 
 
-async def to_the_review(pilot: Pilot[Any], rows: Path) -> None:
+async def to_the_checks(pilot: Pilot[Any], rows: Path) -> None:
     await to_the_goal(pilot, rows)
     await choose(pilot, "extract")
     await until(pilot, lambda: asked(pilot, "preset"))
     await choose(pilot, "quick")
     await until(pilot, lambda: asked(pilot, "settings"))
     await say(pilot, "seed=7")
+    await until_shown(pilot, "Go on with 1 changed")
+    await pilot.press("enter")
+    await until(pilot, lambda: asked(pilot, "probes"))
+    await pilot.press("enter")
     await until(pilot, lambda: asked(pilot, "name"))
     await say(pilot, "mine")
     await until(pilot, lambda: asked(pilot, "publish"))
     await say(pilot, "")
+    await checked(pilot)
+
+
+async def checked(pilot: Pilot[Any]) -> None:
+    """Wait for the checks."""
+
+    def are_shown() -> bool:
+        screen = pilot.app.screen
+        return isinstance(screen, CheckScreen) and screen.found is not None
+
+    await until(pilot, are_shown)
+
+
+async def pass_the_checks(pilot: Pilot[Any]) -> None:
+    await checked(pilot)
+    await pilot.press("enter")
     await until(pilot, lambda: isinstance(pilot.app.screen, ReviewScreen))
 
 
@@ -106,7 +127,8 @@ async def test_the_whole_way_ends_with_a_run(
     size: tuple[int, int], rows: Path, launched: list[RunDirectory]
 ) -> None:
     async with app().run_test(size=size) as pilot:
-        await to_the_review(pilot, rows)
+        await to_the_checks(pilot, rows)
+        await pass_the_checks(pilot)
         await until_shown(pilot, "✓ Rows: 60 can be trained on")
         assert "seed: 7" in text_of(pilot, "#review")
         assert not (paths.runs_folder()).exists(), "nothing is written before it is confirmed"
@@ -121,10 +143,13 @@ async def test_the_whole_way_ends_with_a_run(
 
 async def test_going_back_loses_no_answer(rows: Path) -> None:
     async with app().run_test(size=(80, 24)) as pilot:
-        await to_the_review(pilot, rows)
+        await to_the_checks(pilot, rows)
+        await pass_the_checks(pilot)
+        await pilot.press("escape")
+        await checked(pilot)
         await pilot.press("escape")
         await until(pilot, lambda: asked(pilot, "publish"))
-        for key in ("name", "settings", "preset", "goal", "held_out", "sources", "base"):
+        for key in ("name", "probes", "settings", "preset", "goal", "held_out", "sources", "base"):
             await pilot.press("escape")
             await until(pilot, lambda key=key: asked(pilot, key))  # type: ignore[misc]
         await pilot.press("enter")
@@ -194,14 +219,22 @@ async def test_hostile_rows_are_shown_and_never_obeyed(tmp_path: Path) -> None:
         assert "\x1b" not in screen_text(pilot)
 
 
-async def test_rows_that_cannot_be_trained_on_dim_the_beginning(tmp_path: Path) -> None:
+async def test_what_keeps_a_run_from_beginning_is_mended_by_a_key(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text(ROWS % 1 + '{"prompt": "no answer"}\n' * 5)
-    async with app().run_test(size=(120, 40)) as pilot:
-        await to_the_review(pilot, path)
+    path.write_text("".join(ROWS % number for number in range(40)) + '{"prompt": "none"}\n' * 5)
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_checks(pilot, path)
         await until_shown(pilot, "✗ Rows:")
-        await pilot.press("b")
-        assert isinstance(pilot.app.screen, ReviewScreen)
+        await until_shown(pilot, "Enter: Leave those rows out")
+        screen = pilot.app.screen
+        assert isinstance(screen, CheckScreen)
+        go = screen.query_one(OptionList).options[0]
+        assert go.disabled
+        await pilot.press("f")
+        await until_shown(pilot, "Go on to the last page")
+        assert screen.draft.settings["max_rejected_fraction"] == "1"
+        await pass_the_checks(pilot)
+        await until_shown(pilot, "✓ Rows: 40 can be trained on")
 
 
 async def test_the_way_without_training_writes_a_modelfile(
@@ -226,7 +259,8 @@ async def test_the_recipe_can_be_written_without_beginning(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     async with app().run_test(size=(80, 24)) as pilot:
-        await to_the_review(pilot, rows)
+        await to_the_checks(pilot, rows)
+        await pass_the_checks(pilot)
         await pilot.press("w")
         await until(pilot, (tmp_path / "mine.yaml").exists)
         assert "lora_r: 4  # " in (tmp_path / "mine.yaml").read_text()
@@ -329,3 +363,43 @@ async def test_pairs_are_for_preferring_answers(tmp_path: Path) -> None:
         screen = wizard(pilot)
         recipe = screen.draft.with_answers(preset="quick").recipe(())
         assert recipe.data.preference == "refuse", "the method itself takes both answers"
+
+
+async def test_every_setting_is_explained_and_refused_out_of_bounds(rows: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_goal(pilot, rows)
+        await choose(pilot, "style")
+        await until(pilot, lambda: asked(pilot, "preset"))
+        await choose(pilot, "balanced")
+        await until(pilot, lambda: asked(pilot, "settings"))
+        await until_shown(pilot, "takes  memory: at least")
+        for _ in range(4):
+            await pilot.press("down")
+        await until_shown(pilot, "1 to 1024")
+        await until_shown(pilot, "memory grows with it")
+        await pilot.press("enter")
+        await until(pilot, lambda: wizard(pilot).query_one(Input).value == "lora_r=16")
+        await say(pilot, "lora_r=5000")
+        await until_shown(pilot, "cannot be 5000")
+        await say(pilot, "num_train_epochs=12")
+        await until_shown(pilot, "4 times the preset")
+        await pilot.press("escape")  # back loses nothing
+        await until(pilot, lambda: asked(pilot, "preset"))
+        assert wizard(pilot).draft.settings == {"num_train_epochs": "12"}
+
+
+async def test_questions_to_watch_are_typed_or_taken_from_the_rows(rows: Path) -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await to_the_goal(pilot, rows)
+        screen = wizard(pilot)
+        screen.draft = screen.draft.with_answers(goal="style", preset="quick")
+        await screen._ask(next(q for q in screen._questions() if q.key == "probes"))
+        await until_shown(pilot, "from your rows")
+        await pilot.press("tab", "enter")
+        await say(pilot, "what is it?")
+        await pilot.press("enter")
+        await until(pilot, lambda: asked(pilot, "name"))
+        probes = wizard(pilot).draft.probes
+        assert len(probes) == 2
+        assert probes[1] == "what is it?"
+        assert wizard(pilot).draft.recipe(()).evaluation.probe_prompts == list(probes)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.message import Message
 from textual.widgets import Footer, Input
@@ -18,7 +18,7 @@ from llamaforge.runs.chatting import ARMS, ChatProcess
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.safe_text import redact, safe_line, safe_text
 from llamaforge.tui.screens.base import ForgeScreen
-from llamaforge.tui.widgets.lines import MUTED, Lines, hanging
+from llamaforge.tui.widgets.lines import MUTED, Lines, column_width, hanging, side_by_side
 from llamaforge.tui.widgets.title_bar import TitleBar
 
 _TITLES: Final = {"base": "before training", "tuned": "after training"}
@@ -80,12 +80,9 @@ class ChatScreen(ForgeScreen[None]):
     def compose(self) -> ComposeResult:
         """Lay out both columns with the line to type in below them."""
         yield TitleBar()
-        with Horizontal(id="columns"):
-            for arm in ARMS:
-                with Vertical(classes="column"):
-                    yield Lines(id=f"{arm}-title", classes="title")
-                    with VerticalScroll(id=f"{arm}-scroll", can_focus=False):
-                        yield Lines(id=arm)
+        yield Lines(id="titles")
+        with VerticalScroll(id="page", can_focus=False):
+            yield Lines(id="talk")
         yield Lines(id="state")
         yield Input(placeholder="Ask both the same, and press Enter", id="ask")
         yield Footer()
@@ -93,8 +90,7 @@ class ChatScreen(ForgeScreen[None]):
     def on_mount(self) -> None:
         """Begin to load the models; typing is possible meanwhile."""
         self.query_one(TitleBar).tell(f"Talk to {self.run_directory.id}")
-        for arm in ARMS:
-            self.query_one(f"#{arm}-scroll").anchor()
+        self.query_one("#page").anchor()
         self._show()
         self.query_one(Input).focus()
         self.run_worker(self._listen, thread=True, group="chat", exit_on_error=False)
@@ -171,15 +167,13 @@ class ChatScreen(ForgeScreen[None]):
         return turns
 
     def _show(self) -> None:
-        for arm in ARMS:
-            title = partial(_title_lines, arm, self.names.get(arm, ""))
-            self.query_one(f"#{arm}-title", Lines).show(title)
-            shown = tuple(
-                (item.question, item.answers[arm], item.notes[arm]) for item in self.exchanges
-            )
-            self.query_one(f"#{arm}", Lines).show(
-                partial(_exchange_lines, shown, self.is_answering)
-            )
+        names = tuple(self.names.get(arm, "") for arm in ARMS)
+        self.query_one("#titles", Lines).show(partial(_title_lines, names))
+        shown = tuple(
+            (item.question, tuple(item.answers.values()), tuple(item.notes.values()))
+            for item in self.exchanges
+        )
+        self.query_one("#talk", Lines).show(partial(_exchange_lines, shown, self.is_answering))
         self.query_one("#state", Lines).show(partial(_state_lines, self._problem, self._doing()))
         self.refresh_bindings()
 
@@ -210,10 +204,9 @@ class ChatScreen(ForgeScreen[None]):
         self._show()
 
     def action_scroll(self, by: int) -> None:
-        """Scroll both columns."""
-        for arm in ARMS:
-            column = self.query_one(f"#{arm}-scroll", VerticalScroll)
-            column.scroll_relative(y=by * max(column.size.height - 2, 1), animate=False)
+        """Scroll the conversation."""
+        page = self.query_one("#page", VerticalScroll)
+        page.scroll_relative(y=by * max(page.size.height - 2, 1), animate=False)
 
 
 def _note(body: Mapping[str, Any]) -> str:
@@ -224,27 +217,35 @@ def _note(body: Mapping[str, Any]) -> str:
     return f"{tokens:,} tokens, {seconds:.1f} s{cut}"
 
 
-def _title_lines(arm: str, name: str, width: int) -> list[Content]:
-    parts = [(_TITLES[arm], "bold $primary"), (f"  {name}", MUTED)]
-    return [Content.assemble(*parts).truncate(width, ellipsis=True)]
+def _title_lines(names: tuple[str, ...], width: int) -> list[Content]:
+    parts = [
+        Content.assemble((_TITLES[arm], "bold $primary"), (f"  {name}", MUTED))
+        for arm, name in zip(ARMS, names, strict=True)
+    ]
+    return side_by_side([[part] for part in parts], width)
 
 
 def _exchange_lines(
-    exchanges: tuple[tuple[str, str, str], ...], is_answering: bool, width: int
+    exchanges: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...],
+    is_answering: bool,
+    width: int,
 ) -> list[Content]:
+    """Return each question across, and below it the answers side by side."""
+    room = column_width(len(ARMS), width)
     lines: list[Content] = []
-    for number, (question, answer, note) in enumerate(exchanges):
+    for number, (question, answers, notes) in enumerate(exchanges):
         is_last = number == len(exchanges) - 1
         mark = Content.styled("›", "bold $secondary")
         asked = Content.styled(safe_text(question), "bold")
         lines += hanging(mark, asked, indent=2, width=width)
-        text = safe_text(answer.strip())
-        if not text:
-            text = "…" if is_last and is_answering else "(nothing)"
-        lines += hanging(Content(""), Content(text), indent=2, width=width)
-        if note:
-            lines.append(Content.styled(f"  {note}", MUTED).truncate(width, ellipsis=True))
-        lines.append(Content(""))
+        columns = []
+        for answer, note in zip(answers, notes, strict=True):
+            waits = "…" if is_last and is_answering else "(nothing)"
+            shown = Content(safe_text(answer.strip()) or waits).wrap(room)
+            if note:
+                shown.append(Content.styled(note, MUTED).truncate(room, ellipsis=True))
+            columns.append(shown)
+        lines += [*side_by_side(columns, width), Content("")]
     return lines
 
 

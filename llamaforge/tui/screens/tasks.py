@@ -212,11 +212,11 @@ class PublishScreen(TaskScreen):
 
 
 _FORMS: Final = (
-    ("adapter", "", "Adapter", "the small file over the model's own; what Ollama gets"),
-    ("gguf", "", "One GGUF file", "model and adapter merged, packed as the model is"),
+    ("adapter", "", "Adapter", "small; over the model's own file"),
+    ("gguf", "", "One GGUF file", "merged, packed as the model is"),
     ("gguf", "Q8_0", "One GGUF file, Q8_0", "merged; larger and finer"),
     ("gguf", "Q4_K_M", "One GGUF file, Q4_K_M", "merged; small"),
-    ("hf", "", "Directory for transformers", "merged in bfloat16, for vLLM and the Hub too"),
+    ("hf", "", "Directory for transformers", "merged, in bfloat16; vLLM too"),
     ("peft", "", "Adapter for PEFT", "to go on with in Python"),
 )
 """Form and quantisation as `llamaforge export` takes them, and both in words."""

@@ -17,14 +17,18 @@ from textual.widgets.option_list import Option as Row
 
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.screens.base import ForgeScreen
+from llamaforge.tui.screens.check import CheckScreen
 from llamaforge.tui.screens.review import ReviewScreen
 from llamaforge.tui.widgets.answers import Answered
 from llamaforge.tui.widgets.column_mapper import ColumnMapper
 from llamaforge.tui.widgets.lines import MUTED, Lines, hanging
+from llamaforge.tui.widgets.lines_editor import LinesEditor
+from llamaforge.tui.widgets.settings_editor import SettingsEditor
 from llamaforge.tui.widgets.source_picker import SourcePicker
 from llamaforge.tui.widgets.title_bar import TitleBar
 from llamaforge.tui.wizard_view import known_lines, trail_lines, words_of
-from llamaforge.wizard.draft import Draft, keep_draft
+from llamaforge.wizard.checks import Check
+from llamaforge.wizard.draft import NO_TRAINING, Draft, keep_draft
 from llamaforge.wizard.facts import Facts, Machine, gathered
 from llamaforge.wizard.looking import LOOKS, Look, due
 from llamaforge.wizard.question import Kind, Option, Question
@@ -166,9 +170,7 @@ class WizardScreen(ForgeScreen[None]):
     async def _ask(self, question: Question | None) -> None:
         """Show a question, or the review where there is none left."""
         if question is None:
-            self.app.push_screen(
-                ReviewScreen(self.draft, self.facts, self._clock), self._after_review
-            )
+            self._to_the_end()
             return
         look = due(question.needs, self.draft, self.facts)
         if look is not None:
@@ -186,25 +188,54 @@ class WizardScreen(ForgeScreen[None]):
         if place.children[0].can_focus:
             place.children[0].focus()
 
+    def _to_the_end(self) -> None:
+        """Show the checks, and then the review; without training there is nothing to check."""
+        if self.draft.goal == NO_TRAINING:
+            review = ReviewScreen(self.draft, self.facts, self._clock)
+            self.app.push_screen(review, self._after_review)
+        else:
+            self.app.push_screen(CheckScreen(self.draft, self.facts), self._after_checks)
+
+    def _after_checks(self, passed: tuple[Draft, Facts, list[Check]] | None) -> None:
+        if passed is None:
+            self._ask_again()
+            return
+        self.draft, self.facts, found = passed
+        review = ReviewScreen(self.draft, self.facts, self._clock, found)
+        self.app.push_screen(review, self._after_review)
+
     def _after_review(self, begun: bool | None) -> None:
         if begun:
             self.dismiss()
-        elif not self.query("#answer > *"):  # all was answered before this screen was opened
-            self.call_later(self._ask, self.question)
+        elif self.draft.goal == NO_TRAINING:
+            self._ask_again()
+        else:
+            self._to_the_end()
+
+    def _ask_again(self) -> None:
+        """Ask the last question again: an answer may have been changed on the pages after it."""
+        self.call_later(self._ask, self.question or self._questions()[-1])
 
     def _widget(self, question: Question) -> Widget:
         now = getattr(self.draft, question.key) or question.default(self.draft, self.facts)
-        if question.kind is Kind.CHOICE:
-            return _menu(question.options(self.draft, self.facts), str(now))
-        if question.kind is Kind.YES_NO:
-            options = [Option("no", "No"), Option("yes", "Yes")]
-            return _menu(options, "yes" if now else "no")
-        if question.kind is Kind.SOURCES:
-            return SourcePicker(tuple(now or ()), recent_sources())
-        if question.kind is Kind.COLUMNS:
-            options = question.options(self.draft, self.facts)
-            return ColumnMapper(self.draft, options, str(now))
-        return Input(words_of(question, now), id="input")
+        options = question.options(self.draft, self.facts)
+        match question.kind:
+            case Kind.CHOICE:
+                widget: Widget = _menu(options, str(now))
+            case Kind.YES_NO:
+                choices = [Option("no", "No"), Option("yes", "Yes")]
+                widget = _menu(choices, "yes" if now else "no")
+            case Kind.SOURCES:
+                widget = SourcePicker(tuple(now or ()), recent_sources())
+            case Kind.COLUMNS:
+                widget = ColumnMapper(self.draft, options, str(now))
+            case Kind.SETTINGS:
+                widget = SettingsEditor(self.draft, self.facts)
+            case Kind.LINES:
+                widget = LinesEditor(tuple(now or ()), options)
+            case Kind.TEXT:
+                widget = Input(words_of(question, now), id="input")
+        return widget
 
     def _show_trail(self) -> None:
         lines = partial(trail_lines, self.draft, self.facts, self._path[-1] if self._path else "")
@@ -239,6 +270,12 @@ class WizardScreen(ForgeScreen[None]):
         """Take the answer of a widget of its own."""
         if self.question is not None:
             await self._take(self.question, message.answer)
+
+    def on_settings_editor_changed(self, message: SettingsEditor.Changed) -> None:
+        """Keep a changed setting at once: going back loses none."""
+        self.draft = self.draft.with_answers(settings=message.settings)
+        keep_draft(self.draft)
+        self._show_trail()
 
     def action_take(self) -> None:
         """Enter reaches the answer's own widget; this names the key."""

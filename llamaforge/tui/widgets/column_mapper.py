@@ -24,12 +24,6 @@ from llamaforge.wizard.question import Option
 class ColumnMapper(Vertical, Helpful):
     """Ways to read the columns, a line to write another, and what becomes of the first rows."""
 
-    DEFAULT_CSS = """
-    ColumnMapper { height: auto; }
-    ColumnMapper OptionList { max-height: 8; }
-    ColumnMapper #rows { margin-top: 1; }
-    """
-
     @dataclass
     class Shown(Message):
         """The first rows were read as a mapping says."""

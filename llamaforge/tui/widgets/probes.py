@@ -1,16 +1,14 @@
 """Answers of the model before training and as it is now, side by side where there is room."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Final
 
 from textual.content import Content
 
 from llamaforge.tui.run_view import SampleView
-from llamaforge.tui.widgets.lines import MUTED, facts
+from llamaforge.tui.widgets.lines import MUTED, column_width, facts, side_by_side
 
 _TWO_COLUMNS: Final = 76
-_GAP: Final = 3
 _BLANK: Final = Content("")
 
 
@@ -45,29 +43,16 @@ def answer_pair(sample: SampleView, titles: tuple[str, str], width: int) -> list
         ]
         lines += facts(shown, width)
     else:
-        lines += columns(
+        room = column_width(len(texts), width)
+        lines += side_by_side(
             [
-                (title, _marked(text, sample.expected))
+                [Content.styled(title, MUTED), *_marked(text, sample.expected).wrap(room)]
                 for title, text in zip(titles, texts, strict=True)
             ],
             width,
         )
     if sample.cut:
         lines.append(Content.styled("An answer was cut: it took too long.", MUTED))
-    return lines
-
-
-def columns(parts: Sequence[tuple[str, Content]], width: int) -> list[Content]:
-    """Return titled texts side by side in columns of equal width."""
-    room = (width - _GAP * (len(parts) - 1)) // len(parts)
-    wrapped = [
-        [Content.styled(title, MUTED).truncate(room, ellipsis=True), *text.wrap(room)]
-        for title, text in parts
-    ]
-    lines = []
-    for row in itertools.zip_longest(*wrapped, fillvalue=_BLANK):
-        cells = [cell.pad_right(max(room - cell.cell_length, 0)) for cell in row]
-        lines.append(Content(" " * _GAP).join(cells))
     return lines
 
 

@@ -47,10 +47,6 @@ class SourcePicker(Vertical, Helpful):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down", "to_list", "Choose from the list", show=False),
     ]
-    DEFAULT_CSS = """
-    SourcePicker { height: auto; }
-    SourcePicker OptionList { max-height: 12; }
-    """
 
     def __init__(self, chosen: Sequence[str], recent: Sequence[str]) -> None:
         super().__init__()

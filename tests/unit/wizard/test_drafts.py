@@ -37,6 +37,7 @@ DRAFT = Draft(
     goal="domain",
     preset="thorough",
     settings={"learning_rate": "3e-5", "training.seed": "7", "max_length": "128"},
+    probes=('who, "me"?', "[x] {y}: z"),
     name="night",
     publish="mine:v1",
 )
@@ -62,6 +63,7 @@ def test_file_and_command_make_the_same_recipe(draft: Draft, tmp_path: Path) -> 
     found = from_command(words[1:])
     assert getattr(found, "training", None) == recipe.training
     assert getattr(found, "model", recipe.model).base == recipe.model.base
+    assert getattr(found, "evaluation", recipe.evaluation) == recipe.evaluation
     assert getattr(found, "data", None) == recipe.data
     assert getattr(found, "publish", None) == recipe.publish
 
