@@ -26,6 +26,8 @@ class Gpu:
     name: str
     total_bytes: int
     free_bytes: int
+    busy: float | None = None
+    """Part of the last moments in which it computed, 0 to 1; None where it does not tell."""
 
 
 def available_memory_bytes(*, held: int = 0) -> int:
@@ -200,12 +202,21 @@ def gpus() -> list[Gpu]:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             name = pynvml.nvmlDeviceGetName(handle)
-            found.append(Gpu(str(name), int(memory.total), int(memory.free)))
+            found.append(Gpu(str(name), int(memory.total), int(memory.free), _busy(handle)))
         return found
     except pynvml.NVMLError:
         return []
     finally:
         pynvml.nvmlShutdown()
+
+
+def _busy(handle: object) -> float | None:
+    import pynvml  # noqa: PLC0415
+
+    try:
+        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+    except pynvml.NVMLError:  # some devices, and parts of a device, do not count it
+        return None
 
 
 def free_disk_bytes(place: Path) -> int:

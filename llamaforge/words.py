@@ -63,6 +63,18 @@ def duration_words(seconds: float | None) -> str:
     return f"{rest // _DAY} d {rest % _DAY // _HOUR} h"
 
 
+def range_words(low: float, high: float) -> str:
+    """Return a range of durations in one unit: `48–55 s`, `12–15 min`, `3.5–4.2 h`."""
+    low, high = max(low, 0.0), max(high, low, 0.0)
+    for unit, seconds, most in (("s", 1, 2 * _MINUTE), ("min", _MINUTE, 2 * _HOUR),
+                                ("h", _HOUR, 3 * _DAY), ("d", _DAY, math.inf)):  # fmt: skip
+        if high < most:
+            digits = 1 if unit in {"h", "d"} and high / seconds < 10 else 0
+            one, two = f"{low / seconds:.{digits}f}", f"{high / seconds:.{digits}f}"
+            return f"{one} {unit}" if one == two else f"{one}–{two} {unit}"
+    return UNKNOWN
+
+
 def clock_words(seconds: float) -> str:
     """Return a time since the start of a run as `h:mm:ss`."""
     rest = max(int(seconds), 0)

@@ -30,6 +30,7 @@ VERBS: Final = {
     "export": "llamaforge.cli.export",
     "publish": "llamaforge.cli.publish",
     "doctor": "llamaforge.cli.doctor",
+    "chat": "llamaforge.cli.chat",
 }
 """Each verb's module, which has `add_parser` and is imported only when it is needed."""
 

@@ -316,14 +316,11 @@ def _resume(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _remove(arguments: argparse.Namespace) -> ExitCode:
+    from llamaforge.runs.removing import remove_run, require_no_worker
+
     chosen = list({run.id: run for run in map(open_run, arguments.run_names)}.values())
     for run in chosen:
-        if run.read_status().state in _LIVE:
-            raise RefusedError(
-                f"The run {run.id} is running.",
-                f"Stop it first: llamaforge runs stop {run.id}",
-                code="run_running",
-            )
+        require_no_worker(run)
     names = ", ".join(run.id for run in chosen)
     if not arguments.yes:
         if arguments.json or not has_dialogue():
@@ -332,29 +329,9 @@ def _remove(arguments: argparse.Namespace) -> ExitCode:
             narrate("Nothing was removed.")
             return ExitCode.INTERRUPTED
     for run in chosen:
-        _remove_one(run)
+        remove_run(run)
     if arguments.json:
         print_json({"removed": [run.id for run in chosen]})
     else:
         print_text(f"Removed: {names}")
     return ExitCode.DONE
-
-
-def _remove_one(run: RunDirectory) -> None:
-    """Remove a run's folder; of a link, only the link."""
-    import shutil
-
-    from llamaforge.runs.lock import RunLock
-
-    if run.path.is_symlink():
-        run.path.unlink()
-        return
-    try:
-        with RunLock(run.lock_file):  # no worker may take it meanwhile
-            shutil.rmtree(run.path)
-    except OSError as error:
-        raise LlamaForgeError(
-            f"The run {run.id} cannot be removed: {error.strerror}.",
-            f"Check the permissions of {run.path}",
-            code="not_removed",
-        ) from error

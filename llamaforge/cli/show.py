@@ -168,6 +168,8 @@ def _base_rows(listed: "ListedModel") -> Iterable[_Row]:
     if cache.missing_bytes:
         held += f" ({size_words(cache.missing_bytes)})"
     yield "in Hub cache", held, ""
+    ways = listed.trainable
+    yield "--from hub", "can be trained" if ways.hub else ways.hub_reason, ""
 
 
 def _print(listed: "ListedModel") -> None:

@@ -226,6 +226,7 @@ class Server:
         max_new_tokens: int,
         end_ids: Collection[int],
         stopped: Callable[[], bool] = lambda: False,
+        on_token: Callable[[int], None] = lambda token: None,
     ) -> list[int]:
         """Return the most probable continuation of `prompt`, token by token, without its end."""
         self._forget()
@@ -241,6 +242,7 @@ class Server:
             if token in end_ids:
                 break
             answer.append(token)
+            on_token(token)
             if len(answer) < room:
                 self._decode([token], len(prompt) + len(answer) - 1, [True])
                 last = 0

@@ -31,6 +31,7 @@ class Served(Protocol):
         max_new_tokens: int,
         end_ids: Collection[int],
         stopped: Callable[[], bool] = ...,
+        on_token: Callable[[int], None] = ...,
     ) -> list[int]:
         """Return the most probable continuation of `prompt`, without its end."""
 
@@ -76,8 +77,13 @@ class ServedPair:
         max_new_tokens: int,
         end_ids: Collection[int],
         stopped: Callable[[], bool] = lambda: False,
+        on_token: Callable[[int], None] = lambda token: None,
     ) -> list[int]:
         """Return the most probable continuation as `Server.generate` does."""
         return self._current.generate(
-            prompt, max_new_tokens=max_new_tokens, end_ids=end_ids, stopped=stopped
+            prompt,
+            max_new_tokens=max_new_tokens,
+            end_ids=end_ids,
+            stopped=stopped,
+            on_token=on_token,
         )

@@ -62,7 +62,8 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
         if phase.data.snapshot is not None:
             files = find(phase.data.snapshot).manifest.files.values()
             snapshot += sum(file.bytes for file in files)
-    checkpoints = len(spec.phases) * _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
+    kept = sum(_CHECKPOINTS + phase.training.keeps_best for phase in spec.phases)
+    checkpoints = kept * _COPIES_IN_CHECKPOINT * adapter
     # A server that takes no adapters gets a file with both merged, as large as the model's own.
     is_merged = spec.publish.name is not None or not spec.training.makes_adapter
     merged = _merged_bytes(spec, header) if is_merged else 0
@@ -147,6 +148,13 @@ def check_way(spec: RunSpec, header: Header) -> None:
             "Install it: pip install 'llamaforge[qlora]'; or leave out --set load_in_4bit=true",
             code="no_bitsandbytes",
         )
+    for phase in spec.phases:
+        if "8bit" in phase.training.optim and importlib.util.find_spec("bitsandbytes") is None:
+            raise RefusedError(
+                f"The optimizer {phase.training.optim} needs bitsandbytes, which is not installed.",
+                "Install it: pip install 'llamaforge[qlora]'; or leave out --set optim=…",
+                code="no_bitsandbytes",
+            )
     if training.makes_adapter or spec.publish.quantization is not None:
         return
     for name, tensor in header.tensors.items():

@@ -100,6 +100,8 @@ class Eval(Event):
     step: int
     loss: float
     rows: int = 0
+    best: bool = False
+    """Whether it is the least up to now."""
     metrics: dict[str, float | None] = field(default_factory=dict)
     """As in `Step`."""
 

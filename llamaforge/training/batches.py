@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -53,6 +53,17 @@ class Items(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self._items[index] if index >= 0 else self._blank(self._items[-1 - index])
+
+
+class Batches(Protocol):
+    """Numbers of the items of each batch, in another order each epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is given next."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[int]]: ...
 
 
 class LengthBatches(Sampler[list[int]]):
@@ -110,10 +121,13 @@ class LengthBatches(Sampler[list[int]]):
 class Loader(DataLoader[Any]):
     """A data loader over items of similar length that passes the epoch on to its batches."""
 
+    passes: int = 1
+    """Batches of an optimizer step."""
+
     def __init__(
         self,
         items: Sequence[Any],
-        batches: LengthBatches,
+        batches: Batches,
         collator: Callable[[Sequence[Any]], Any],
         blank: Callable[[Any], Any],
     ) -> None:
@@ -152,6 +166,7 @@ class RowLoader(Loader):
             rank=rank,
             world=world,
         )
+        self.passes = accumulation
         super().__init__(rows, batches, collate, untrained)
 
 

@@ -90,13 +90,20 @@ def base_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
     )
 
 
-def hidden_states(model: PeftModel | PreTrainedModel, input_ids: Tensor) -> Tensor:
+def hidden_states(
+    model: PeftModel | PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None
+) -> Tensor:
     """Return the last hidden states of right-padded `input_ids` [b, s], shape [b, s, h].
 
-    No mask is needed: attention is causal, so padding behind a row never reaches it.
+    No mask is needed: attention is causal, so padding behind a row never reaches it. Where several
+    rows stand one behind another, `position_ids` [b, s] begin at 0 with each, which keeps them
+    apart.
     """
     decoder = base_model(model).base_model  # the model without its head
-    return cast("Tensor", decoder(input_ids=input_ids, use_cache=False).last_hidden_state)
+    # Left out where there is nothing to keep apart: masks of their own cost time.
+    places = {} if position_ids is None else {"position_ids": position_ids}
+    output = decoder(input_ids=input_ids, use_cache=False, **places)
+    return cast("Tensor", output.last_hidden_state)
 
 
 def trainable_parameters(model: nn.Module) -> int:

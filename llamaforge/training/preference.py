@@ -28,6 +28,7 @@ from llamaforge.training.preference_loss import (
     odds_ratio_losses,
     sigmoid_losses,
 )
+from llamaforge.training.ranks import ALONE, Ranks
 from llamaforge.training.reference import Reference, reference_table
 
 TRAIN_TABLE, VALIDATION_TABLE = "reference.safetensors", "reference-validation.safetensors"
@@ -78,6 +79,7 @@ class DirectPreference:
         folder: Path,
         *,
         start: dict[str, Tensor] | None = None,
+        ranks: Ranks = ALONE,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Take what is learned.
@@ -89,9 +91,12 @@ class DirectPreference:
             settings: of method `dpo`.
             folder: where what the reference says is kept.
             start: the adapter that training goes on from, as in `Reference`.
+            ranks: the processes that train together; of a step's pairs each gives its share.
             on_progress: takes how many pairs the reference was asked about, of how many.
         """
         self.examples = len(pairs)
+        self.passes = settings.gradient_accumulation_steps
+        self._ranks = ranks
         self._head = head
         self._pairs = pairs
         self._validation = validation[:EVAL_ROWS]
@@ -143,6 +148,7 @@ class DirectPreference:
         if settings.precompute_ref_log_probs is not None:
             return settings.precompute_ref_log_probs
         step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+        step *= self._ranks.world
         planned = planned_pairs(self.examples, settings.num_train_epochs, settings.max_steps, step)
         return planned > self.examples
 
@@ -154,6 +160,8 @@ class DirectPreference:
             settings.per_device_train_batch_size,
             settings.seed,
             accumulation=settings.gradient_accumulation_steps,
+            rank=self._ranks.rank,
+            world=self._ranks.world,
         )
 
     def counts(self, batches: Sequence[Any]) -> Tensor:
@@ -216,9 +224,12 @@ class OddsRatio:
         pairs: Sequence[EncodedPair],
         validation: Sequence[EncodedPair],
         settings: TrainingSettings,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Take the output head over [vocabulary, hidden], pairs and settings of `orpo`."""
         self.examples = len(pairs)
+        self.passes = settings.gradient_accumulation_steps
+        self._ranks = ranks
         self._head = head
         self._pairs = pairs
         self._validation = validation[:EVAL_ROWS]
@@ -240,6 +251,8 @@ class OddsRatio:
             settings.per_device_train_batch_size,
             settings.seed,
             accumulation=settings.gradient_accumulation_steps,
+            rank=self._ranks.rank,
+            world=self._ranks.world,
         )
 
     def counts(self, batches: Sequence[Any]) -> Tensor:

@@ -20,7 +20,9 @@ from transformers.trainer_callback import PrinterCallback
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
+from llamaforge.training.arguments import training_arguments
 from llamaforge.training.batches import Loader
+from llamaforge.training.best import BestCheckpoint
 from llamaforge.training.checkpoints import (
     bytes_of,
     commit_checkpoint,
@@ -108,29 +110,12 @@ def train(
     Raises:
         LlamaForgeError: the loss, or a weight, is no longer a number (`diverged`).
     """
-    arguments = TrainingArguments(
-        output_dir=str(
-            partial_folder(checkpoints) if ranks.is_first else checkpoints / f".rank-{ranks.rank}"
-        ),
-        use_cpu=settings.device == "cpu",
-        seed=settings.seed,
-        data_seed=settings.seed,
-        num_train_epochs=settings.num_train_epochs,
-        max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=_warmup_steps(settings, objective.examples, ranks.world),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
+    arguments = training_arguments(
+        settings,
+        partial_folder(checkpoints) if ranks.is_first else checkpoints / f".rank-{ranks.rank}",
+        examples=objective.examples,
+        passes=objective.passes,
+        world=ranks.world,
     )
     if settings.gradient_checkpointing:
         base: Any = base_model(model)
@@ -147,27 +132,19 @@ def train(
                 f"{item.reason}. It is kept as {aside.name} until the next one is saved.",
             )
         )
-    if newest is not None and step_of(newest) >= reporter.total_steps(trainer):
+    step = 0 if newest is None else step_of(newest)
+    reporter.best = BestCheckpoint(checkpoints, settings, step=step)
+    is_over = step >= reporter.total_steps(trainer) or ranks.share(reporter.best.is_over)
+    if newest is not None and is_over:
         trainer.restore(newest)
-        return Outcome(step_of(newest), step_of(newest), stopped=False)
-    if not objective.get_ready(model, wishes.stop):
-        step = 0 if newest is None else step_of(newest)
+        return Outcome(step, step, stopped=False)
+    if not ranks.share(objective.get_ready(model, wishes.stop)):
         return Outcome(step, reporter.total_steps(trainer), stopped=True)
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     state = trainer.state
-    return Outcome(state.global_step, state.max_steps, state.global_step < state.max_steps)
-
-
-def _warmup_steps(settings: TrainingSettings, rows: int, world: int) -> int:
-    return math.ceil(settings.warmup_ratio * _planned_steps(settings, rows, world))
-
-
-def _planned_steps(settings: TrainingSettings, rows: int, world: int) -> int:
-    if settings.max_steps is not None:
-        return settings.max_steps
-    batches = math.ceil(rows / (settings.per_device_train_batch_size * world))
-    steps = math.ceil(batches / settings.gradient_accumulation_steps)
-    return max(1, math.ceil(steps * settings.num_train_epochs))
+    is_over = ranks.share(reporter.best.is_over)
+    stopped = state.global_step < state.max_steps and not is_over
+    return Outcome(state.global_step, state.max_steps, stopped)
 
 
 class _PackedTrainer(Trainer):  # type: ignore[misc]
@@ -277,6 +254,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._since = 0.0
         self._saved_step = -1
         self._saved_bytes = 0
+        self.best = BestCheckpoint(checkpoints, settings, step=0)
+        """What the validation loss says of all checkpoints."""
         self._trainer: _PackedTrainer | None = None
 
     def take(self, trainer: _PackedTrainer) -> None:
@@ -342,7 +321,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             raise self._diverged(f"The gradient of step {state.global_step}")
         if self._ranks.is_first:
             self._after_step(state)
-        if self._ranks.share(self._wishes.stop()):
+        if self._ranks.share(self._wishes.stop() or self.best.is_over):
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -355,7 +334,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         started = time.monotonic()
         is_last = state.global_step == state.max_steps
         if is_last or state.global_step % self._settings.eval_steps == 0:
-            self._evaluate(state.global_step)
+            if self._evaluate(state.global_step) and self._settings.keeps_best:
+                self._save_new(state)
+                self.best.keep(self._checkpoints / f"step-{state.global_step:06d}")
             if self._probes is not None:
                 self._probes.at_eval(state.global_step)
         if state.global_step % self._settings.save_steps == 0:
@@ -378,21 +359,25 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             return int(torch.cuda.max_memory_allocated())
         return int(self._process.memory_info().rss)
 
-    def _evaluate(self, step: int) -> None:
-        """Report what the validation rows show, if there are any."""
+    def _evaluate(self, step: int) -> bool:
+        """Report what the validation rows show, if there are any; return whether it is the best."""
         was_training = self._model.training
         self._model.eval()
         measured = self._objective.measure(self._model)
         self._model.train(was_training)
-        if measured is not None:
-            self._emit(
-                events.Eval(
-                    step=step,
-                    loss=round(measured.loss, 6),
-                    rows=measured.rows,
-                    metrics=_rounded(measured.metrics),
-                )
+        if measured is None:
+            return False
+        is_best = step > 0 and self.best.take(step, measured.loss)
+        self._emit(
+            events.Eval(
+                step=step,
+                loss=round(measured.loss, 6),
+                rows=measured.rows,
+                best=is_best,
+                metrics=_rounded(measured.metrics),
             )
+        )
+        return is_best
 
     def _save_new(self, state: Any) -> None:
         """Write a checkpoint unless this step's is there already."""

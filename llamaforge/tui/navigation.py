@@ -75,6 +75,15 @@ def watch(app: "App[Any]", run: str) -> None:
     app.push_screen(MonitorScreen(directory, app.clock))
 
 
+def watch_instead(app: "App[Any]", run: str) -> None:
+    """Watch a run in place of the one that is watched."""
+    from llamaforge.tui.screens.monitor import MonitorScreen
+
+    if isinstance(app.screen, MonitorScreen):
+        app.pop_screen()
+    watch(app, run)
+
+
 def open_keys(app: "App[Any]") -> None:
     """Look at the keys, and give an action another one."""
     from llamaforge.tui.screens.keys import KeysScreen

@@ -1,5 +1,10 @@
 """Reading a run directory into a view; every method may wait for the disk."""
 
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+
+from llamaforge.catalog.names import parse_name
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.control import Request, is_asked
@@ -16,6 +21,8 @@ class RunFeed:
         self._run = run
         self._tail = EventTail(run)
         self._view: RunView | None = None
+        self._journal = (0, "")
+        """When the journal was last changed, and the name that it told then."""
 
     def read(self) -> RunView:
         """Return the run as of now, after everything that was appended since the last call.
@@ -26,11 +33,24 @@ class RunFeed:
         view = self._view or self._begin()
         # The state is read before the events: what a worker wrote before it ended is not lost.
         status = self._run.read_status()
-        stop_asked = is_asked(self._run, Request.STOP)
+        asked = frozenset(request for request in Request if is_asked(self._run, request))
         while new := self._tail.read_new():
             view = reduce(view, new)
         self._view = view
-        return with_status(view, status, stop_asked=stop_asked)
+        if not view.published and (published := self._published()):
+            view = replace(view, published=published)
+        return with_status(view, status, asked=asked)
+
+    def _published(self) -> str:
+        """Return under which name the result was published by hand, as the journal says."""
+        try:
+            changed = self._run.journal_file.stat().st_mtime_ns
+            if changed != self._journal[0]:
+                lines = self._run.journal_file.read_bytes().splitlines()
+                self._journal = (changed, _last_published(lines))
+        except OSError:
+            return ""
+        return self._journal[1]
 
     def _begin(self) -> RunView:
         try:
@@ -43,3 +63,21 @@ class RunFeed:
             publish=spec.publish.name or "",
             epochs=None if spec.training.max_steps else spec.training.num_train_epochs,
         )
+
+
+def _last_published(lines: Iterable[bytes]) -> str:
+    """Return the name of the newest publication that came to its end; empty where none did."""
+    names: dict[object, str] = {}
+    newest = ""
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            if entry["change"] != "publish":
+                continue
+            if entry["phase"] == "intent":
+                names[entry["id"]] = parse_name(str(entry["model"])).short
+            elif entry["phase"] == "done":
+                newest = names.get(entry["id"], newest)
+        except (ValueError, KeyError, TypeError, LlamaForgeError):
+            continue  # half a line, or one of a later version
+    return newest

@@ -7,7 +7,7 @@ from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory, RunState, Status, list_runs
 from llamaforge.safe_text import safe_line
-from llamaforge.words import loss_words, number, whole
+from llamaforge.words import UNKNOWN, loss_words, number, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,10 @@ class RunRow:
     state: RunState
     progress: str
     loss: str
+    held_out: str = "–"
+    """The newest loss on validation rows."""
+    right: str = "–"
+    """Answers that are exactly right, before and after."""
 
 
 class RunList:
@@ -47,7 +51,9 @@ class RunList:
             created=created,
             state=status.state,
             progress=_progress_words(status),
-            loss=loss_words(_loss(status)),
+            loss=loss_words(_figure(status, "loss")),
+            held_out=loss_words(_figure(status, "eval_loss")),
+            right=_right_words(status),
         )
 
 
@@ -59,9 +65,17 @@ def _spec_words(run: RunDirectory) -> tuple[str, str]:
     return safe_line(spec.model.name, limit=60), f"{spec.created.astimezone():%Y-%m-%d %H:%M}"
 
 
-def _loss(status: Status) -> float | None:
+def _figure(status: Status, name: str) -> float | None:
     metrics: object = status.metrics  # a file's content, whatever its type says
-    return number(metrics.get("loss")) if isinstance(metrics, dict) else None
+    return number(metrics.get(name)) if isinstance(metrics, dict) else None
+
+
+def _right_words(status: Status) -> str:
+    for kind in ("exact_match", "preference_accuracy"):
+        base, tuned = _figure(status, f"{kind}_base"), _figure(status, f"{kind}_tuned")
+        if base is not None and tuned is not None:
+            return f"{base * 100:.0f} → {tuned * 100:.0f} %"
+    return UNKNOWN
 
 
 def _progress_words(status: Status) -> str:

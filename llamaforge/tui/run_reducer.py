@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from llamaforge.runs import events
+from llamaforge.runs.control import Request
 from llamaforge.runs.directory import RunState, Status
 from llamaforge.safe_text import redact, safe_line, safe_text
 from llamaforge.tui.loss_history import LossPoint
+from llamaforge.tui.pace import Pace
 from llamaforge.tui.reports import data_report, evaluation_report, fidelity_report
 from llamaforge.tui.run_view import (
     ArtifactView,
@@ -24,6 +26,9 @@ from llamaforge.words import duration_words, loss_words, number, whole
 
 MAX_LOG_LINES: Final = 300
 MAX_SAMPLES: Final = 20
+MAX_PROBES: Final = 20
+MAX_EVALS: Final = 512
+_PACE_STEPS: Final = 256
 _TEXT_LIMIT: Final = 2_000
 
 
@@ -40,7 +45,9 @@ def reduce(view: RunView, new: Iterable[events.Event]) -> RunView:
     return view
 
 
-def with_status(view: RunView, status: Status, *, stop_asked: bool) -> RunView:
+def with_status(
+    view: RunView, status: Status, *, asked: frozenset[Request] = frozenset()
+) -> RunView:
     """Return `view` with the state that the run's files say it is in.
 
     The events outrank `state.json`, which is written a moment later; only whether a process is
@@ -49,19 +56,24 @@ def with_status(view: RunView, status: Status, *, stop_asked: bool) -> RunView:
     state = view.over or status.state
     if state is RunState.CREATED and view.seq > 0:
         state = RunState.RUNNING
+    if state in {RunState.RUNNING, RunState.PAUSED}:
+        state = RunState.PAUSED if view.waits else RunState.RUNNING
     if state is RunState.LOST:
         view = replace(view, stages=_ended(view.stages, StageState.STOPPED))
-    stop_asked = stop_asked and state is RunState.RUNNING
-    return replace(view, state=state, stop_asked=stop_asked)
+    is_live = state in {RunState.RUNNING, RunState.PAUSED}
+    trouble = safe_line(str(status.message), limit=400) if state is RunState.RUNNING else ""
+    return replace(
+        view, state=state, asked=asked if is_live else frozenset(), trouble=redact(trouble)
+    )
 
 
 def _after_steps(view: RunView, steps: list[events.Step]) -> RunView:
-    points = [
-        LossPoint(number(item.step) or 0.0, loss)
-        for item in steps
-        if (loss := number(item.loss)) is not None
-    ]
     last = steps[-1]
+    pace = [
+        (at, seconds)
+        for item in steps[-_PACE_STEPS:]
+        if (at := whole(item.step)) is not None and (seconds := number(item.t)) is not None
+    ]
     step = whole(last.step) or 0
     return replace(
         view,
@@ -73,10 +85,29 @@ def _after_steps(view: RunView, steps: list[events.Step]) -> RunView:
         tokens_per_second=number(last.tokens_per_second),
         memory_bytes=number(last.memory_bytes),
         eta_seconds=number(last.eta_seconds),
-        losses=view.losses.extended(points),
-        # A run that went on from an older checkpoint measures these again.
-        evals=tuple(point for point in view.evals if point.step < (number(steps[0].step) or 0)),
+        grad_norm=number(last.grad_norm),
+        pace=view.pace.extended(pace),
+        losses=view.losses.extended(_points(steps, "loss")),
+        rates=view.rates.extended(_points(steps, "learning_rate")),
+        norms=view.norms.extended(_points(steps, "grad_norm")),
+        speeds=view.speeds.extended(_points(steps, "tokens_per_second")),
+        evals=_evals_before(view.evals, number(steps[0].step) or 0.0),
     )
+
+
+def _points(steps: list[events.Step], name: str) -> list[LossPoint]:
+    return [
+        LossPoint(number(item.step) or 0.0, value)
+        for item in steps
+        if (value := number(getattr(item, name))) is not None
+    ]
+
+
+def _evals_before(evals: tuple[LossPoint, ...], step: float) -> tuple[LossPoint, ...]:
+    """Return `evals` of earlier steps: a run that goes on from a checkpoint measures anew."""
+    if not evals or evals[-1].step < step:
+        return evals
+    return tuple(point for point in evals if point.step < step)
 
 
 def _after_start(view: RunView, event: events.Started) -> RunView:
@@ -85,6 +116,9 @@ def _after_start(view: RunView, event: events.Started) -> RunView:
         view,
         over=None,
         failure=None,
+        waits="",
+        pause_reason="",
+        pace=Pace(),
         stages=_ended(view.stages, StageState.WAITING),
         model=view.model or safe_line(str(event.model), limit=120),
     )
@@ -108,21 +142,32 @@ def _after_warning(view: RunView, event: events.Warn) -> RunView:
 
 def _after_sample(view: RunView, event: events.Sample) -> RunView:
     texts = (event.prompt, event.expected, event.base, event.tuned)
-    sample = SampleView(*(safe_text(str(text), limit=_TEXT_LIMIT) for text in texts))
+    prompt, expected, base, tuned = (safe_text(str(text), limit=_TEXT_LIMIT) for text in texts)
+    step = whole(event.step)
+    sample = SampleView(prompt, expected, base, tuned, step, event.cut is True)
+    if step is not None:
+        others = tuple(item for item in view.probes if item.prompt != prompt)
+        return replace(view, probes=(*others, sample)[-MAX_PROBES:])
     return replace(view, samples=(*view.samples, sample)[-MAX_SAMPLES:])
 
 
 def _after_sampled(view: RunView, event: events.Sampled) -> RunView:
-    words = f"{_count(event.answers)} prompts answered at step {_count(event.step)}."
-    return _noted(view, event, words)
+    count = whole(event.answers)
+    prompts = "1 prompt" if count == 1 else f"{_count(event.answers)} prompts"
+    words = f"{prompts} answered at step {_count(event.step)}."
+    return _noted(replace(view, sampled_step=whole(event.step)), event, words)
 
 
 def _after_pause(view: RunView, event: events.Paused) -> RunView:
-    return _noted(view, event, str(event.message), Level.WARNING)
+    why = safe_line(redact(str(event.message)), limit=_TEXT_LIMIT) or "It is paused."
+    view = replace(view, waits=why, pause_reason=safe_line(str(event.reason), limit=40))
+    words = f"Paused after step {_count(event.step)}." if event.reason == "asked" else why
+    return _noted(view, event, words, Level.WARNING)
 
 
 def _after_resume(view: RunView, event: events.Resumed) -> RunView:
     waited = duration_words(number(event.seconds))
+    view = replace(view, waits="", pause_reason="", pace=Pace())
     return _noted(view, event, f"The run goes on after a pause of {waited}.")
 
 
@@ -170,7 +215,9 @@ def _after_eval(view: RunView, event: events.Eval) -> RunView:
     if loss is None:
         return _noted(view, event, "The held-out loss is not a number.", Level.WARNING)
     point = LossPoint(number(event.step) or 0.0, loss)
-    kept = tuple(item for item in view.evals if item.step < point.step)
+    kept = _evals_before(view.evals, point.step)
+    if len(kept) >= MAX_EVALS:  # every second one shows the same shape
+        kept = kept[::2]
     view = replace(view, eval_loss=loss, evals=(*kept, point))
     return _noted(view, event, f"Held-out loss {loss_words(loss)} at step {_count(event.step)}.")
 
@@ -215,6 +262,7 @@ def _after_end(view: RunView, event: events.Finished) -> RunView:
     )
     end = StageState.FAILED if over is RunState.FAILED else StageState.STOPPED
     view = replace(view, over=over, artifacts=made or view.artifacts, eta_seconds=None)
+    view = replace(view, waits="", pause_reason="")
     view = replace(view, stages=_ended(view.stages, end))
     return _noted(view, event, f"The run {_END_WORDS.get(over, 'ended')}.")
 

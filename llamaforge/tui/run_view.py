@@ -4,12 +4,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from llamaforge.runs.control import Request
 from llamaforge.runs.directory import RunState
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.loss_history import LossHistory, LossPoint
+from llamaforge.tui.pace import Pace
 from llamaforge.tui.reports import DataReport, FidelityReport, SetReport
 
 STAGES: Final = ("prepare", "train", "export", "verify", "evaluate", "publish")
+_LIVE: Final = frozenset({RunState.RUNNING, RunState.PAUSED})
 _OVER: Final = frozenset({RunState.STOPPED, RunState.FAILED, RunState.FINISHED, RunState.LOST})
 
 
@@ -62,6 +65,10 @@ class SampleView:
     expected: str
     base: str
     tuned: str
+    step: int | None = None
+    """The optimizer step after which it was answered; None for the evaluation at the end."""
+    cut: bool = False
+    """Whether an answer was ended before its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,14 @@ class RunView:
     state: RunState = RunState.CREATED
     over: RunState | None = None
     """How the newest worker said that it ended."""
-    stop_asked: bool = False
+    asked: frozenset[Request] = frozenset()
+    """Wishes that the worker has not answered yet, or that still hold, as a pause does."""
+    waits: str = ""
+    """Why the worker is paused."""
+    pause_reason: str = ""
+    """`asked` by a person, or `disk_full`; empty where it is not paused."""
+    trouble: str = ""
+    """What is wrong with a worker that lives: it hangs, or tells nothing for long."""
     stages: tuple[StageView, ...] = tuple(map(StageView, STAGES[:-1]))
     t: float = 0.0
     """Seconds of monotonic time from the first worker's start to the last event."""
@@ -108,7 +122,15 @@ class RunView:
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     memory_bytes: float | None = None
+    grad_norm: float | None = None
     eta_seconds: float | None = None
+    pace: Pace = field(default_factory=Pace)
+    rates: LossHistory = field(default_factory=LossHistory)
+    """The learning rate at each step."""
+    norms: LossHistory = field(default_factory=LossHistory)
+    """The norm of the gradient at each step."""
+    speeds: LossHistory = field(default_factory=LossHistory)
+    """Tokens a second at each step."""
     losses: LossHistory = field(default_factory=LossHistory)
     evals: tuple[LossPoint, ...] = ()
     checkpoint_step: int | None = None
@@ -117,9 +139,29 @@ class RunView:
     fidelity: FidelityReport | None = None
     sets: tuple[SetReport, ...] = ()
     samples: tuple[SampleView, ...] = ()
+    probes: tuple[SampleView, ...] = ()
+    """Answers given while it trains: of each prompt the newest."""
+    sampled_step: int | None = None
+    """The step after which answers that a person asked for were last given."""
     artifacts: tuple[ArtifactView, ...] = ()
     published: str = ""
     failure: Failure | None = None
+
+    @property
+    def stop_asked(self) -> bool:
+        """Return whether the worker was asked to save and end, and has not done so yet."""
+        return Request.STOP in self.asked
+
+    @property
+    def is_live(self) -> bool:
+        """Return whether a worker has the run, be it at work or waiting."""
+        return self.state in _LIVE
+
+    @property
+    def is_training(self) -> bool:
+        """Return whether a worker takes steps now: only then it can save or answer."""
+        stage = self.stage
+        return self.state is RunState.RUNNING and stage is not None and stage.name == "train"
 
     @property
     def is_over(self) -> bool:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from llamaforge.runs.control import Request
 from llamaforge.runs.directory import RunState
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.run_view import Failure, RunView
@@ -21,6 +22,12 @@ _DOING: Final = {
     "verify": "Checking that llama.cpp serves exactly what was trained.",
     "evaluate": "The model before and after training answers the held-out rows.",
     "publish": "Handing the result to Ollama.",
+}
+
+
+_WISHES: Final = {
+    Request.SAVE: "A checkpoint is saved after this step.",
+    Request.SAMPLE: "After this step the model answers some prompts.",
 }
 
 
@@ -42,7 +49,9 @@ class Headline:
     hint: str = ""
 
 
-def headline(view: RunView, *, log_file: Path, quiet_seconds: float) -> Headline:
+def headline(  # noqa: PLR0911 - a sentence for each state
+    view: RunView, *, log_file: Path, quiet_seconds: float
+) -> Headline:
     """Return what to tell a person about the run as it is now.
 
     `quiet_seconds` have passed since its last event.
@@ -52,8 +61,10 @@ def headline(view: RunView, *, log_file: Path, quiet_seconds: float) -> Headline
     match view.state:
         case RunState.CREATED:
             return Headline(Tone.CALM, "The run has not begun yet.", f"Start it with: {resume}")
-        case RunState.RUNNING | RunState.PAUSED:
+        case RunState.RUNNING:
             return _running(view, quiet_seconds)
+        case RunState.PAUSED:
+            return _paused(view)
         case RunState.FINISHED:
             return Headline(Tone.GOOD, f"Finished. It took {duration_words(view.t)}.")
         case RunState.STOPPED:
@@ -73,14 +84,17 @@ def next_commands(view: RunView) -> tuple[tuple[str, str], ...]:
     """Return what may be done with a finished run: what it is for, and the command."""
     if view.state is not RunState.FINISHED:
         return ()
-    if view.published:
-        return (("Talk to it", f"ollama run {shlex.quote(view.published)}"),)
     run = shlex.quote(view.run)
-    commands = [("Publish to Ollama", f"llamaforge publish {run} --name MY-MODEL")]
+    talk = ("Talk to it", f"press t, or: llamaforge chat {run}")
+    export = ("Take it along", f"press e, or: llamaforge export {run} --as gguf")
+    if view.published:
+        return (talk, ("In Ollama", f"ollama run {shlex.quote(view.published)}"), export)
+    publish = ("Publish to Ollama", f"press u, or: llamaforge publish {run} --name MY-MODEL")
+    commands = [talk, publish, export]
     modelfile = view.artifact("modelfile")
     if modelfile is not None:
         path = shlex.quote(modelfile.path)
-        commands.append(("Or without it", f"ollama create MY-MODEL -f {path}"))
+        commands.append(("Or by hand", f"ollama create MY-MODEL -f {path}"))
     return tuple(commands)
 
 
@@ -91,9 +105,28 @@ def _running(view: RunView, quiet_seconds: float) -> Headline:
         hint = "" if quiet_seconds < QUIET_SECONDS else _quiet(quiet_seconds)
         text = "Stopping: the worker finishes what it is at and saves a checkpoint first."
         return Headline(Tone.CARE, text, hint)
+    if Request.PAUSE in view.asked:
+        text = "Pausing: the worker finishes its step and saves a checkpoint first."
+        return Headline(Tone.CARE, text)
+    if view.trouble:
+        return Headline(Tone.BAD, doing, view.trouble)
+    for request, text in _WISHES.items():
+        if request in view.asked:
+            return Headline(Tone.CALM, text)
     if quiet_seconds >= QUIET_SECONDS:
         return Headline(Tone.CARE, doing, _quiet(quiet_seconds))
     return Headline(Tone.CALM, doing)
+
+
+def _paused(view: RunView) -> Headline:
+    if view.stop_asked:
+        return Headline(Tone.CARE, "Stopping: what it has is saved already.")
+    if view.pause_reason == "asked":
+        if Request.PAUSE not in view.asked:
+            return Headline(Tone.CALM, "Going on …")
+        text = f"Paused after step {view.step:,}; it is saved, and kept in memory."
+        return Headline(Tone.CARE, text, "Go on with p.")
+    return Headline(Tone.CARE, view.waits)
 
 
 def _quiet(seconds: float) -> str:

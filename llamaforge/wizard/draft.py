@@ -27,16 +27,25 @@ class Draft:
     """The model's name in Ollama."""
     store: str = ""
     """The store it is in; empty means Ollama's own places."""
+    base: str = ""
+    """What is trained on: `gguf`, the model's own file; `hub`, its full-precision base as far as
+    that is known; or `other`, the base that is named in `full_base`."""
+    full_base: str = ""
+    """A repository or a folder that the person named."""
     sources: tuple[str, ...] = ()
     """Files, folders, patterns and datasets, as they were typed."""
     map: str = ""
     """What the columns are, where the rows do not say it themselves."""
     preference: str = "refuse"
     allow_secrets: bool = False
+    held_out: str = ""
+    """Part of the rows that is held back, as a number; empty means the usual tenth."""
     goal: str = ""
     preset: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Settings that the person chose, over what the preset advises; as texts."""
+    probes: tuple[str, ...] = ()
+    """Questions that are answered while it trains, beside what the model answered before."""
     system: str = ""
     """The system text, where the goal needs no training."""
     name: str = ""
@@ -47,6 +56,11 @@ class Draft:
     def with_answers(self, **answers: Any) -> "Draft":
         """Return the draft with other answers."""
         return replace(self, **answers)
+
+    @property
+    def trains_on_base(self) -> bool:
+        """Whether the full-precision base is trained on."""
+        return self.base in {"hub", "other"}
 
     def body(self, advice: tuple[Advice, ...]) -> dict[str, Any]:
         """Return the recipe as a person would write it, with what is advised."""
@@ -62,8 +76,16 @@ class Draft:
         for key, usual in (("map", ""), ("preference", "refuse"), ("allow_secrets", False)):
             if getattr(self, key) != usual:
                 recipe["data"][key] = getattr(self, key)
+        if self.held_out:
+            recipe["data"]["validation_fraction"] = float(self.held_out)
+        if self.trains_on_base:
+            recipe["training"]["base"] = "hub"
+        if self.base == "other":
+            recipe["model"]["base"] = self.full_base
         for item in advice:
             recipe[item.section][item.key] = item.value
+        if self.probes:
+            recipe["evaluation"] = {"probe_prompts": list(self.probes)}
         if self.publish:
             recipe["publish"] = {"name": self.publish}
         return recipe
@@ -100,6 +122,10 @@ class Draft:
         words = ["llamaforge", "train", "--model", self.model, "--data", *self.sources]
         if self.store:
             words += ["--store", self.store]
+        if self.trains_on_base:
+            words += ["--from", "hub"]
+        if self.base == "other":
+            words += ["--base", self.full_base]
         if self.map:
             words += ["--map", self.map]
         if self.preference != "refuse":
@@ -108,7 +134,12 @@ class Draft:
             words.append("--allow-secrets")
         if self.name:
             words += ["--name", self.name]
-        settings = {item.key: str(item.value) for item in advice} | dict(self.settings)
+        settings = {item.key: str(item.value) for item in advice}
+        if self.held_out:
+            settings["validation_fraction"] = self.held_out
+        if self.probes:
+            settings["probe_prompts"] = json.dumps(list(self.probes), ensure_ascii=False)
+        settings |= self.settings
         for key, value in settings.items():
             words += ["--set", f"{key}={value}"]
         if self.publish:
@@ -131,9 +162,10 @@ def kept_draft() -> Draft | None:
         body = json.loads(_file().read_text(encoding="utf-8"))
         known = {item.name for item in fields(Draft)}
         values = {key: value for key, value in body.items() if key in known}
-        values["sources"] = tuple(map(str, values.get("sources", ())))
+        for key in ("sources", "probes"):
+            values[key] = tuple(map(str, values.get(key, ())))
         values["settings"] = {str(k): str(v) for k, v in dict(values.get("settings", {})).items()}
-        texts = known - {"sources", "settings", "allow_secrets"}
+        texts = known - {"sources", "probes", "settings", "allow_secrets"}
         if any(not isinstance(values.get(key, ""), str) for key in texts):
             return None
         return Draft(**values)

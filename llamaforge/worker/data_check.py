@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -196,7 +196,7 @@ class _Rendered:
     def __call__(self, record: Record) -> RowLength:
         """Return the length of a row in tokens."""
         if (
-            text_bytes(record.messages + record.chosen) <= MOST_RENDERED_BYTES
+            text_bytes(record.messages + record.chosen + record.rejected) <= MOST_RENDERED_BYTES
             and self.rendered < _RENDERED_ROWS
             and self.given_up < _MOST_GIVEN_UP
             and self.seconds < _RENDERING_SECONDS
@@ -215,7 +215,16 @@ class _Rendered:
         return self._by_text(record)
 
     def _rendered(self, record: Record) -> RowLength:
-        messages = (*record.messages, *record.chosen)
+        """Return the length of a row; of a pair, that of its longer side."""
+        if not record.rejected:
+            return self._side(record, record.messages + record.chosen)
+        prompt = tuple(replace(turn, trained=False) for turn in record.messages)
+        sides = [self._side(record, prompt + turns) for turns in (record.chosen, record.rejected)]
+        return RowLength(
+            max(side.tokens for side in sides), max(side.last_exchange for side in sides)
+        )
+
+    def _side(self, record: Record, messages: tuple[Message, ...]) -> RowLength:
         try:
             row = self.renderer.encode(messages)
         except RowError as error:

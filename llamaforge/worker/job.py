@@ -72,12 +72,7 @@ def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conver
     """
     _, splits = read_snapshot(run.data)
     tokenizer = GgufTokenizer(header)
-    template = choose_template(
-        spec.model.chat_template,
-        spec.model.own_template(tokenizer.chat_template),
-        tokenizer.special_ids,
-    )
-    renderer = ChatRenderer(tokenizer, template, spec.created, TemplateLimits())
+    renderer = renderer_of(spec, tokenizer)
     rows = encode_splits(
         splits,
         renderer,
@@ -86,6 +81,20 @@ def conversations_of(run: RunDirectory, spec: RunSpec, header: Header) -> Conver
         preference=spec.data.preference,
     )
     return Conversations(tokenizer, renderer, rows)
+
+
+def renderer_of(spec: RunSpec, tokenizer: GgufTokenizer) -> ChatRenderer:
+    """Return what renders conversations as the run's rows are rendered.
+
+    Raises:
+        RefusedError: the model has no template that can be used.
+    """
+    template = choose_template(
+        spec.model.chat_template,
+        spec.model.own_template(tokenizer.chat_template),
+        tokenizer.special_ids,
+    )
+    return ChatRenderer(tokenizer, template, spec.created, TemplateLimits())
 
 
 def counted_on(event: events.Event, steps: int) -> events.Event:
@@ -154,15 +163,20 @@ class Job:
         return self._header
 
     @contextmanager
-    def llama_files(self, *, vocabulary_only: bool = False) -> Iterator[tuple[Path, ...]]:
-        """Give the files that llama.cpp loads for the run's model, all parts in order.
+    def llama_files(
+        self, header: Header | None = None, *, vocabulary_only: bool = False
+    ) -> Iterator[tuple[Path, ...]]:
+        """Give the files that llama.cpp loads for a model, all parts in order.
+
+        Args:
+            header: the model; None is the one that is trained.
+            vocabulary_only: leave out the weights.
 
         Raises:
             LlamaForgeError: there is no room for a copy that llama.cpp takes (`no_copy`).
         """
-        remove_leftovers(self.run.data)
         files = llama_files(
-            self.header,
+            self.header if header is None else header,
             self.run.data,
             vocabulary_only=vocabulary_only,
             check_stop=self.check_stop,
@@ -198,6 +212,7 @@ class Job:
     def begin(self, *, resumed: bool) -> None:
         """Take the run: from here on its state names this process."""
         control.withdraw(self.run)  # wishes for an earlier worker
+        remove_leftovers(self.run.data)
         before = self.run.read_status()
         kills = memory_kills()
         self.was_killed_for_memory = (

@@ -160,7 +160,7 @@ def _watch(job: Job, process: "subprocess.Popen[bytes]", files: RankFiles) -> No
         place = 0
         while True:
             is_over = files.outcome.exists() or process.poll() is not None
-            if job.stop_asked():
+            if job.stop_asked() and not control.is_asked(job.run, control.Request.STOP):
                 control.ask(job.run, control.Request.STOP)  # a signal reaches the worker alone
             told.seek(place)
             # Up to the last whole line: what a rank did not finish is cut off when it starts again.

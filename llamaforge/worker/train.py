@@ -1,6 +1,6 @@
 """Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
-import traceback
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,7 +27,8 @@ from llamaforge.worker.estimating import (
     sizes_of,
 )
 from llamaforge.worker.job import Job, Stopped
-from llamaforge.worker.memory import memory_shortage, shortage_words
+from llamaforge.worker.memory import give_back_memory, memory_shortage, shortage_words
+from llamaforge.worker.result import tell_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,17 +82,20 @@ def train(job: Job) -> None:
         _cut_smaller(job, "host_kill")
         job.was_killed_for_memory = False  # it was this phase of training, no later one
     while True:
+        said = ""
         try:
             shortage = _train(job)
         except Exception as error:
             shortage = memory_shortage(error)
             if shortage is None:
                 raise
-            traceback.print_exc()
+            said = f"{type(error).__name__}: {error}"
         if shortage is None:
             return
         # Here, and not above: the error holds on to all that training had in memory.
         gc.collect()
+        give_back_memory()
+        print(said, file=sys.stderr, flush=True)  # noqa: T201 - the worker's log
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _cut_smaller(job, shortage)
@@ -152,7 +156,8 @@ def _train(job: Job) -> str | None:
         if outcome["stopped"]:
             raise Stopped
         step = int(outcome["step"])
-    finished.note_finished(job.run.checkpoints, step)
+    finished.note_finished(job.run.checkpoints, step, best=job.spec.training.keeps_best)
+    tell_result(job, step)
     return None
 
 
@@ -221,7 +226,7 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     try:
         outcome = train_steps(
             model,
-            objective_of(job, loaded.head, settings, start_weights(job, model), ranks),
+            objective_of(job, model, loaded.head, settings, start_weights(job, model), ranks),
             settings,
             job.run.checkpoints,
             emit=record.watched(emit),

@@ -10,7 +10,6 @@ from llamaforge.catalog.store import Store
 from llamaforge.data.encoding import EncodedRecord, EncodedSplits
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_atomic
-from llamaforge.gguf.llama_files import llama_files
 from llamaforge.gguf.model_file import read_model
 from llamaforge.runs import events
 from llamaforge.worker.artifacts import (
@@ -53,12 +52,13 @@ def serve(job: Job, context: int) -> "Iterator[Server | ServedPair]":
             adapter = artifact_path(job, "adapter")
             with Server(files, context=context, adapter=adapter) as server:
                 yield server
-            return
-        with (
-            llama_files(read_model(artifact_path(job, "merged")), job.run.data) as tuned,
-            ServedPair(files, tuned, context=context) as pair,
-        ):
-            yield pair
+        else:
+            merged = read_model(artifact_path(job, "merged"))
+            with (
+                job.llama_files(merged) as tuned,
+                ServedPair(files, tuned, context=context) as pair,
+            ):
+                yield pair
 
 
 def proof_rows(rows: EncodedSplits, most: int) -> list[EncodedRecord]:

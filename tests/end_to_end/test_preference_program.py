@@ -75,6 +75,23 @@ def test_dpo_reports_rewards_and_what_the_served_models_prefer(
     assert "Better answers that are the likelier ones" in program.run("runs", "attach", "liked")
 
 
+def test_pairs_are_checked_frozen_and_trained_on(program: Program, pairs: Path) -> None:
+    store = str(paths.embedded_store())
+    check = ("data", "check", str(pairs), "--model", "llamaforge-demo", "--store", store)
+    refused = program.json(*check, code=2)
+    assert "--method dpo" in json.dumps(refused)
+    found = program.json(*check, "--preference", "pairs", "--keep")
+    assert [item["format"] for item in found["sources"]] == ["preference"]
+    assert found["tokens"]["max"] > 0
+    snapshot = f"snapshot:{found['snapshot'][:12]}"
+    program.run(*words(Path(snapshot), "kept", "--method", "orpo", max_steps=2, max_rows=2))
+    report = program.directory("kept").artifacts / "evaluation.json"
+    assert json.loads(report.read_text())["preferences"]["pairs"] == 2
+    program.run(*words(Path(snapshot), "wrong", max_steps=2), code=3)
+    events = program.directory("wrong").events_file.read_text()
+    assert "it is a preference pair" in events
+
+
 @pytest.fixture
 def answers(tmp_path: Path) -> Path:
     """The demo's first rows, as conversations."""

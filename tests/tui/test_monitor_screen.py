@@ -1,15 +1,17 @@
 """The monitor shows what a run's directory says, and changes nothing unless asked to."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 
-from llamaforge.errors import NotFoundError
+from llamaforge.errors import LlamaForgeError, NotFoundError
 from llamaforge.runs import events
-from llamaforge.runs.control import Request, is_asked
-from llamaforge.runs.directory import RunState
+from llamaforge.runs.control import Request, is_asked, take
+from llamaforge.runs.directory import RunDirectory, RunState
 from llamaforge.tui.app import LlamaForgeApp
+from llamaforge.tui.screens import run_keys
 from llamaforge.tui.screens.dialogs import Question
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.runs import RunsScreen
@@ -33,6 +35,11 @@ def monitor(pilot: Pilot[Any]) -> MonitorScreen:
     screen = pilot.app.screen
     assert isinstance(screen, MonitorScreen)
     return screen
+
+
+def is_watched(pilot: Pilot[Any], name: str) -> bool:
+    screen = pilot.app.screen
+    return isinstance(screen, MonitorScreen) and screen.run_directory.id == name
 
 
 async def attached(pilot: Pilot[Any]) -> None:
@@ -91,8 +98,9 @@ async def test_a_finished_run_shows_its_results_first(
             "0 % 82.5 % +82.5 pts",
             "✓ Yes. On 32 rows, llama.cpp with the adapter differs from the trained model by "
             "0.00031 nats per token",
-            "prompt Which team takes a lost card?",
-            "after ✓ cards",
+            "asked Which team takes a lost card?",
+            "right cards",
+            "✓ cards",
         ):
             assert part in flat, part
         await pilot.press("end")
@@ -236,3 +244,160 @@ async def test_the_list_of_runs_is_newest_first_and_enter_watches_one(
 def test_a_run_that_is_not_there_is_refused_before_the_screen_is_taken() -> None:
     with pytest.raises(NotFoundError):
         LlamaForgeApp(None, "absent")
+
+
+@pytest.mark.parametrize(
+    ("key", "request_", "said"),
+    [
+        ("p", Request.PAUSE, "Pausing: the worker finishes its step"),
+        ("s", Request.SAVE, "A checkpoint is saved after this step."),
+        ("a", Request.SAMPLE, "the model answers some prompts"),
+    ],
+)
+async def test_a_key_leaves_a_wish_and_says_what_will_happen(
+    running: RunBuilder, key: str, request_: Request, said: str
+) -> None:
+    async with LlamaForgeApp(None, running.run.id, Clock()).run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        await pilot.press(key)
+        await until(pilot, lambda: is_asked(running.run, request_))
+        await until(pilot, lambda: said in text_of(pilot, "#headline"))
+        await pilot.press(key)  # the same once more changes nothing
+        assert [path.name for path in running.run.control.iterdir()] == [request_.value]
+
+
+async def test_what_came_of_a_wish_is_told(running: RunBuilder) -> None:
+    app = LlamaForgeApp(None, running.run.id, Clock())
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await attached(pilot)
+        await pilot.press("s")
+        await until(pilot, lambda: is_asked(running.run, Request.SAVE))
+        assert take(running.run, Request.SAVE)
+        running.write(events.Checkpoint(step=121, path="/x"))
+        await until_shown(pilot, "Saved at step 121.")
+        await pilot.press("a")
+        await until(pilot, lambda: is_asked(running.run, Request.SAMPLE))
+        assert take(running.run, Request.SAMPLE)
+        running.write(
+            events.Sample(prompt="Who?", expected="", base="Old.", tuned="New.", step=122),
+            events.Sampled(step=122, answers=1),
+        )
+        await until_shown(pilot, "The answers after step 122 are here")
+
+
+async def test_a_run_pauses_and_goes_on(running: RunBuilder) -> None:
+    app = LlamaForgeApp(None, running.run.id, Clock())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        await pilot.press("p")
+        await until(pilot, lambda: is_asked(running.run, Request.PAUSE))
+        running.write(events.Paused(reason="asked", message="Paused as asked.", step=120))
+        await until_shown(pilot, "■ paused")
+        assert "Paused after step 120" in text_of(pilot, "#headline")
+        assert monitor(pilot).live_run == "tickets"
+        await until_shown(pilot, "p Go on")
+        await pilot.press("p")
+        await until(pilot, lambda: not is_asked(running.run, Request.PAUSE))
+        running.write(events.Resumed(step=120, seconds=4.0), step(121))
+        await until_shown(pilot, "▸ running")
+        assert "after a pause of 4 s" in text_of(pilot, "#lines")
+
+
+async def test_a_full_disk_is_waited_for_and_no_key_pretends_to_help(running: RunBuilder) -> None:
+    why = "The disk is full: 3 GB must be free. The run waits, and goes on by itself."
+    running.write(events.Paused(reason="disk_full", message=why, step=120, needed_bytes=3))
+    async with LlamaForgeApp(None, running.run.id, Clock()).run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        assert why in " ".join(text_of(pilot, "#headline").split())
+        assert "Go on" not in screen_text(pilot)
+        await pilot.press("p", "s", "a")
+        assert list(running.run.control.iterdir()) == []
+
+
+async def test_a_wish_that_came_too_late_is_told(running: RunBuilder) -> None:
+    app = LlamaForgeApp(None, running.run.id, Clock())
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await attached(pilot)
+        await pilot.press("s")
+        await until(pilot, lambda: is_asked(running.run, Request.SAVE))
+        assert take(running.run, Request.SAVE)
+        running.write(
+            events.Stage(name="train", state="finished"),
+            events.Stage(name="export", state="started"),
+        )
+        await until_shown(pilot, "That did not happen")
+
+
+async def test_v_turns_through_loss_answers_and_the_other_figures(running: RunBuilder) -> None:
+    running.write(
+        events.Sample(prompt="Who?", expected="me", base="[b]Old", tuned="me", step=100, cut=True)
+    )
+    async with LlamaForgeApp(None, running.run.id, Clock()).run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        await until_shown(pilot, "Loss, nats per token")
+        await pilot.press("v")
+        for part in ("asked  Who?", "after step 100", "✗ [b]Old", "✓ me", "An answer was cut"):
+            await until_shown(pilot, part)
+        for title in ("Learning rate", "Gradient norm", "Tokens a second", "Loss, nats per token"):
+            await pilot.press("v")
+            await until_shown(pilot, title)
+        await pilot.press("V")
+        await until_shown(pilot, "Tokens a second")
+
+
+async def test_a_wide_terminal_has_machine_and_answers_beside_the_curve(
+    running: RunBuilder,
+) -> None:
+    running.write(events.Sample(prompt="Who?", expected="", base="Old.", tuned="New.", step=100))
+    async with LlamaForgeApp(None, running.run.id, Clock()).run_test(size=(120, 40)) as pilot:
+        await attached(pilot)
+        for part in ("This machine", "this run: 2.3 GB", "before  Old.", "now     New."):
+            await until_shown(pilot, part)
+
+
+async def test_n_watches_the_next_run_at_work(running: RunBuilder) -> None:
+    other = RunBuilder("letters")
+    other.begin()
+    other.train(3)
+    other.state(RunState.RUNNING, stage="train")
+    RunBuilder("waiting")  # has no worker: n does not lead there
+    async with LlamaForgeApp(None, running.run.id, Clock()).run_test(size=(120, 40)) as pilot:
+        await attached(pilot)
+        await until_shown(pilot, "n Next run")
+        depth = len(pilot.app.screen_stack)
+        for name in ("letters", "tickets", "letters"):
+            await pilot.press("n")
+            await until(pilot, partial(is_watched, pilot, name))
+            await attached(pilot)
+            await until_shown(pilot, "of 2 at work")
+        assert len(pilot.app.screen_stack) == depth
+
+
+async def test_d_leaves_the_program_and_the_run_goes_on(running: RunBuilder) -> None:
+    app = LlamaForgeApp(None, running.run.id, Clock())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        await pilot.press("d")
+        await until(pilot, lambda: bool(app._exit_renderables))
+        assert "goes on in the background" in str(app._exit_renderables[0])
+    assert list(running.run.control.iterdir()) == []
+
+
+async def test_p_starts_a_worker_for_a_run_that_was_left(
+    running: RunBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.state(RunState.RUNNING, alive=False)
+    started: list[str] = []
+
+    def launch(run: RunDirectory) -> int:
+        started.append(run.id)
+        raise LlamaForgeError("The worker process did not start.", "Its log says why.")
+
+    monkeypatch.setattr(run_keys, "launch", launch)
+    app = LlamaForgeApp(None, running.run.id, Clock())
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await attached(pilot)
+        await until_shown(pilot, "p Go on")
+        await pilot.press("p")
+        await until(pilot, lambda: started == ["tickets"])
+        await until_shown(pilot, "The worker process did not start.")

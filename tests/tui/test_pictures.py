@@ -9,24 +9,31 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 from textual.screen import Screen
-from textual.widgets import DataTable
+from textual.widgets import DataTable, Input
 
 from llamaforge.catalog.model import ModelStatus, Problem, StoredModel
+from llamaforge.hardware import Gpu
+from llamaforge.runs import events
 from llamaforge.runs.directory import RunState
 from llamaforge.tui.app import LlamaForgeApp
+from llamaforge.tui.gauges import GaugeReader, Gauges
 from llamaforge.tui.home import Home, ModelCount
 from llamaforge.tui.run_list import RunRow
-from llamaforge.tui.screens import models, review
+from llamaforge.tui.screens import chat, models, review
+from llamaforge.tui.screens.chat import ChatScreen
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.review import ReviewScreen
+from llamaforge.tui.screens.runs import RunsScreen
 from llamaforge.tui.screens.welcome import WelcomeScreen
 from llamaforge.tui.screens.wizard import WizardScreen
 from llamaforge.tui.store_view import StoreChoice, StoreContent
 from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts, Machine
-from tests.tui.run_builder import RunBuilder
-from tests.tui.waiting import until
+from tests.tui.run_builder import SAMPLES, RunBuilder
+from tests.tui.test_history_screen import second
+from tests.tui.test_result_screens import Models, made
+from tests.tui.waiting import screen_text, until
 
 SnapCompare = Callable[..., bool]
 SMALL, LARGE = (80, 24), (120, 40)
@@ -34,6 +41,18 @@ SMALL, LARGE = (80, 24), (120, 40)
 
 def still() -> float:
     return 100.0
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Gauges(
+        cpu=0.93,
+        memory_used=5_100_000_000,
+        memory_total=16_400_000_000,
+        run_cores=3.7,
+        gpus=(Gpu("NVIDIA RTX 4070", 12_900_000_000, 3_900_000_000, 0.88),),
+    )
+    monkeypatch.setattr(GaugeReader, "read", lambda self: shown)
 
 
 async def monitor_is_shown(pilot: Pilot[Any]) -> None:
@@ -154,11 +173,105 @@ def test_a_run_at_work_in_a_large_terminal(snap_compare: SnapCompare, running: R
     assert snap_compare(app, terminal_size=LARGE, run_before=monitor_is_shown)
 
 
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_answers_on_the_way(
+    snap_compare: SnapCompare, running: RunBuilder, size: tuple[int, int]
+) -> None:
+    for question, right, wrong in SAMPLES:
+        running.write(
+            events.Sample(prompt=question, expected=right, base=wrong, tuned=right, step=100)
+        )
+
+    async def turned(pilot: Pilot[Any]) -> None:
+        await monitor_is_shown(pilot)
+        await pilot.press("v")
+        await pilot.pause(0.1)
+
+    app = LlamaForgeApp(None, running.run.id, still)
+    assert snap_compare(app, terminal_size=size, run_before=turned)
+
+
 def test_a_finished_run_in_a_large_terminal(
     snap_compare: SnapCompare, finished: RunBuilder
 ) -> None:
     app = LlamaForgeApp(None, finished.run.id, still)
     assert snap_compare(app, terminal_size=LARGE, run_before=monitor_is_shown)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_before_and_after_in_two_columns(
+    snap_compare: SnapCompare,
+    finished: RunBuilder,
+    size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chat, "ChatProcess", Models)
+
+    async def asked(pilot: Pilot[Any]) -> None:
+        await monitor_is_shown(pilot)
+        await pilot.press("t")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChatScreen))
+        process = made[-1]
+        process.ready()
+        await until(pilot, lambda: "llama.cpp" in screen_text(pilot))
+        pilot.app.screen.query_one(Input).value = SAMPLES[0][0]
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(process.asked))
+        process.answer(SAMPLES[0][2], SAMPLES[0][1])
+        await until(pilot, lambda: "5 tokens" in screen_text(pilot))
+        await pilot.pause(0.1)
+
+    app = LlamaForgeApp(None, finished.run.id, still)
+    app.animation_level = "none"
+    assert snap_compare(app, terminal_size=size, run_before=asked)
+
+
+@pytest.mark.parametrize("key", ["u", "e"], ids=["publish", "export"])
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_what_is_done_with_a_result(
+    snap_compare: SnapCompare, finished: RunBuilder, size: tuple[int, int], key: str
+) -> None:
+    async def opened(pilot: Pilot[Any]) -> None:
+        await monitor_is_shown(pilot)
+        await pilot.press(key)
+        await pilot.pause(0.2)
+
+    app = LlamaForgeApp(None, finished.run.id, still)
+    assert snap_compare(app, terminal_size=size, run_before=opened)
+
+
+async def history_is_shown(pilot: Pilot[Any]) -> None:
+    await pilot.press("h")
+    await until(pilot, lambda: "tickets" in screen_text(pilot))
+    await pilot.press("space", "space")
+    await pilot.pause(0.2)
+
+
+@pytest.fixture
+def runs(running: RunBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.state(RunState.RUNNING, stage="train", step=120, total=200, metrics={"loss": 0.9})
+    second(learning_rate=0.005, lora_r=8)
+    monkeypatch.setattr(RunsScreen, "_show_title", lambda self: None)  # it has a path of the test
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_the_history(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    app = LlamaForgeApp(clock=still)
+    assert snap_compare(app, terminal_size=size, run_before=history_is_shown)
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_runs_beside_each_other(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    async def compared(pilot: Pilot[Any]) -> None:
+        await history_is_shown(pilot)
+        await pilot.press("c")
+        await until(pilot, lambda: "Loss, nats" in screen_text(pilot))
+        await pilot.pause(0.2)
+
+    app = LlamaForgeApp(clock=still)
+    assert snap_compare(app, terminal_size=size, run_before=compared)
 
 
 FACTS = Facts(

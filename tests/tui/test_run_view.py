@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaforge.runs import events
+from llamaforge.runs.control import Request
 from llamaforge.runs.directory import RunState, Status
 from llamaforge.tui.loss_history import MAX_POINTS, LossHistory, LossPoint, smoothed
 from llamaforge.tui.run_feed import RunFeed
@@ -191,11 +192,11 @@ def test_no_content_of_an_event_breaks_the_view(one: Any, two: Any, kind: str) -
 
 def test_a_state_without_a_process_is_lost_until_the_events_say_how_it_ended() -> None:
     view = view_of(START, events.Stage(name="train", state="started"))
-    lost = with_status(view, Status(state=RunState.LOST), stop_asked=True)
+    lost = with_status(view, Status(state=RunState.LOST), asked=frozenset({Request.STOP}))
     assert lost.state is RunState.LOST
     assert not lost.stop_asked
     ended = reduce(view, [events.Finished(run="r", state="stopped", seq=9)])
-    assert with_status(ended, Status(state=RunState.LOST), stop_asked=False).state == "stopped"
+    assert with_status(ended, Status(state=RunState.LOST)).state == "stopped"
 
 
 def test_a_long_history_keeps_its_shape_in_few_points() -> None:

@@ -56,7 +56,14 @@ class ReviewScreen(Screen[bool]):
             self.run = run
             self.problem = problem
 
-    def __init__(self, draft: Draft, facts: Facts, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        draft: Draft,
+        facts: Facts,
+        clock: Callable[[], float],
+        found: list[Check] | None = None,
+    ) -> None:
+        """Show a draft; checks that are not given are made."""
         super().__init__()
         self._draft = draft.with_answers(
             sources=tuple(map(absolute_source, draft.sources)),
@@ -64,7 +71,7 @@ class ReviewScreen(Screen[bool]):
         )
         self._facts = facts
         self._clock = clock
-        self._found: list[Check] | None = None
+        self._found = found
         self._beginning = False
 
     @property
@@ -84,7 +91,7 @@ class ReviewScreen(Screen[bool]):
         self.query_one(TitleBar).tell(f"New run  {safe_line(self._draft.name, limit=60)}")
         self._show()
         self.query_one("#page").focus()
-        if self.trains:
+        if self.trains and self._found is None:
             self.run_worker(self._check, thread=True, group="check", exit_on_error=False)
 
     def _check(self) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Final
 
 from rich.text import Text
@@ -14,30 +15,41 @@ from textual.widgets import DataTable, Footer
 
 from llamaforge import paths
 from llamaforge.errors import LlamaForgeError
-from llamaforge.runs.directory import RunState, open_run
+from llamaforge.recipe.spec import RunSpec
+from llamaforge.runs.directory import RunDirectory, RunState, open_run
+from llamaforge.runs.removing import remove_run, require_no_worker, run_bytes
 from llamaforge.tui.run_list import RunList, RunRow
 from llamaforge.tui.screens.base import FollowingScreen
+from llamaforge.tui.screens.dialogs import Question
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.store_view import short_path
 from llamaforge.tui.widgets.lines import MUTED
 from llamaforge.tui.widgets.notice import Notice
 from llamaforge.tui.widgets.run_parts import STATE_MARKS
 from llamaforge.tui.widgets.title_bar import TitleBar
+from llamaforge.words import size_words
 
 _COLUMNS: Final = (
+    (" ", 1),
     ("RUN", 18),
-    ("MODEL", 18),
+    ("MODEL", 14),
     ("STATE", 10),
-    ("PROGRESS", 20),
+    ("PROGRESS", 17),
+    ("LOSS", 6),
 )
 _WIDE_COLUMNS: Final = (
-    ("RUN", 26),
-    ("MODEL", 24),
+    (" ", 1),
+    ("RUN", 22),
+    ("MODEL", 18),
     ("STATE", 10),
-    ("PROGRESS", 20),
-    ("LOSS", 8),
-    ("CREATED", 16),
+    ("PROGRESS", 18),
+    ("LOSS", 7),
+    ("HELD-OUT", 8),
+    ("RIGHT", 10),
+    ("CREATED", 10),
 )
+_OF_A_RUN: Final = frozenset({"watch", "mark", "reuse", "delete"})
+_MARK: Final = "●"
 
 
 class RunsScreen(FollowingScreen[None]):
@@ -45,13 +57,20 @@ class RunsScreen(FollowingScreen[None]):
 
     CSS_PATH = "runs.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "watch", "Watch", priority=True, id="history.watch"),
+        Binding("enter", "watch", "Open", priority=True, id="history.watch"),
+        Binding("space", "mark", "Mark", id="history.mark"),
+        Binding("c", "compare", "Compare", id="history.compare"),
+        Binding("r", "reuse", "Use again", id="history.reuse"),
+        Binding("delete,backspace", "delete", "Delete…", key_display="del", id="history.delete"),
         Binding("escape", "app.pop_screen", "Back", id="history.back"),
     ]
     HELP_TITLE = "Runs"
     HELP_LINES = (
         "A run is one training from its rows to the finished adapter. Its worker is a process of "
         "its own: it goes on when you leave this program, and you can come back to it here.",
+        "Mark two or more with Space and press c: their curves are drawn over each other, and what "
+        "differs in their recipes is listed. r opens the wizard with a run's recipe. RIGHT is how "
+        "many held-out rows were answered exactly, before and after training.",
         "lost means that a run's process ended without a last word, as when the machine is "
         "restarted. Such a run goes on from its last checkpoint with: llamaforge runs resume",
     )
@@ -67,12 +86,27 @@ class RunsScreen(FollowingScreen[None]):
             """Let a newer list take the place of one that is not shown yet."""
             return isinstance(message, RunsScreen.Read)
 
+    @dataclass
+    class Measured(Message):
+        """What would be deleted was counted."""
+
+        runs: tuple[RunDirectory, ...]
+        size: int
+
+    @dataclass
+    class Told(Message):
+        """Something was done, or could not be."""
+
+        text: str
+        is_bad: bool = False
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
         self._list = RunList()
         self._rows: tuple[RunRow, ...] = ()
         self._was_read = False
+        self._marked: set[str] = set()
 
     def compose(self) -> ComposeResult:
         """Lay out the table, and what stands in its place where there is no run."""
@@ -95,6 +129,7 @@ class RunsScreen(FollowingScreen[None]):
         if self._was_read and rows == old and not message.error:
             return
         self._was_read, self._rows = True, rows
+        self._marked &= {row.id for row in rows}
         table: DataTable[Text] = self.query_one("#table", DataTable)
         if [row.id for row in rows] == [row.id for row in old] and rows:
             for before, after in zip(old, rows, strict=True):
@@ -132,17 +167,21 @@ class RunsScreen(FollowingScreen[None]):
     def _cells(self, row: RunRow) -> dict[str, Text]:
         mark, _ = STATE_MARKS[row.state]
         texts = {
+            " ": _MARK if row.id in self._marked else "",
             "RUN": row.id,
             "MODEL": row.model,
             "STATE": f"{mark} {row.state.value}",
             "PROGRESS": row.progress,
             "LOSS": row.loss,
-            "CREATED": row.created,
+            "HELD-OUT": row.held_out,
+            "RIGHT": row.right,
+            "CREATED": row.created[:10],
         }
         cells = {
             title: Text(texts[title], no_wrap=True, overflow="ellipsis")
             for title, _ in self._columns()
         }
+        cells[" "].stylize(self.app.current_theme.primary)
         cells["STATE"].stylize(self._state_style(row.state))
         return cells
 
@@ -150,6 +189,7 @@ class RunsScreen(FollowingScreen[None]):
         theme = self.app.current_theme
         styles = {
             RunState.RUNNING: theme.primary,
+            RunState.PAUSED: theme.warning or theme.primary,
             RunState.FINISHED: theme.success,
             RunState.STOPPED: theme.warning,
             RunState.FAILED: theme.error,
@@ -190,18 +230,118 @@ class RunsScreen(FollowingScreen[None]):
             self._fill(self.query_one("#table", DataTable))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Dim what needs a run where there is none."""
+        """Dim what needs a run where there is none, and comparing where there are not two."""
         del parameters
-        return None if action == "watch" and not self._rows else True
+        if action == "compare":
+            return len(self._compared()) > 1 or None
+        return None if action in _OF_A_RUN and not self._rows else True
 
     def action_watch(self) -> None:
         """Watch the run under the cursor."""
-        name = self._highlighted()
-        if not name:
-            return
-        try:
-            run = open_run(name)
-        except LlamaForgeError as error:  # it was deleted a moment ago
-            self.tell(f"{error.message} {error.hint}", bad=True)
+        run = self._opened(self._highlighted())
+        if run is None:
             return
         self.app.push_screen(MonitorScreen(run, self._clock))
+
+    def _compared(self) -> list[str]:
+        """Return the runs that are compared: those marked and the one under the cursor."""
+        if not self._rows:
+            return []
+        chosen = self._marked | ({self._highlighted()} if len(self._marked) < 2 else set())
+        return [row.id for row in self._rows if row.id in chosen]
+
+    def action_mark(self) -> None:
+        """Mark the run under the cursor, or take its mark away, and go on to the next."""
+        name = self._highlighted()
+        row = next((row for row in self._rows if row.id == name), None)
+        if row is None:
+            return
+        self._marked ^= {name}
+        table: DataTable[Text] = self.query_one("#table", DataTable)
+        self._change_row(table, row)
+        table.action_cursor_down()
+        self.refresh_bindings()
+
+    def on_data_table_row_highlighted(self) -> None:
+        """What can be done depends on where the cursor is."""
+        self.refresh_bindings()
+
+    def action_compare(self) -> None:
+        """Draw the curves of several runs over each other."""
+        from llamaforge.tui.screens.comparison import ComparisonScreen  # noqa: PLC0415
+
+        runs = [run for name in self._compared() if (run := self._opened(name)) is not None]
+        if len(runs) > 1:
+            self.app.push_screen(ComparisonScreen(runs))
+
+    def action_reuse(self) -> None:
+        """Open the wizard with the recipe of the run under the cursor."""
+        from llamaforge.tui import navigation  # noqa: PLC0415
+        from llamaforge.wizard.reusing import reused  # noqa: PLC0415
+
+        run = self._opened(self._highlighted())
+        if run is None:
+            return
+        try:
+            found = reused(RunSpec.load(run.spec_file))
+        except LlamaForgeError as error:
+            self.tell(f"{error.message} {error.hint}", bad=True)
+            return
+        navigation.open_wizard(self.app, found.draft)
+        for part in found.left_out:
+            self.tell(f"Of the run {run.id}, {part} is left out.")
+
+    def action_delete(self) -> None:
+        """Ask whether to delete the marked runs, or the one under the cursor."""
+        names = self._marked or {self._highlighted()}
+        runs = [run for name in sorted(names) if (run := self._opened(name)) is not None]
+        if runs:
+            self.run_worker(partial(self._measure, runs), thread=True, group="delete")
+
+    def _measure(self, runs: list[RunDirectory]) -> None:
+        """Count what would be freed; runs in a thread."""
+        try:
+            for run in runs:
+                require_no_worker(run)
+        except LlamaForgeError as error:
+            self.post_message(self.Told(f"{error.message} {error.hint}", is_bad=True))
+            return
+        self.post_message(self.Measured(tuple(runs), sum(map(run_bytes, runs))))
+
+    def on_runs_screen_measured(self, message: Measured) -> None:
+        """Ask, with what it frees."""
+        names = ", ".join(run.id for run in message.runs)
+        many = len(message.runs) > 1
+        question = Question(
+            f"Delete {len(message.runs)} runs?" if many else f"Delete the run {names}?",
+            f"{names}: rows, checkpoints, results and log are gone for good; this frees "
+            f"{size_words(message.size)}. What was published or exported elsewhere stays.",
+            yes="Delete",
+            no="Keep",
+        )
+        self.app.push_screen(
+            question, lambda yes: self._delete(message.runs, message.size) if yes else None
+        )
+
+    def _delete(self, runs: tuple[RunDirectory, ...], size: int) -> None:
+        def work() -> None:
+            try:
+                for run in runs:
+                    remove_run(run)
+            except LlamaForgeError as error:
+                self.post_message(self.Told(f"{error.message} {error.hint}", is_bad=True))
+            else:
+                self.post_message(self.Told(f"Deleted; {size_words(size)} are free again."))
+
+        self.run_worker(work, thread=True, group="delete", exit_on_error=False)
+
+    def on_runs_screen_told(self, message: Told) -> None:
+        """Say what came of it."""
+        self.tell(message.text, bad=message.is_bad)
+
+    def _opened(self, name: str) -> RunDirectory | None:
+        try:
+            return open_run(name) if name else None
+        except LlamaForgeError as error:  # it was deleted a moment ago
+            self.tell(f"{error.message} {error.hint}", bad=True)
+            return None

@@ -1,5 +1,6 @@
 """A widget whose lines are a pure function of its width: what it shows can be tested without it."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ from textual.widget import Widget
 Build = Callable[[int], Sequence[Content]]
 """Takes a width in cells, returns lines of at most that width."""
 
+_COLUMN_GAP: Final = 3
 MUTED: Final = "$foreground 60%"
 
 
@@ -46,6 +48,21 @@ def hanging(label: Content, value: Content, *, indent: int, width: int) -> list[
     first = label.pad_right(max(indent - label.cell_length, 0))
     lines = value.wrap(room) or [Content("")]
     return [(first if number == 0 else blank) + line for number, line in enumerate(lines)]
+
+
+def column_width(count: int, width: int) -> int:
+    """Return how many cells each of `count` columns has."""
+    return max((width - _COLUMN_GAP * (count - 1)) // count, 8)
+
+
+def side_by_side(columns: Sequence[Sequence[Content]], width: int) -> list[Content]:
+    """Return columns of lines as lines, with a rule between them."""
+    room = column_width(len(columns), width)
+    rule = Content.styled(" │ ", "$foreground 25%")
+    return [
+        rule.join([cell.pad_right(max(room - cell.cell_length, 0)) for cell in row])
+        for row in itertools.zip_longest(*columns, fillvalue=Content(""))
+    ]
 
 
 def facts(pairs: Iterable[tuple[str, str | Content]], width: int) -> list[Content]:

@@ -1,6 +1,7 @@
-"""The curve of the training loss, with the held-out losses as marks on it."""
+"""The curve of the training loss with the held-out losses as marks on it, and of other figures."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from textual.content import Content
@@ -22,6 +23,27 @@ _ROWS_A_TICK: Final = 3
 _COLUMNS_A_TICK: Final = 14
 
 
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What is drawn, in words."""
+
+    title: str
+    nothing: str
+    """What is said where there is nothing to draw yet."""
+    smooth: str = ""
+    """What the smoothed curve is called; empty where every point is drawn as it is."""
+
+
+LOSS_CHART: Final = Chart(
+    "Loss, nats per token",
+    "The loss curve begins with the first training step.",
+    "smoothed",
+)
+RATE_CHART: Final = Chart("Learning rate", "It begins with the first training step.")
+NORM_CHART: Final = Chart("Gradient norm", "It begins with the first training step.", "smoothed")
+SPEED_CHART: Final = Chart("Tokens a second", "It begins with the first training step.", "smoothed")
+
+
 class LossCurve(Widget):
     """Draws as much of a run's losses as there is room for."""
 
@@ -33,29 +55,37 @@ class LossCurve(Widget):
         super().__init__(id=id)
         self._losses = LossHistory()
         self._evals: tuple[LossPoint, ...] = ()
+        self._chart = LOSS_CHART
 
-    def show(self, losses: LossHistory, evals: tuple[LossPoint, ...]) -> None:
-        """Draw these losses from now on."""
-        if (losses, evals) != (self._losses, self._evals):
-            self._losses, self._evals = losses, evals
+    def show(
+        self, losses: LossHistory, evals: tuple[LossPoint, ...] = (), chart: Chart = LOSS_CHART
+    ) -> None:
+        """Draw these losses, or what `chart` says that they are, from now on."""
+        if (losses, evals, chart) != (self._losses, self._evals, self._chart):
+            self._losses, self._evals, self._chart = losses, evals, chart
             self.refresh()
 
     def render(self) -> Content:
         """Return the drawing."""
         size = self.content_size
-        lines = curve_lines(self._losses.all_points(), self._evals, size.width, size.height)
+        points = self._losses.all_points()
+        lines = curve_lines(points, self._evals, size.width, size.height, self._chart)
         return Content("\n").join(lines)
 
 
 def curve_lines(
-    points: tuple[LossPoint, ...], evals: tuple[LossPoint, ...], width: int, height: int
+    points: tuple[LossPoint, ...],
+    evals: tuple[LossPoint, ...],
+    width: int,
+    height: int,
+    chart: Chart = LOSS_CHART,
 ) -> list[Content]:
     """Return `height` lines of `width` cells: legend, curve with axes, and step numbers."""
     if not points and not evals:
-        return [Content.styled("The loss curve begins with the first training step.", MUTED)]
+        return [Content.styled(chart.nothing, MUTED)]
     if width < _LEAST_WIDTH or height < _LEAST_HEIGHT:
-        return [Content.styled("There is no room here for the loss curve.", MUTED)]
-    smooth = smoothed(points)
+        return [Content.styled("There is no room here for the curve.", MUTED)]
+    smooth = smoothed(points) if chart.smooth else points
     rows = height - 3
     up = _loss_axis(points, smooth, evals, rows)
     gutter = max(map(len, up.labels))
@@ -73,7 +103,7 @@ def curve_lines(
         rows - 1 - up.place(tick, 4 * rows) // 4: label
         for tick, label in zip(up.ticks, up.labels, strict=True)
     }
-    lines = [_legend(width, bool(evals))]
+    lines = [_legend(width, bool(evals), chart)]
     for row in range(rows):
         label = labels.get(row, "")
         parts: list[tuple[str, str]] = [(f"{label:>{gutter}} {'┤' if label else '│'}", MUTED)]
@@ -121,9 +151,11 @@ def _loss_axis(
     return axis_of(low - margin, high + margin, max(rows // _ROWS_A_TICK + 1, 2))
 
 
-def _legend(width: int, has_evals: bool) -> Content:
-    parts = [("Loss, nats per token", "bold"), ("   ", ""), ("⠒⠒ ", _CURVE)]
-    parts += [("training, smoothed", MUTED)]
+def _legend(width: int, has_evals: bool, chart: Chart) -> Content:
+    parts = [(chart.title, "bold")]
+    if chart.smooth:
+        parts += [("   ", ""), ("⠒⠒ ", _CURVE), (chart.smooth, MUTED)]
+        parts += [("   ", ""), ("⠒⠂ ", _EACH), ("each step", MUTED)]
     if has_evals:
         parts += [("   ", ""), (f"{EVAL_MARK} ", _EVAL), ("held-out rows", MUTED)]
     return Content.assemble(*parts).truncate(width, ellipsis=True)

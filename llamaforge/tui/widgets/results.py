@@ -8,10 +8,13 @@ from llamaforge.tui.reports import FidelityReport, SetReport
 from llamaforge.tui.run_view import ArtifactView, RunView, SampleView
 from llamaforge.tui.run_words import next_commands
 from llamaforge.tui.widgets.lines import MUTED, facts, hanging
+from llamaforge.tui.widgets.probes import answer_pair
 from llamaforge.words import loss_words, percent_words, short_number
 
 _ARTIFACT_WORDS: Final = {
     "adapter": "adapter",
+    "learned": "trained weights",
+    "merged": "merged model",
     "modelfile": "Modelfile",
     "verify": "proof",
     "evaluation": "comparison",
@@ -92,27 +95,9 @@ def _fidelity_lines(report: FidelityReport | None, width: int) -> list[Content]:
 def _sample_lines(samples: tuple[SampleView, ...], width: int) -> list[Content]:
     lines: list[Content] = []
     for number, sample in enumerate(samples):
-        right = sample.tuned.strip() == sample.expected.strip()
-        after = Content.assemble(
-            ("✓ " if right else "✗ ", "$text-success" if right else "$text-error"),
-            sample.tuned or "(nothing)",
-        )
-        was_right = sample.base.strip() == sample.expected.strip()
-        before = Content.assemble(
-            ("✓ " if was_right else "✗ ", "$text-success" if was_right else "$text-error"),
-            sample.base or "(nothing)",
-        )
         if number:
             lines.append(_BLANK)
-        lines += facts(
-            [
-                ("prompt", Content.styled(sample.prompt, "bold")),
-                ("expected", f"  {sample.expected}"),
-                ("before", before),
-                ("after", after),
-            ],
-            width,
-        )
+        lines += answer_pair(sample, ("before training", "after training"), width)
     return lines
 
 

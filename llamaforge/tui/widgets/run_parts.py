@@ -12,8 +12,8 @@ from llamaforge.words import (
     clock_words,
     duration_words,
     loss_words,
+    range_words,
     short_number,
-    size_words,
 )
 
 _STAGE_MARKS: Final = {
@@ -93,7 +93,7 @@ def figure_lines(view: RunView, elapsed_seconds: float, width: int) -> list[Cont
         ("tokens/s", _thousands(view.tokens_per_second)),
         ("elapsed", clock_words(elapsed_seconds)),
         ("time left", _time_left(view)),
-        ("memory", size_words(view.memory_bytes)),
+        ("gradient", short_number(view.grad_norm)),
         ("epoch", _epoch_words(view)),
     ]
     across = 4 if width >= _FOUR_ACROSS else 2
@@ -135,7 +135,10 @@ def _time_left(view: RunView) -> str:
         return UNKNOWN
     stage = view.stage
     trains = stage is not None and stage.name == "train"
-    return duration_words(view.eta_seconds) if trains else UNKNOWN
+    if not trains:
+        return UNKNOWN
+    left = view.pace.seconds_left(view.total)
+    return range_words(*left) if left else duration_words(view.eta_seconds)
 
 
 def _thousands(value: float | None) -> str:

@@ -21,6 +21,7 @@ from llamaforge.recipe.fit import Fit, fitted
 from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, create_run
+from llamaforge.runs.launcher import worker_environment
 from llamaforge.runs.tail import EventTail
 from llamaforge.training import objective
 from llamaforge.training.lora import attach_lora
@@ -225,7 +226,8 @@ def test_a_worker_that_the_system_ended_for_memory_is_started_again_with_less(
         "objective.token_loss = loss\n"
         "sys.exit(worker.main(sys.argv[1:], (sys.executable, __file__)))\n"
     )
-    worker = subprocess.run([sys.executable, str(driver), str(small.run.path)], check=False)
+    command = [sys.executable, str(driver), str(small.run.path)]
+    worker = subprocess.run(command, check=False, env=worker_environment())
     assert worker.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 120
     while small.run.read_status().state is not RunState.FINISHED:

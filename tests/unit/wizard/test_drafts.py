@@ -12,7 +12,8 @@ from llamaforge.cli import train
 from llamaforge.recipe.resolve import with_settings
 from llamaforge.wizard.draft import Draft, forget_draft, keep_draft, kept_draft
 from llamaforge.wizard.facts import Facts, Machine
-from llamaforge.wizard.questions import STEPS, Kind, advice_for, open_questions, settings_of, taken
+from llamaforge.wizard.question import Kind
+from llamaforge.wizard.questions import STEPS, advice_for, open_questions, settings_of, taken
 
 MACHINE = Machine(2, 8 << 30, 50 << 30)
 FACTS = Facts(
@@ -26,13 +27,17 @@ FACTS = Facts(
 DRAFT = Draft(
     model="qwen2.5:3b",
     store="/models/my store",
+    base="other",
+    full_base="maker/tiny",
     sources=("/data/a b.jsonl", "/data/c.csv@0.5"),
     map='prompt="{title}: {body}",completion=answer',
     preference="chosen",
+    held_out="0.05",
     allow_secrets=True,
     goal="domain",
     preset="thorough",
-    settings={"learning_rate": "3e-5", "training.seed": "7", "validation_fraction": "0.2"},
+    settings={"learning_rate": "3e-5", "training.seed": "7", "max_length": "128"},
+    probes=('who, "me"?', "[x] {y}: z"),
     name="night",
     publish="mine:v1",
 )
@@ -57,6 +62,8 @@ def test_file_and_command_make_the_same_recipe(draft: Draft, tmp_path: Path) -> 
     words = shlex.split(draft.command(advice))
     found = from_command(words[1:])
     assert getattr(found, "training", None) == recipe.training
+    assert getattr(found, "model", recipe.model).base == recipe.model.base
+    assert getattr(found, "evaluation", recipe.evaluation) == recipe.evaluation
     assert getattr(found, "data", None) == recipe.data
     assert getattr(found, "publish", None) == recipe.publish
 
@@ -91,17 +98,17 @@ def test_questions_are_asked_once_and_know_their_options() -> None:
     for question in questions:
         assert hasattr(Draft(), question.key)
         assert question.flag.startswith("--")
-        assert question.help.endswith((".", "answer"))
+        assert question.help.endswith((".", "answer", "?"))
         if question.kind is Kind.CHOICE and question.key != "model":
             assert question.options(DRAFT, FACTS)
 
 
 def test_what_stands_open_is_what_must_be_said() -> None:
     assert [q.flag for q in open_questions(Draft(), FACTS)] == [
-        "--model", "--data", "--goal", "--preset"
+        "--model", "--from", "--data", "--held-out", "--goal", "--preset"
     ]  # fmt: skip
     assert open_questions(DRAFT, FACTS) == []
-    prompt = Draft(model="m", sources=("a",), goal="prompt")
+    prompt = Draft(model="m", base="gguf", sources=("a",), held_out="0", goal="prompt")
     assert [q.flag for q in open_questions(prompt, FACTS)] == ["--system"]
 
 
@@ -109,6 +116,8 @@ def test_what_stands_open_is_what_must_be_said() -> None:
     ("key", "answer", "words"),
     [
         ("model", "none", "no model"),
+        ("base", "no", "gguf"),
+        ("full_base", "no such/base/name", "OWNER/NAME"),
         ("sources", ("/nowhere/x.jsonl",), "no file"),
         ("map", "=", ""),
         ("settings", "learning_rate=fast", "learning_rate"),
@@ -127,5 +136,5 @@ def test_an_answer_that_cannot_be_is_refused_in_words(key: str, answer: object, 
 
 def test_settings_are_taken_as_words() -> None:
     question = next(q for step in STEPS for q in step.questions if q.key == "settings")
-    assert taken(question, "a=1  b=x") == {"settings": {"a": "1", "b": "x"}}
+    assert taken(question, "a=1  b=x", FACTS) == {"settings": {"a": "1", "b": "x"}}
     assert settings_of("") == {}
