@@ -479,7 +479,8 @@ class _Dialogue:
     def agreed(self, path: Path) -> bool:
         """Return whether the recipe may be written to `path`."""
         verb = "Replace" if path.exists() else "Write"
-        return bool(self._answer("confirm", f"{verb} {safe_line(str(path))}?", default=True))
+        shown = path.name if path.parent == Path.cwd() else str(path)
+        return bool(self._answer("confirm", f"{verb} {safe_line(shown)}?", default=True))
 
     def wants_to_see(self) -> bool:
         """Return whether the first row shall be shown as the model sees it."""

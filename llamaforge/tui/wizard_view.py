@@ -34,12 +34,22 @@ def trail_lines(draft: Draft, known: Facts, key: str, width: int) -> list[Conten
         style = "bold $primary" if here else "bold"
         lines.append(Content.styled(f"{'▸' if here else ' '} {step.title}", style))
         for question in step.questions:
-            answer = words_of(question, getattr(draft, question.key))
+            answer = _said(question, draft, known)
             if answer and question.applies(draft, known) and answer != "refuse":
                 text = Content.styled(safe_line(answer, limit=60), MUTED)
                 lines += hanging(Content(""), text, indent=2, width=width)
         lines.append(Content(""))
     return lines
+
+
+def _said(question: Question, draft: Draft, known: Facts) -> str:
+    """Return an answer as a person would say it: of a choice, its title."""
+    answer = getattr(draft, question.key)
+    if question.kind is Kind.CHOICE and answer and question.key != "model":
+        options = question.options(draft, known)
+        title = next((option.title for option in options if option.value == answer), str(answer))
+        return title.partition(" (")[0]
+    return words_of(question, answer)
 
 
 def words_of(question: Question, answer: Any) -> str:
@@ -82,8 +92,9 @@ def report_lines(known: Facts, width: int) -> list[Content]:
     pairs.append(
         (
             "rows",
-            f"{counts['accepted'] + counts['repaired']:,} can be used, "
-            f"{counts['repaired']:,} of them repaired; {counts['rejected']:,} cannot",
+            f"{counts['accepted'] + counts['repaired']:,} can be used"
+            + (f", {counts['repaired']:,} of them repaired" if counts["repaired"] else "")
+            + (f"; {counts['rejected']:,} cannot" if counts["rejected"] else ""),
         )
     )
     lengths = (report.get("analysis") or {}).get("lengths")

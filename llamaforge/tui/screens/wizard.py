@@ -396,12 +396,17 @@ class WizardScreen(ForgeScreen[None]):
             await self._ask(question)
 
 
+def _begun(text: str) -> str:
+    """Return a clause as the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 def _menu(options: list[Option], chosen: str) -> OptionList:
     rows = [
         Row(
             Content.assemble(
                 (safe_line(option.title), "bold"),
-                (f"\n{option.refusal or option.explanation}", MUTED)
+                (f"\n{_begun(option.refusal) or option.explanation}", MUTED)
                 if option.refusal or option.explanation
                 else "",
             ),
