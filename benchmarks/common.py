@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 import statistics
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from typing import Final
 
 import llama_cpp
 
+from llamaforge.hardware import peak_memory_bytes
 from tools.random_models import CHATML, Shape, Vocabulary, write_random_model
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
@@ -124,17 +124,8 @@ def model_file(model: BenchmarkModel) -> Path:
 
 
 def peak_bytes() -> int:
-    """Return the largest resident memory that this process ever had, in bytes.
-
-    Linux' own figure for `getrusage` also counts the process that started this one, up to its
-    start; `VmHWM` does not.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+    """Return the largest resident memory that this process ever had, in bytes."""
+    return peak_memory_bytes()
 
 
 def describe(packages: Sequence[str]) -> str:

@@ -113,11 +113,11 @@ class Side:
         return answer
 
 
-def start(arm: Arm, model: Path) -> Side:
-    """Start an arm and wait until its model is loaded."""
+def start(arm: Arm, model: Path, *more: str) -> Side:
+    """Start an arm, with `more` of its own options, and wait until its model is loaded."""
     script = Path(__file__).with_name("step_arms.py")
     command = [sys.executable, str(script), arm.key, arm.dtype, str(model)]
-    command += ["--batch", str(_BATCH), "--length", str(_LENGTH)]
+    command += ["--batch", str(_BATCH), "--length", str(_LENGTH), *more]
     # Threads that wait by spinning lose whole time slices on a machine that others use too.
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process

@@ -6,11 +6,13 @@ What libraries print goes to standard error.
 
 import argparse
 import json
+import math
 import os
+import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -38,6 +40,8 @@ from llamaforge.training.trainer import Wishes, train
 _STEPS: Final = 1_000_000
 """Steps that a trainer is told to do; it is stopped long before."""
 _ROWS: Final = 64
+MIXED_ROWS: Final = 24
+"""Rows of mixed lengths: so few that every arm sees all of them in some steps."""
 _LEARNING_RATE: Final = 2e-4
 
 
@@ -62,6 +66,22 @@ def rows_of(vocabulary: int, length: int) -> Tensor:
     """Return the token ids that every arm trains on, shape [_ROWS, length]."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, vocabulary, (_ROWS, length), generator=generator)
+
+
+def mixed_rows(vocabulary: int, longest: int) -> list[EncodedRow]:
+    """Return rows as chats have them: most are short, some long, the second half is an answer."""
+    draw = random.Random(0)
+    rows = []
+    for _ in range(MIXED_ROWS):
+        length = max(16, min(longest, round(draw.lognormvariate(math.log(longest / 3), 0.6))))
+        ids = [draw.randrange(vocabulary) for _ in range(length)]
+        rows.append(EncodedRow(ids, [place >= length // 2 for place in range(length)], True))
+    return rows
+
+
+def even_rows(ids: Tensor) -> list[EncodedRow]:
+    """Return rows of which every token is trained."""
+    return [EncodedRow(row, [True] * len(row), terminated=True) for row in ids.tolist()]
 
 
 def settings_of(batch: int, dtype: str) -> TrainingSettings:
@@ -204,7 +224,11 @@ class _Stopwatch(TrainerCallback):  # type: ignore[misc]
 
 
 def trl(
-    packed: PackedModel, arm: str, settings: TrainingSettings, line: Line, rows: Tensor
+    packed: PackedModel,
+    arm: str,
+    settings: TrainingSettings,
+    line: Line,
+    rows: Sequence[EncodedRow],
 ) -> None:
     """TRL's SFTTrainer: float32 weights; `trl` as it comes, else without mixed precision."""
     from datasets import Dataset
@@ -234,12 +258,18 @@ def trl(
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
+            completion_only_loss=True,
             **choices,
         )
         trainer = SFTTrainer(
             model=source.model,
             args=arguments,
-            train_dataset=Dataset.from_dict({"input_ids": rows.tolist()}),
+            train_dataset=Dataset.from_dict(
+                {
+                    "input_ids": [row.ids for row in rows],
+                    "completion_mask": [[int(one) for one in row.trained] for row in rows],
+                }
+            ),
             processing_class=tokenizer,
             peft_config=lora_config(settings),
             callbacks=[_Stopwatch(line)],
@@ -247,12 +277,12 @@ def trl(
         trainer.train()
 
 
-def trainer(packed: PackedModel, settings: TrainingSettings, line: Line, rows: Tensor) -> None:
+def trainer(
+    packed: PackedModel, settings: TrainingSettings, line: Line, rows: Sequence[EncodedRow]
+) -> None:
     """LlamaForge's own training loop, as the worker calls it."""
     torch.manual_seed(settings.seed)
     model: PeftModel = attach_lora(packed, settings)
-    length = rows.shape[1]
-    encoded = [EncodedRow(row, [True] * length, terminated=True) for row in rows.tolist()]
     more = True
     started = 0.0
 
@@ -271,7 +301,7 @@ def trainer(packed: PackedModel, settings: TrainingSettings, line: Line, rows: T
     wait()
     with tempfile.TemporaryDirectory() as folder:
         wishes = Wishes(stop=lambda: not more, save=lambda: False)
-        objective = Supervised(packed.head, encoded, [], settings)
+        objective = Supervised(packed.head, rows, [], settings)
         train(model, objective, settings, Path(folder), emit=emit, wishes=wishes)
 
 
@@ -283,6 +313,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--length", type=int, required=True)
+    parser.add_argument("--mixed", action="store_true", help="rows of mixed lengths")
     options = parser.parse_args()
     line = Line()
     imported = psutil.Process().memory_info().rss
@@ -294,10 +325,14 @@ def main() -> None:
         bare(options.arm, packed, dtype, settings, line, rows)
     elif options.arm == "peft":
         plain(packed, dtype, settings, line, rows)
-    elif options.arm == "trainer":
-        trainer(packed, settings, line, rows)
     else:
-        trl(packed, options.arm, settings, line, rows)
+        encoded = even_rows(rows)
+        if options.mixed:
+            encoded = mixed_rows(packed.head.weight.rows, options.length)
+        if options.arm == "trainer":
+            trainer(packed, settings, line, encoded)
+        else:
+            trl(packed, options.arm, settings, line, encoded)
     line.say(peak_bytes=peak_bytes(), imported_bytes=imported)
 
 

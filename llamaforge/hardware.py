@@ -2,13 +2,19 @@
 
 import functools
 import os
+import resource
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+from llamaforge.errors import UsageError
+from llamaforge.safe_text import safe_line
+
+_LIMIT: Final = "LLAMAFORGE_MEMORY_BYTES"
 _CGROUP: Final = Path("/sys/fs/cgroup")
 _VM_COUNTS: Final = Path("/proc/vmstat")
 
@@ -24,10 +30,17 @@ class Gpu:
     """Part of the last moments in which it computed, 0 to 1; None where it does not tell."""
 
 
-def available_memory_bytes() -> int:
-    """Return host memory that a new process can use without swapping, in bytes.
+def available_memory_bytes(*, held: int = 0) -> int:
+    """Return host memory that a process can use without swapping, in bytes.
 
-    The smaller of what the kernel estimates and what a control group still allows.
+    The smallest of what the kernel estimates, what a control group still allows, and what the
+    variable `LLAMAFORGE_MEMORY_BYTES` says a run may take.
+
+    Args:
+        held: what the process has already; it counts as available.
+
+    Raises:
+        UsageError: the variable is no number of bytes.
     """
     available = int(psutil.virtual_memory().available)
     limit = _read_number(_CGROUP / "memory.max")
@@ -35,7 +48,26 @@ def available_memory_bytes() -> int:
     if limit is not None and used is not None:
         # Cached file pages count as used, and are given up for anyone who needs memory.
         available = min(available, max(limit - used + _cached_bytes(), 0))
-    return available
+    most = allowed_memory_bytes()
+    return available + held if most is None else min(available + held, most)
+
+
+def allowed_memory_bytes() -> int | None:
+    """Return what a person lets a run take, or None where they set no limit.
+
+    Raises:
+        UsageError: `LLAMAFORGE_MEMORY_BYTES` is no number of bytes.
+    """
+    text = os.environ.get(_LIMIT, "").strip()
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(
+            f"{_LIMIT} is {safe_line(text, limit=40)}, which is no number of bytes.",
+            "Write it as digits, such as 8000000000 for 8 GB, or leave it out.",
+            code="bad_value",
+        )
+    return int(text)
 
 
 def total_memory_bytes() -> int:
@@ -59,6 +91,34 @@ def _read_number(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def peak_memory_bytes() -> int:
+    """Return the most resident memory that this process had since `reset_peak_memory`, in bytes.
+
+    Pages of mapped files count. Where the system cannot forget, it is the most it ever had.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_memory() -> bool:
+    """Let the peak be what is resident now; return whether the system could (Linux can)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def own_memory_bytes() -> int:
+    """Return what this process holds for itself now, in bytes; mapped files do not count."""
+    held = psutil.Process().memory_info()
+    return max(0, int(held.rss) - int(getattr(held, "shared", 0)))
 
 
 def physical_cores() -> int:

@@ -15,7 +15,10 @@ from tools.fault_bench import Bench, patched, require
 
 _WEIGHTS: Final = "model.safetensors"
 _FAULTS: Final[dict[str, tuple[str, Fault]]] = {
-    "hub_token": (_WEIGHTS, Fault(401, {"X-Error-Message": "Invalid credentials"})),
+    "hub_token": (
+        _WEIGHTS,
+        Fault(401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
+    ),
     "hub_gated": (_WEIGHTS, Fault(403, {"X-Error-Code": "GatedRepo"})),
     "hub_not_found": (_WEIGHTS, Fault(404)),
     "hub_failed": ("config.json", Fault(500, times=-1)),

@@ -68,7 +68,7 @@ ROWS: Final = (
     ),
     Row(
         6,
-        "address space too small",
+        "no memory left from some step on",
         "classified, smaller batches, resumable",
         fault_trials.out_of_memory,
         14,

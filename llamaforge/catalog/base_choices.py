@@ -33,7 +33,7 @@ def remember_base(model: StoredModel, chosen: str) -> str:
             "Choose a model that is ready: llamaforge models",
             code="no_blob",
         )
-    base = _checked(chosen)
+    base = checked_base(chosen)
     choices = _read()
     choices[model.blob_digest] = base
     write_json(_place(), choices)
@@ -62,7 +62,12 @@ def remembered_bases() -> dict[str, str]:
     return _read()
 
 
-def _checked(chosen: str) -> str:
+def checked_base(chosen: str) -> str:
+    """Return what a person typed as a base: `owner/name`, or the whole path of a folder.
+
+    Raises:
+        UsageError: it is neither (`bad_base`).
+    """
     text = chosen.strip()
     for start in ("https://huggingface.co/", "https://hf.co/", "hf.co/", "huggingface.co/"):
         text = text.removeprefix(start)

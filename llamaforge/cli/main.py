@@ -23,11 +23,13 @@ VERBS: Final = {
     "base": "llamaforge.cli.base",
     "data": "llamaforge.cli.data",
     "wizard": "llamaforge.cli.wizard",
+    "plan": "llamaforge.cli.plan",
     "train": "llamaforge.cli.train",
     "runs": "llamaforge.cli.runs",
     "verify": "llamaforge.cli.verify",
     "export": "llamaforge.cli.export",
     "publish": "llamaforge.cli.publish",
+    "doctor": "llamaforge.cli.doctor",
     "chat": "llamaforge.cli.chat",
 }
 """Each verb's module, which has `add_parser` and is imported only when it is needed."""

@@ -100,6 +100,7 @@ def model_json(listed: "ListedModel") -> dict[str, Any]:
         "context_length": model.context_length or None,
         "vocab_size": model.vocab_size or None,
         "blob": str(model.blob) if model.blob else None,
+        "further_parts": [str(part.path) for part in model.further],
         "blob_digest": model.blob_digest or None,
         "stores": [str(store) for store in stores],
         "server": model.server or None,

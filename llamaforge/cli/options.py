@@ -64,9 +64,10 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     add_mapping(parser)
     parser.add_argument(
         "--preference",
-        choices=("refuse", "chosen"),
+        choices=("refuse", "chosen", "pairs"),
         default="refuse",
-        help="preference pairs are refused (the default), or their better answers trained on",
+        help="preference pairs are refused (the default), or their better answers trained on, or "
+        "both held against each other, as train --method dpo does by itself",
     )
     parser.add_argument(
         "--images",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from llamaforge.runs import events
 from llamaforge.safe_text import safe_line
-from llamaforge.words import duration_words, loss_words, percent_words, size_words
+from llamaforge.words import duration_words, loss_words, number, percent_words, size_words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -57,7 +57,7 @@ class Picture:
                 self.finished = event
             case _:
                 pass
-        return _line(event)
+        return _expected(event) or _line(event)
 
     def _take_stage(self, event: events.Stage) -> None:
         self.stages[event.name] = event.state
@@ -175,3 +175,16 @@ def _line(event: events.Event) -> str | None:
         case _:
             pass
     return line
+
+
+def _expected(event: events.Event) -> str | None:
+    """Return what training is expected to take; None where the event does not say it."""
+    if not isinstance(event, events.Report) or event.kind != "predicted":
+        return None
+    figures = event.figures
+    seconds = number(figures.get("seconds"))
+    memory = figures.get("memory_bytes")
+    total = number(memory.get("total")) if isinstance(memory, dict) else None
+    if seconds is None or total is None:
+        return None
+    return f"train: about {duration_words(seconds)} and {size_words(total)} of memory are expected"

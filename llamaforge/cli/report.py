@@ -1,7 +1,7 @@
 """What came of a run: its rows, before and after, the proof, the files, and what to type next."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,9 +15,11 @@ from llamaforge.runs.events import Event, Report, parse_event
 from llamaforge.safe_text import safe_line, safe_text
 from llamaforge.words import (
     UNKNOWN,
+    duration_words,
     loss_words,
     percent_words,
     short_number,
+    size_words,
     whole_words,
 )
 
@@ -131,6 +133,33 @@ class Evaluation(_Lenient):
     samples: tuple[ShownSample, ...] = ()
 
 
+class _Bytes(_Lenient):
+    total: int | None = None
+
+
+class Predicted(_Lenient):
+    """What training was expected to take."""
+
+    memory_bytes: _Bytes = _Bytes()
+    seconds_per_step: float | None = None
+    seconds: float | None = None
+
+
+class Measured(_Lenient):
+    """What it took."""
+
+    memory_bytes: int | None = None
+    seconds_per_step: float | None = None
+    seconds: float | None = None
+
+
+class Estimate(_Lenient):
+    """The content of `estimate.json`."""
+
+    predicted: Predicted = Predicted()
+    measured: Measured | None = None
+
+
 class Published(_Lenient):
     """Under which name the result is in Ollama."""
 
@@ -148,6 +177,10 @@ def print_report(run: RunDirectory) -> None:
     _print(f"The run {run.id} on {safe_line(spec.model.name)} is finished.")
     if data := _figures(DataFigures, figures.get("data")):
         _print_data(data)
+    if words := estimate_words(run.estimate()):
+        _print_title("Training")
+        for name, text in words.items():
+            _print(f"{name[:1].upper()}{name[1:]}: {text}.")
     if evaluation := _figures(Evaluation, figures.get("evaluation")):
         _print_evaluation(evaluation)
     if fidelity := _figures(Fidelity, figures.get("fidelity")):
@@ -190,6 +223,30 @@ def print_fidelity(fidelity: Fidelity) -> None:
         f"{loss_words(fidelity.loss_served)} as served, {loss_words(fidelity.loss_base)} for the "
         "model before."
     )
+
+
+def estimate_words(body: Any) -> dict[str, str]:
+    """Return what training took beside what was expected, by what it is."""
+    found = _figures(Estimate, body)
+    if found is None:
+        return {}
+    expected, taken = found.predicted, found.measured or Measured()
+    rows = (
+        ("memory at most", taken.memory_bytes, expected.memory_bytes.total, size_words),
+        ("time a step", taken.seconds_per_step, expected.seconds_per_step, _step_words),
+        ("time to train", taken.seconds, expected.seconds, duration_words),
+    )
+    return {name: _beside(took, awaited, say) for name, took, awaited, say in rows if awaited}
+
+
+def _beside(taken: float | None, expected: float, say: Callable[[float], str]) -> str:
+    if not taken:
+        return f"{say(expected)} expected"
+    return f"{say(taken)}; {say(expected)} were expected ({(expected / taken - 1) * 100:+.0f} %)"
+
+
+def _step_words(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 60 else duration_words(seconds)
 
 
 def fidelity_of(figures: Any) -> Fidelity | None:

@@ -109,6 +109,7 @@ class _Seen:
             "pid": status.pid if status.state in _LIVE else None,
             "artifacts": self.run.artifact_list(),
             "metrics": status.metrics,
+            "estimate": self.run.estimate(),
             "message": status.message,
             "silent_seconds": None if pulse is None else round(pulse.silent_seconds, 1),
             "model": self.model,
@@ -154,7 +155,7 @@ def _print_table(seen: list[_Seen]) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> ExitCode:
-    from llamaforge.cli.report import print_report
+    from llamaforge.cli.report import estimate_words, print_report
 
     seen = _Seen.of(open_run(arguments.run_name))
     status = seen.status
@@ -174,7 +175,7 @@ def _show(arguments: argparse.Namespace) -> ExitCode:
         "model": seen.model or "",
         "folder": str(seen.run.path),
     }
-    facts |= _metric_words(status)
+    facts |= _metric_words(status) | estimate_words(seen.run.estimate())
     for name, value in facts.items():
         if value:
             print_text(safe_line(f"{name}: {value}", limit=400))

@@ -103,6 +103,7 @@ def _facts(listed: "ListedModel") -> Iterable[_Row]:
         yield "store", str(store or ""), "place of the manifest"
     yield "server", model.server, "server"
     yield "blob", str(model.blob or ""), _MANIFEST
+    yield from (("further part", str(part.path), _MANIFEST) for part in model.further)
     for adapter in model.adapters:
         yield "adapter", str(adapter.path), _MANIFEST
         yield "", _adapter_words(adapter), "adapter's header"
@@ -167,6 +168,8 @@ def _base_rows(listed: "ListedModel") -> Iterable[_Row]:
     if cache.missing_bytes:
         held += f" ({size_words(cache.missing_bytes)})"
     yield "in Hub cache", held, ""
+    ways = listed.trainable
+    yield "--from hub", "can be trained" if ways.hub else ways.hub_reason, ""
 
 
 def _print(listed: "ListedModel") -> None:

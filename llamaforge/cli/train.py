@@ -23,6 +23,18 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         description="Train an adapter on a model's own GGUF file, or on the full-precision "
         "weights that it was made from. What flags say outranks what the recipe says.",
     )
+    add_recipe(parser)
+    parser.add_argument("--detach", action="store_true", help="do not watch the run")
+    parser.add_argument("--yes", action="store_true", help="do not ask before training")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the run spec and stop"
+    )
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add what says which run is meant: a recipe file, and flags that outrank it."""
     parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE.yaml", help="a recipe file")
     parser.add_argument("--model", metavar="NAME", help="the model to train, such as qwen2.5:3b")
     parser.add_argument(
@@ -70,13 +82,6 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="any setting of the recipe, such as learning_rate=1e-4",
     )
     parser.add_argument("--publish", metavar="NAME", help="bring the result into Ollama as NAME")
-    parser.add_argument("--detach", action="store_true", help="do not watch the run")
-    parser.add_argument("--yes", action="store_true", help="do not ask before training")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, print the run spec and stop"
-    )
-    add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> ExitCode:

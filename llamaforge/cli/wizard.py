@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,10 +11,12 @@ from llamaforge.errors import ExitCode, UsageError
 from llamaforge.safe_text import safe_line
 
 if TYPE_CHECKING:
-    from llamaforge.wizard.checks import Check
+    from collections.abc import Mapping
+
+    from llamaforge.wizard.checks import Check, Fix
     from llamaforge.wizard.draft import Draft
     from llamaforge.wizard.facts import Facts
-    from llamaforge.wizard.questions import Question
+    from llamaforge.wizard.question import Question
 
 _WIDTH: Final = 74
 """Characters of a line of a menu in a terminal of 80."""
@@ -37,18 +38,37 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add_store(parser)
     parser.add_argument("--model", metavar="NAME", help="the model to train")
     parser.add_argument(
+        "--from",
+        dest="base",
+        choices=("gguf", "hub"),
+        help="train on the model's own GGUF file (gguf, the default) or on its full-precision "
+        "weights (hub)",
+    )
+    parser.add_argument(
+        "--base", dest="full_base", metavar="REPO", help="those weights, as OWNER/NAME or a folder"
+    )
+    parser.add_argument(
         "--data", nargs="+", dest="sources", metavar="SOURCE", help="files, folders or datasets"
     )
     parser.add_argument("--map", metavar="MAP", help="what the columns are")
-    parser.add_argument("--preference", choices=("refuse", "chosen"), help="as in train")
     parser.add_argument("--allow-secrets", action="store_true", default=None, help="as in train")
     parser.add_argument(
-        "--goal", choices=("style", "extract", "domain", "prompt"), help="what you want"
+        "--held-out", metavar="PART", help="the part of the rows that is held back, 0 to 0.5"
+    )
+    parser.add_argument(
+        "--goal", choices=("style", "extract", "domain", "prefer", "prompt"), help="what you want"
     )
     parser.add_argument(
         "--preset", choices=("quick", "balanced", "thorough"), help="how much time it gets"
     )
     parser.add_argument("--set", action="append", dest="settings", metavar="KEY=VALUE")
+    parser.add_argument(
+        "--probe",
+        action="append",
+        dest="probes",
+        metavar="TEXT",
+        help="a question that is answered while it trains; may be given again",
+    )
     parser.add_argument("--system", metavar="TEXT", help="the system text, for --goal prompt")
     parser.add_argument("--name", metavar="RUN", help="the run's name")
     parser.add_argument("--publish", metavar="NAME", help="the name in Ollama")
@@ -77,16 +97,26 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     if dialogue is not None:
         narrate(f"This machine: {facts.machine.words()}.")
         draft = dialogue.offered(draft)
+    else:
+        _require_all(draft, facts)
     draft, facts = _answered(draft, facts, dialogue)
     keep_draft(draft)
     if draft.goal == NO_TRAINING:
         return _without_training(arguments, draft)
-    found = _checked(draft, facts)
+    found = _checked(draft, facts, measures=dialogue is not None)
+    while dialogue is not None:
+        fix = dialogue.mended(found)
+        if fix is None:
+            break
+        draft = draft.with_answers(**fix.answers)
+        keep_draft(draft)
+        facts = _looked("base", draft, _looked("rows", draft, facts))
+        found = _checked(draft, facts, measures=True)
     if any(item.verdict == "fail" for item in found):
         narrate("It cannot begin like this. Your answers are kept for the next time.")
         return ExitCode.REFUSED
     code = _finished(arguments, draft, facts, dialogue)
-    forget_draft()
+    forget_draft(draft)
     return code
 
 
@@ -98,13 +128,16 @@ def _given(arguments: argparse.Namespace) -> "Draft":
     return Draft(
         model=arguments.model or "",
         store="" if arguments.store is None else str(arguments.store),
+        base="other" if arguments.full_base else arguments.base or "",
+        full_base=arguments.full_base or "",
         sources=tuple(arguments.sources or ()),
         map=arguments.map or "",
-        preference=arguments.preference or "refuse",
         allow_secrets=bool(arguments.allow_secrets),
+        held_out=arguments.held_out or "",
         goal=arguments.goal or "",
         preset=arguments.preset or "",
         settings=settings_of(" ".join(arguments.settings or ())),
+        probes=tuple(arguments.probes or ()),
         system=arguments.system or "",
         name=arguments.name or "",
         publish=arguments.publish or "",
@@ -115,32 +148,96 @@ def _answered(
     draft: "Draft", facts: "Facts", dialogue: "_Dialogue | None"
 ) -> tuple["Draft", "Facts"]:
     """Return the draft with every question answered, and the facts with the rows' report."""
-    from llamaforge.wizard.draft import keep_draft
-    from llamaforge.wizard.questions import STEPS, taken
+    from llamaforge.wizard.questions import STEPS
 
     for step in STEPS:
         if dialogue is not None:
             narrate(f"\n{step.title}. {step.purpose}")
         for question in step.questions:
-            if question.key == "map" and draft.sources and not facts.report:
-                facts = _looked_through(draft, facts)
+            facts = _looked(question.needs, draft, facts)
             if not question.applies(draft, facts):
                 continue
-            before = getattr(draft, question.key)
-            if before and question.kind.value != "yes_no":
-                _require(question, before, draft, facts)
+            given = getattr(draft, question.key)
+            if given and question.kind.value != "yes_no":
+                _require(question, given, draft, facts)
+                draft = draft.with_answers(**_again(question, given, facts))
+                facts = _looked(question.looks, draft, facts)
+                _require_judged(question, draft, facts)
                 continue
-            if dialogue is not None:
-                answer = dialogue.ask(question, draft, facts)
-                draft = draft.with_answers(**taken(question, answer))
-                keep_draft(draft)
-            elif not question.is_optional and question.kind.value != "yes_no":
-                draft = draft.with_answers(**taken(question, _default(question, draft, facts)))
-            if question.key in {"map", "preference", "allow_secrets"} and (
-                getattr(draft, question.key) != before
-            ):
-                facts = _looked_through(draft, facts)
+            draft, facts = _ask(question, draft, facts, dialogue)
+            if question.key == "held_out" and dialogue is not None and dialogue.wants_to_see():
+                _show_row(draft)
     return draft, facts
+
+
+def _ask(
+    question: "Question", draft: "Draft", facts: "Facts", dialogue: "_Dialogue | None"
+) -> tuple["Draft", "Facts"]:
+    """Return the draft with one more answer, and the facts with what was looked at because of it.
+
+    Without a dialogue it is the usual answer.
+    """
+    from llamaforge.wizard.draft import keep_draft
+    from llamaforge.wizard.questions import taken
+
+    if dialogue is None:
+        if question.is_optional or question.kind.value == "yes_no":
+            return draft, facts
+        answer = _default(question, draft, facts)
+        draft = draft.with_answers(**taken(question, answer, facts))
+        facts = _looked(question.looks, draft, facts)
+        _require_judged(question, draft, facts)
+        return draft, facts
+    while True:
+        draft = draft.with_answers(**taken(question, dialogue.ask(question, draft, facts), facts))
+        keep_draft(draft)
+        facts = _looked(question.looks, draft, facts)
+        problem = question.judged(draft, facts)
+        if not problem:
+            return draft, facts
+        narrate(problem)
+
+
+def _again(question: "Question", given: Any, facts: "Facts") -> "Mapping[str, Any]":
+    """Return what an answer that was given before changes in the draft, now that more is known."""
+    from llamaforge.wizard.questions import taken
+
+    return taken(question, given, facts) if question.key == "goal" else {}
+
+
+def _looked(name: str, draft: "Draft", facts: "Facts") -> "Facts":
+    """Return the facts with what has to be looked at by now, and say what was seen."""
+    from llamaforge.wizard.looking import due
+
+    look = due(name, draft, facts)
+    if look is None:
+        return facts
+    narrate(f"{look.words} …")
+    seen = look.at(draft, facts, lambda what, rows: None)
+    if name == "rows":
+        _tell_rows(seen)
+    return seen
+
+
+def _show_row(draft: "Draft") -> None:
+    """Print the first row as tokens; what cannot be shown keeps nothing from going on."""
+    from llamaforge.cli.data_preview import LEGEND, preview_text
+    from llamaforge.errors import LlamaForgeError
+    from llamaforge.wizard.row_preview import token_row
+
+    try:
+        shown = token_row(draft, 1).previews
+    except LlamaForgeError as error:
+        narrate(f"{error.message} {error.hint}")
+        return
+    for preview in shown:
+        narrate(f"{preview_text(preview, colour=False, width=_WIDTH)}\n{LEGEND}")
+
+
+def _require_judged(question: "Question", draft: "Draft", facts: "Facts") -> None:
+    problem = question.judged(draft, facts)
+    if problem:
+        raise UsageError(problem, f"Change {question.flag}.", code="bad_answer")
 
 
 def _default(question: "Question", draft: "Draft", facts: "Facts") -> Any:
@@ -161,15 +258,10 @@ def _require(question: "Question", answer: Any, draft: "Draft", facts: "Facts") 
         raise UsageError(problem, f"Change {question.flag}.", code="bad_answer")
 
 
-def _looked_through(draft: "Draft", facts: "Facts") -> "Facts":
-    """Return the facts with a new report on the rows, and say what it says."""
-    from llamaforge.wizard.looking import report_on
-
-    narrate("Looking through the rows …")
-    report = report_on(draft, lambda what, rows: None)
+def _tell_rows(facts: "Facts") -> None:
+    report = facts.report
     if "rows" not in report:
-        narrate(f"{report['message']} {report['hint']}")
-        return replace(facts, report=report)
+        return
     rows = report["rows"]
     narrate(
         f"{rows['read']:,} rows: {rows['accepted'] + rows['repaired']:,} can be used, "
@@ -177,19 +269,31 @@ def _looked_through(draft: "Draft", facts: "Facts") -> "Facts":
     )
     for item in report["problems"]:
         narrate(f"{'✗' if item['level'] == 'stop' else '!'} {safe_line(item['message'])}")
-    return replace(facts, report=report)
 
 
-def _checked(draft: "Draft", facts: "Facts") -> "list[Check]":
+def _checked(draft: "Draft", facts: "Facts", *, measures: bool) -> "list[Check]":
+    """Say what stands for and against the run, with passes of the model where `measures` says so.
+
+    A script measures with `llamaforge plan`.
+    """
     from llamaforge.wizard.checks import checks
+    from llamaforge.wizard.measured import measured_checks
 
     found = checks(draft, facts)
     narrate("\nBefore it begins")
+    _tell_checks(found)
+    if measures and not any(item.verdict == "fail" for item in found):
+        measured = measured_checks(draft, facts, lambda words: narrate(f"  {words} …"))
+        _tell_checks(measured)
+        found += measured
+    return found
+
+
+def _tell_checks(found: "list[Check]") -> None:
     for item in found:
         narrate(f"{_SIGNS[item.verdict]} {item.title}: {safe_line(item.message, limit=300)}")
         if item.hint and item.verdict != "pass":
             narrate(f"    {safe_line(item.hint, limit=300)}")
-    return found
 
 
 def _finished(
@@ -255,45 +359,132 @@ def _without_training(arguments: argparse.Namespace, draft: "Draft") -> ExitCode
     return ExitCode.DONE
 
 
+def _list_settings(draft: "Draft", facts: "Facts") -> None:
+    """Print every setting with its value, its bounds and what it costs."""
+    from llamaforge.wizard.effects import effect_words
+    from llamaforge.wizard.questions import advice_for
+    from llamaforge.wizard.settings import SETTINGS, value_words
+
+    recipe = draft.recipe(advice_for(draft, facts))
+    for setting in SETTINGS:
+        value = safe_line(value_words(setting.value(recipe)), limit=60) or "–"
+        narrate(
+            f"{setting.key} = {value}   ({' '.join(filter(None, (setting.bounds, setting.unit)))})"
+        )
+        narrate(f"    {setting.help} Larger: {setting.cost}.")
+    narrate(f"As it stands, {safe_line(effect_words(draft, facts), limit=300)}.")
+
+
+def _rows_of(draft: "Draft") -> str:
+    """Return the rows of a draft in a few words."""
+    first, *others = draft.sources or ("no rows yet",)
+    return f"{Path(first).name} and {len(others)} more" if others else Path(first).name
+
+
+def _require_all(draft: "Draft", facts: "Facts") -> None:
+    """Name the options of all answers that nobody gave and that have no usual one.
+
+    Raises:
+        UsageError: there are such (`missing_answer`).
+    """
+    from llamaforge.wizard.questions import open_questions
+
+    missing = [item for item in open_questions(draft, facts) if not item.default(draft, facts)]
+    if missing:
+        names = ", ".join(f"{item.title.lower()} ({item.flag})" for item in missing)
+        flags = " ".join(f"{item.flag} …" for item in missing)
+        raise UsageError(
+            f"There is no terminal to ask on, and these answers are missing: {names}.",
+            f"Give them: llamaforge wizard {flags}",
+            code="missing_answer",
+        )
+
+
 class _Dialogue:
     """Asks a person at a terminal, with questionary."""
 
     def offered(self, draft: "Draft") -> "Draft":
         """Return the draft to begin with: one that was left behind, if the person wants it."""
-        from llamaforge.wizard.draft import Draft, kept_draft
+        import questionary
 
-        kept = kept_draft()
-        if kept is None or draft != Draft(store=draft.store) or kept.store != draft.store:
+        from llamaforge.wizard.draft import Draft, kept_drafts
+
+        kept = [item for item in kept_drafts() if item.store == draft.store]
+        if not kept or draft != Draft(store=draft.store):
             return draft
-        words = f"Go on with what you answered before ({kept.model or 'no model yet'})?"
-        return kept if self._answer("confirm", safe_line(words), default=True) else draft
+        choices = [
+            questionary.Choice(
+                safe_line(f"{item.model or 'no model yet'} with {_rows_of(item)}", limit=_WIDTH),
+                value=number,
+            )
+            for number, item in enumerate(kept)
+        ]
+        choices.append(questionary.Choice("No, begin anew", value=len(kept)))
+        title = "Go on with what you answered before?"
+        number = self._answer("select", title, choices=choices)
+        return kept[number] if number < len(kept) else draft
 
     def ask(self, question: "Question", draft: "Draft", facts: "Facts") -> Any:
         """Return a person's answer that nothing speaks against."""
-        from llamaforge.wizard.questions import Kind, places
+        from llamaforge.wizard.question import Kind
+        from llamaforge.wizard.questions import places
 
+        for label, text in question.known(draft, facts):
+            narrate(f"  {label:<13}{text}")
         while True:
-            if question.kind is Kind.CHOICE:
+            if question.kind in {Kind.CHOICE, Kind.COLUMNS}:
                 answer: Any = self._choice(question, draft, facts)
             elif question.kind is Kind.YES_NO:
                 answer = self._answer(
                     "confirm", question.title, default=bool(question.default(draft, facts))
                 )
+            elif question.kind is Kind.LINES:
+                answer = self._lines(question, draft, facts)
             else:
                 narrate(f"  {question.help}")
+                if question.kind is Kind.SETTINGS:
+                    narrate("  Such as learning_rate=1e-4 seed=7; ? lists them; Enter keeps all.")
                 asks = "path" if question.kind is Kind.SOURCES else "text"
                 answer = self._answer(asks, question.title)
                 if question.kind is Kind.SOURCES:
                     answer = places(answer)
+                if question.kind is Kind.SETTINGS and answer == "?":
+                    _list_settings(draft, facts)
+                    continue
             problem = question.problem(answer, draft, facts)
             if not problem and (answer or question.is_optional or answer is False):
                 return answer
             narrate(problem or "This one is needed.")
 
+    def _lines(self, question: "Question", draft: "Draft", facts: "Facts") -> tuple[str, ...]:
+        narrate(f"  {question.help} Enter alone goes on.")
+        proposed = [option.value for option in question.options(draft, facts)]
+        for text in proposed:
+            narrate(f"  Such as: {safe_line(text, limit=120)}")
+        found: list[str] = []
+        while text := self._answer("text", f"{question.title} ({len(found)} so far)"):
+            found.append(text)
+        return tuple(found)
+
+    def mended(self, found: "list[Check]") -> "Fix | None":
+        """Return the way out of what keeps the run from beginning that the person takes."""
+        for item in found:
+            fix = item.fix
+            if item.verdict == "fail" and fix is not None and not fix.fetches:
+                words = f"{item.title}: {fix.title}?"
+                if self._answer("confirm", safe_line(words, limit=200), default=True):
+                    return fix
+        return None
+
     def agreed(self, path: Path) -> bool:
         """Return whether the recipe may be written to `path`."""
         verb = "Replace" if path.exists() else "Write"
         return bool(self._answer("confirm", f"{verb} {safe_line(str(path))}?", default=True))
+
+    def wants_to_see(self) -> bool:
+        """Return whether the first row shall be shown as the model sees it."""
+        words = "See the first row as the model sees it?"
+        return bool(self._answer("confirm", words, default=False))
 
     def wants_to_begin(self) -> bool:
         """Return whether the run shall begin now."""
@@ -302,8 +493,10 @@ class _Dialogue:
     def _choice(self, question: "Question", draft: "Draft", facts: "Facts") -> str:
         import questionary
 
+        from llamaforge.wizard.question import Kind
+
         options = question.options(draft, facts)
-        if not any(not option.refusal for option in options):
+        if question.kind is Kind.CHOICE and all(option.refusal for option in options):
             raise UsageError(
                 "There is nothing to choose: no model can be trained.",
                 "Pull one with: ollama pull qwen2.5:3b, or try: llamaforge demo",
@@ -321,8 +514,14 @@ class _Dialogue:
             )
             for option in options
         ]
+        if question.kind is Kind.COLUMNS:
+            choices.append(questionary.Choice("Something else: write it", value=""))
         usual = question.default(draft, facts)
-        return str(self._answer("select", question.title, choices=choices, default=usual or None))
+        answer = self._answer("select", question.title, choices=choices, default=usual or None)
+        if not answer and question.kind is Kind.COLUMNS:
+            narrate("  Such as: prompt=question,completion=answer")
+            answer = self._answer("text", question.title)
+        return str(answer)
 
     @staticmethod
     def _answer(kind: str, title: str, **more: Any) -> Any:

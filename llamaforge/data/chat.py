@@ -5,6 +5,7 @@ the end of its turn are trained.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -12,7 +13,7 @@ from typing import Literal, Protocol
 from llamaforge.data.answer_spans import AnswerSpans, Span
 from llamaforge.data.pieces import ControlToken, ControlTokens, Piece, PieceCutter
 from llamaforge.data.records import HEAD_ROLES, LEARNED_ROLES, Message, RowError, is_raw_text
-from llamaforge.data.rendering import CompiledTemplate
+from llamaforge.data.rendering import Bounded, CompiledTemplate
 from llamaforge.data.templates import Template
 
 TrainOn = Literal["all", "last"]
@@ -99,15 +100,23 @@ class FittedRow:
 class ChatRenderer:
     """Renders conversations with one template and one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, template: Template, today: datetime) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: Template,
+        today: datetime,
+        bounded: Bounded = nullcontext,
+    ) -> None:
         """Compile the template; `today` is the date that a template may show.
+
+        What the template does happens within `bounded`, as in `CompiledTemplate`.
 
         Raises:
             InvalidFileError: the template is not valid Jinja.
         """
         self.template = template
         self._tokenizer = tokenizer
-        self._compiled = CompiledTemplate(template, tokenizer, today)
+        self._compiled = CompiledTemplate(template, tokenizer, today, bounded)
         self._control = ControlTokens(tokenizer)
         self._cutter = PieceCutter(self._compiled, self._control)
         self._spans = AnswerSpans(self._compiled, self._cutter, self._control)

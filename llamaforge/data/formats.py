@@ -223,7 +223,8 @@ def require_readable(
     if found.format == PREFERENCE:
         raise UsageError(
             f"{name} cannot be trained on: {_refusal(found.format)} ({keys}).",
-            f"{CHOSEN_HINT} To learn the preference itself, give --method dpo.",
+            f"{CHOSEN_HINT} To learn from both, train with --method dpo (data check: --preference "
+            "pairs).",
             code="unsupported_format",
         )
     if found.format in _CONVERSATIONS:

@@ -1,7 +1,8 @@
 """Chat templates at work: Jinja in a sandbox, with limits, since a template is from outside."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Any, Final, NoReturn, Protocol
 
@@ -18,6 +19,10 @@ _OUTPUT_CHARACTERS: Final = 1_000_000
 _LOOP_TURNS: Final = 100_000
 
 
+Bounded = Callable[[], AbstractContextManager[object]]
+"""Makes what bounds the time and the memory of code from outside."""
+
+
 class TokenTexts(Protocol):
     """What a template is told of a tokenizer."""
 
@@ -31,13 +36,26 @@ class TokenTexts(Protocol):
 class CompiledTemplate:
     """One chat template, ready to render."""
 
-    def __init__(self, template: Template, tokens: TokenTexts, today: datetime) -> None:
-        """Compile the template; `today` is the date that it may show.
+    def __init__(
+        self,
+        template: Template,
+        tokens: TokenTexts,
+        today: datetime,
+        bounded: Bounded = nullcontext,
+    ) -> None:
+        """Compile the template.
+
+        Args:
+            template: the template.
+            tokens: what it is told of the tokenizer.
+            today: the date that it may show.
+            bounded: what the template's code runs in; an error raised there is the template's.
 
         Raises:
             InvalidFileError: the template is not valid Jinja.
         """
         self._tokens = tokens
+        self._bounded = bounded
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
@@ -47,7 +65,8 @@ class CompiledTemplate:
         self._budget = _Budget()
         environment.globals["range"] = self._budget.range
         try:
-            self._compiled = environment.from_string(template.text)
+            with bounded():
+                self._compiled = environment.from_string(template.text)
         # Beside its own errors Jinja lets through what Python says of the code made from it: blocks
         # nested too deep, numbers and texts that are too large.
         except Exception as error:
@@ -90,17 +109,18 @@ class CompiledTemplate:
         self._budget.refill()
         parts: list[str] = []
         try:
-            for part in self._compiled.generate(
-                messages=turns,
-                add_generation_prompt=generation_prompt,
-                bos_token=self._tokens.text_of(self._tokens.bos_id),
-                eos_token=self._tokens.text_of(self._tokens.eos_id),
-                tools=tools or None,
-            ):
-                parts.append(part)
-                room -= len(part)
-                if room < 0:
-                    _raise("it writes without end")
+            with self._bounded():
+                for part in self._compiled.generate(
+                    messages=turns,
+                    add_generation_prompt=generation_prompt,
+                    bos_token=self._tokens.text_of(self._tokens.bos_id),
+                    eos_token=self._tokens.text_of(self._tokens.eos_id),
+                    tools=tools or None,
+                ):
+                    parts.append(part)
+                    room -= len(part)
+                    if room < 0:
+                        _raise("it writes without end")
         # A template is a program from outside: whatever it raises is a reason to leave the row out.
         except Exception as error:
             raise RowError(f"the chat template refuses it: {_reason(error, limit=120)}") from error

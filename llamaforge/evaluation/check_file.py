@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from llamaforge.errors import ExitCode, LlamaForgeError
 from llamaforge.evaluation.llama import Server
-from llamaforge.gguf.llama_files import llama_files
+from llamaforge.gguf.llama_files import llama_files, remove_leftovers
 from llamaforge.gguf.model_file import read_model
 
 _TOKENS = 64
@@ -58,6 +58,7 @@ def check_file(path: Path, *, like: Sequence[Path], adapter: Path | None) -> dic
         OSError: there is no room for the files as the server reads them.
     """
     folder = path.parent
+    remove_leftovers(folder)
     with llama_files(read_model(path), folder) as files:
         whole = _answers(files, None)
     found: dict[str, Any] = {"loads": True, "tokens": len(whole)}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -40,8 +39,8 @@ class Served(Protocol):
 class ServedPair:
     """The file before and the merged one. Use it as a context manager."""
 
-    def __init__(self, before: Files, tuned: Path, *, context: int) -> None:
-        """Take both files, for sequences of at most `context` tokens."""
+    def __init__(self, before: Files, tuned: Files, *, context: int) -> None:
+        """Take the files of both, for sequences of at most `context` tokens."""
         self._before = Server(before, context=context)
         self._tuned = Server(tuned, context=context)
         self._current = self._tuned

@@ -104,9 +104,20 @@ def read_importance(path: Path) -> Importance:
         means = np.where(counts > 0, sums / np.maximum(counts, 1), 1.0).astype(np.float32)
         if not (np.isfinite(means).all() and (means >= 0).all()):
             raise _refuse(path, f"holds what is no number for {stem[:60]}")
-        columns[stem] = means
+        columns[stem] = np.stack([_without_zeros(matrix) for matrix in means])
     rows = header.get("imatrix.chunk_count", 0)
     return Importance(columns, rows if isinstance(rows, int) else 0, str(header.get(ADAPTER_KEY)))
+
+
+def _without_zeros(columns: Array) -> Array:
+    """Return columns of which each counts something.
+
+    Where a whole block counts nothing ggml packs it as zeros: what the rows never used would be
+    lost for every other text. So a column that had no input counts as little as any that had one.
+    """
+    seen = columns[columns > 0]
+    least = seen.min() if seen.size else np.float32(1.0)
+    return np.where(columns > 0, columns, least).astype(np.float32)
 
 
 def _refuse(path: Path, what: str) -> InvalidFileError:

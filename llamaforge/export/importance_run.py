@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from llamaforge.errors import LlamaForgeError
+from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.export.importance import Importance, read_importance
 from llamaforge.export.merged_run import adapter_of
 from llamaforge.files import sha256_of
+from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.runs.launcher import worker_environment
 from llamaforge.safe_text import safe_line
@@ -29,9 +30,17 @@ def importance_of(
         on_progress: takes the tokens that are read, and all of them.
 
     Raises:
+        RefusedError: the run was trained on the full-precision base.
         NotFoundError: the run has no adapter.
         LlamaForgeError: it could not be measured; the message says why.
     """
+    if RunSpec.load(run.spec_file).model.full is not None:
+        raise RefusedError(
+            "An importance matrix is measured on the model's packed file, and this run was trained "
+            "on the full-precision base.",
+            "Leave out --imatrix.",
+            code="no_imatrix",
+        )
     path = run.artifacts / _NAME
     digest = f"sha256:{sha256_of(adapter_of(run))}"
     kept = _kept(run, path, digest)

@@ -209,7 +209,7 @@ class Header:
         if ref is None:
             return []
         if ref.item_type != _STRING:
-            raise InvalidFileError(f"In {self.path.name} the key {key} does not hold strings.")
+            raise self._not(key, "strings")
         data = self._read(ref)
         found = []
         position = 0
@@ -240,7 +240,7 @@ class Header:
             return []
         scalar = _SCALARS.get(ref.item_type)
         if scalar is None:
-            raise InvalidFileError(f"In {self.path.name} the key {key} does not hold numbers.")
+            raise self._not(key, "numbers")
         code = {"?": "b"}.get(scalar.format[1], scalar.format[1])
         values = array(code)
         values.frombytes(self._read(ref))
@@ -294,6 +294,13 @@ class Header:
         if len(data) != size:
             raise self._changed()
         return data
+
+    def _not(self, key: str, what: str) -> InvalidFileError:
+        return InvalidFileError(
+            f"In {self.path.name} the key {key[:80]} does not hold {what}.",
+            "Pull the model again; the file was damaged.",
+            code="broken_gguf",
+        )
 
     def _changed(self) -> InvalidFileError:
         return InvalidFileError(

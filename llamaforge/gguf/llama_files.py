@@ -5,6 +5,7 @@ such a model the translation is written out, for as long as llama.cpp is asked.
 """
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from llamaforge.gguf.header import Header, TensorInfo
 from llamaforge.gguf.writer import GgufStream, PlannedTensor
 
 _CHUNK_BYTES: Final = 1 << 24
+_ENDING: Final = ".served.gguf"
 
 Stop = Callable[[], None]
 """Raises where a person wants it to end."""
@@ -45,7 +47,9 @@ def llama_files(
         yield header.files
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".{header.architecture}.{os.getpid()}.served.gguf"
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".model.", suffix=_ENDING)
+    os.close(handle)
+    path = Path(name)
     try:
         write_served(path, header, vocabulary_only=vocabulary_only, check_stop=check_stop)
         yield (path,)
@@ -55,7 +59,7 @@ def llama_files(
 
 def remove_leftovers(folder: Path) -> None:
     """Remove translated files that a process which was killed left in `folder`."""
-    for path in folder.glob(".*.served.gguf"):
+    for path in folder.glob(f".*{_ENDING}"):
         with suppress(OSError):
             path.unlink()
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 from llamaforge.gguf.header import ArrayRef, Header, TensorInfo, Values
 
 _UINT32, _INT32, _FLOAT32, _STRING = 4, 5, 6, 8
+_MOST_NUMBERS: Final = 4096
+_MOST: Final = 1 << 31
 _LONG_CONTEXT: Final = 131_072
 _GEMMA3_FACTOR: Final = 8.0
 _QWEN3VL_SECTIONS: Final = (24, 20, 20, 0)
@@ -100,10 +102,13 @@ class _View:
         value = self._metadata.get(key)
         return None if isinstance(value, ArrayRef | Values) else value
 
-    def numbers(self, key: str) -> list[Any]:
-        """Return the numbers of the array at `<architecture>.<key>`; none where it is no array."""
+    def numbers(self, key: str) -> list[int]:
+        """Return the array at `<architecture>.<key>`; nothing where it is none of small numbers."""
         name = self.own(key)
-        return self._header.numbers(name) if self._header.is_array(name) else []
+        if not self._header.is_array(name) or self._header.length(name) > _MOST_NUMBERS:
+            return []
+        found = self._header.numbers(name)
+        return found if all(isinstance(n, int) and abs(n) < _MOST for n in found) else []
 
     def token(self, number: int) -> str:
         """Return the text of a token, empty where there is none of that number."""
@@ -282,7 +287,7 @@ def _qwen35(view: _View) -> None:
         return
     heads = view.numbers("attention.head_count_kv")
     if heads:
-        view.set(view.own("attention.head_count_kv"), int(max(heads)) or 2)
+        view.set(view.own("attention.head_count_kv"), max(0, *heads) or 2)
     sections = view.numbers("rope.dimension_sections")
     if len(sections) == 3:
         view.set_array("rope.dimension_sections", (*sections, 0))

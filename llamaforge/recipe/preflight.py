@@ -13,6 +13,8 @@ from llamaforge.errors import RefusedError
 from llamaforge.gguf.ggml import can_pack
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.llama_files import is_translated
+from llamaforge.recipe.cut import Cut
+from llamaforge.recipe.estimate import Estimator
 from llamaforge.recipe.spec import RunSpec, TrainingSettings
 from llamaforge.safe_text import safe_line
 
@@ -21,19 +23,18 @@ _CHECKPOINTS: Final = 3
 """Two are kept while the next is written."""
 _COPIES_IN_CHECKPOINT: Final = 3
 """The adapter and the two moments of Adam."""
-_COPIES_IN_MEMORY: Final = 4
-"""The same, and the gradients."""
 _BFLOAT16_BYTES: Final = 2
 _NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight of four bits; for 64 of them a scale in eight bits, for 256 scales one in 32 bits."""
+_MOST_BYTES: Final = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 1.0625, "Q6_K": 0.83}
+"""Bytes of a weight in the types that may be larger than the model's own."""
 _SNAPSHOT_GROWTH: Final = 2
 """Rows in the program's own form are larger than most that people write."""
 _PACKED: Final = frozenset({".gz", ".zst", ".zstd", ".parquet"})
 _PACKED_GROWTH: Final = 10
 _SLACK_DISK_BYTES: Final = 200_000_000
 """Events, the log and reports."""
-_PROGRAM_BYTES: Final = 300_000_000
-"""Python with its libraries and the activations of one short row: the least that any run takes."""
+_SHORT_ROW_TOKENS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ class Needs:
     disk: int
     """The most that its directory will hold at one time."""
     memory: int
-    """The least that it can do with: the blob in the page cache, the adapter with its
-    optimizer, and the program. Activations of longer rows come on top."""
+    """The least that it can do with: one short row at a time, activations computed again."""
 
 
 def needs_of(spec: RunSpec, header: Header) -> Needs:
@@ -62,18 +62,48 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
         if phase.data.snapshot is not None:
             files = find(phase.data.snapshot).manifest.files.values()
             snapshot += sum(file.bytes for file in files)
-    checkpoints = len(spec.phases) * _CHECKPOINTS * _COPIES_IN_CHECKPOINT * adapter
+    kept = sum(_CHECKPOINTS + phase.training.keeps_best for phase in spec.phases)
+    checkpoints = kept * _COPIES_IN_CHECKPOINT * adapter
     # A server that takes no adapters gets a file with both merged, as large as the model's own.
     is_merged = spec.publish.name is not None or not spec.training.makes_adapter
-    merged = header.stored.file_bytes if is_merged else 0
+    merged = _merged_bytes(spec, header) if is_merged else 0
     # llama.cpp is asked about a file that says what Ollama's server reads.
     translated = header.tensor_bytes if is_translated(header) else 0
     return Needs(
         adapter=adapter,
         made=adapter + snapshot + merged + translated,
         disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
-        memory=frozen_bytes(spec, header) + _COPIES_IN_MEMORY * adapter + _PROGRAM_BYTES,
+        memory=least_memory(
+            header,
+            spec.training,
+            trained_parameters(header, spec.training),
+            held_bytes(spec, header),
+        ),
     )
+
+
+def least_memory(
+    header: Header, settings: TrainingSettings, trained_weights: int, held_bytes: int | None
+) -> int:
+    """Return the memory that training cannot do without, whatever its cut, in bytes.
+
+    Raises:
+        RefusedError: the architecture is not known.
+    """
+    smallest = Cut(1, 1, gradient_checkpointing=True)
+    estimator = Estimator(header, settings, trained_weights, held_bytes=held_bytes)
+    return estimator.memory(smallest, _SHORT_ROW_TOKENS).total
+
+
+def held_bytes(spec: RunSpec, header: Header) -> int | None:
+    """Return what the base holds in memory, or None where it is the model's own file."""
+    return None if spec.training.base == "gguf" else frozen_bytes(spec, header)
+
+
+def _merged_bytes(spec: RunSpec, header: Header) -> int:
+    """Return how large a merged file is: as the model's own, or in its own type at most."""
+    most = _MOST_BYTES.get(spec.publish.quantization or "", 0.0)
+    return max(header.stored.file_bytes, int(most * header.parameters))
 
 
 def trained_parameters(header: Header, training: TrainingSettings) -> int:
@@ -118,6 +148,13 @@ def check_way(spec: RunSpec, header: Header) -> None:
             "Install it: pip install 'llamaforge[qlora]'; or leave out --set load_in_4bit=true",
             code="no_bitsandbytes",
         )
+    for phase in spec.phases:
+        if "8bit" in phase.training.optim and importlib.util.find_spec("bitsandbytes") is None:
+            raise RefusedError(
+                f"The optimizer {phase.training.optim} needs bitsandbytes, which is not installed.",
+                "Install it: pip install 'llamaforge[qlora]'; or leave out --set optim=…",
+                code="no_bitsandbytes",
+            )
     if training.makes_adapter or spec.publish.quantization is not None:
         return
     for name, tensor in header.tensors.items():

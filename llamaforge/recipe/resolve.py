@@ -122,6 +122,7 @@ def resolve(
         training=first.training,
         then=then,
         evaluation=recipe.evaluation,
+        launch=recipe.launch,
         publish=recipe.publish,
     )
 
@@ -270,7 +271,7 @@ def _value(key: str, text: str) -> Any:
 def _places() -> dict[str, tuple[str, str]]:
     """Return where each settable key lives: by its own name and by its full path."""
     places: dict[str, tuple[str, str]] = {}
-    for section in ("training", "data", "evaluation", "model", "publish"):
+    for section in ("training", "data", "evaluation", "launch", "model", "publish"):
         for name in known_keys(Recipe.model_fields[section].annotation):  # type: ignore[arg-type]
             places.setdefault(name, (section, name))
             places[f"{section}.{name}"] = (section, name)

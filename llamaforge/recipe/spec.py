@@ -124,6 +124,8 @@ _ONLY_OF: Final[dict[str, tuple[str, ...]]] = {
     "loss_type": ("dpo",),
     "beta": ("dpo", "orpo"),
     "precompute_ref_log_probs": ("dpo",),
+    "packing": ("sft",),
+    "neftune_noise_alpha": ("sft",),
 }
 """Settings that mean nothing to any other method."""
 
@@ -155,9 +157,35 @@ class TrainingSettings(_Strict):
     """Whether the length of each row of weights is trained too; merged only (`hub` only)."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     learning_rate: Annotated[float, Field(gt=0, le=1.0)] = 2e-4
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_min_lr",
+        "polynomial",
+        "inverse_sqrt",
+        "warmup_stable_decay",
+        "constant",
+        "constant_with_warmup",
+    ] = "cosine"
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Part of all optimizer steps over which the learning rate rises."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Optimizer steps over which it rises; outranks `warmup_ratio`."""
+    min_lr_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Part of the learning rate at which `cosine_with_min_lr`, `polynomial` and
+    `warmup_stable_decay` end."""
+    decay_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Part of all optimizer steps, the last ones, over which `warmup_stable_decay` falls."""
+    optim: Literal[
+        "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"
+    ] = "adamw_torch_fused"
+    """The optimizer, as transformers names it; those of 8 bits need bitsandbytes and take a quarter
+    of the memory for moments."""
+    adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    adam_epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
+    neftune_noise_alpha: Annotated[float, Field(gt=0.0)] | None = None
+    """How much noise is added to token embeddings while training (NEFTune); 5 is usual."""
     num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps; outranks `num_train_epochs`."""
@@ -165,6 +193,9 @@ class TrainingSettings(_Strict):
     """Rows in one forward pass."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 2
     """Forward passes in one optimizer step."""
+    packing: bool = False
+    """Whether short rows pass through the model one behind another, none of which sees another.
+    Steps have the same rows and learn the same; only padding and forward passes are saved."""
     per_device_eval_batch_size: Annotated[int, Field(ge=1)] = 8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -177,12 +208,24 @@ class TrainingSettings(_Strict):
     """Optimizer steps between checkpoints."""
     eval_steps: Annotated[int, Field(ge=1)] = 50
     """Optimizer steps between losses on the validation rows."""
+    load_best_model_at_end: bool = False
+    """Whether the result is the checkpoint of the least validation loss instead of the last one."""
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    """Measurements of the validation loss without a new least one after which training ends; the
+    result is the best checkpoint then."""
+    early_stopping_threshold: Annotated[float, Field(ge=0.0)] = 0.0
+    """By how much a loss must be less to count as less."""
     seed: int = 0
     report_to: Annotated[
         list[Literal["tensorboard", "trackio", "mlflow", "wandb"]],
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
     ] = []
     """Programs that get the figures of training too; each has to be installed."""
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the checkpoint of the least validation loss is the result."""
+        return self.load_best_model_at_end or self.early_stopping_patience is not None
 
     @property
     def makes_adapter(self) -> bool:
@@ -205,11 +248,16 @@ class TrainingSettings(_Strict):
     @model_validator(mode="after")
     def _settings_of_method(self) -> "TrainingSettings":
         for key, methods in _ONLY_OF.items():
-            if getattr(self, key) is not None and self.method not in methods:
+            if getattr(self, key) not in {None, False} and self.method not in methods:
                 raise ValueError(
                     f"{key} is a setting of the method {' and '.join(methods)}, not of "
                     f"{self.method}"
                 )
+        if self.packing and self.neftune_noise_alpha is not None:
+            raise ValueError(
+                "noise is measured out by the length of a row, which packing hides: leave out "
+                "packing or neftune_noise_alpha"
+            )
         if self.method == "dpo" and not self.use_peft:
             raise ValueError(
                 "method dpo holds on to the model without its adapter, so it needs one "
@@ -266,6 +314,34 @@ class EvaluationSettings(_Strict):
     cut."""
 
 
+class LaunchSettings(_Strict):
+    """On how many devices training runs; all of them train the same adapter.
+
+    A step then has batch size × accumulation × processes × machines rows.
+    """
+
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes on each machine: one for each GPU, or for each part of its cores."""
+    machines: Annotated[int, Field(ge=1, le=64)] = 1
+    rendezvous: Annotated[str, Field(pattern=r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}")] | None = None
+    """`HOST:PORT` of the first machine, where the others reach it."""
+    interface: Annotated[str, Field(pattern=r"[A-Za-z0-9_.:-]{1,15}")] | None = None
+    """The network device that the machines see each other through; empty means any."""
+    max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often all processes are started again, from the last checkpoint, after one has failed."""
+
+    @property
+    def world(self) -> int:
+        """Processes on all machines together."""
+        return self.processes * self.machines
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "LaunchSettings":
+        if self.machines > 1 and self.rendezvous is None:
+            raise ValueError("several machines need a rendezvous, HOST:PORT of the first one")
+        return self
+
+
 def merged_name(quantization: str | None) -> str:
     """Return what a run's merged file is called, if no other name is chosen."""
     return f"merged-{quantization}.gguf" if quantization else "merged.gguf"
@@ -297,7 +373,14 @@ class Recipe(_Strict):
     then: Annotated[list[Phase], Field(max_length=8)] = []
     """Further phases of training: each goes on from the adapter of the one before."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice = PublishChoice()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Recipe":
+        if self.launch.world > 1 and self.then:
+            raise ValueError("several processes train one phase; leave out then or processes")
+        return self
 
     @property
     def phases(self) -> list[Phase]:
@@ -375,6 +458,7 @@ class RunSpec(_Strict):
     training: TrainingSettings
     then: list[Phase] = []
     evaluation: EvaluationSettings
+    launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice
 
     @property

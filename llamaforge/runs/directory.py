@@ -74,6 +74,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.artifacts = path / "artifacts"
         self.journal_file = path / "journal.jsonl"
+        self.estimate_file = path / "estimate.json"
         self.start_file = path / "start.safetensors"
 
     def of_phase(self, number: int) -> "RunDirectory":
@@ -83,6 +84,7 @@ class RunDirectory:
         if number > 1:
             run.data = self.path / f"phase-{number}" / "data"
             run.checkpoints = self.path / f"phase-{number}" / "checkpoints"
+            run.estimate_file = self.path / f"phase-{number}" / "estimate.json"
         return run
 
     def read_status(self) -> Status:
@@ -122,6 +124,14 @@ class RunDirectory:
             return psutil.Process(status.pid)
         except psutil.NoSuchProcess:
             return None
+
+    def estimate(self) -> dict[str, Any] | None:
+        """Return what training was expected to take (`predicted`) and took (`measured`)."""
+        try:
+            body = json.loads(self.estimate_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return body if isinstance(body, dict) else None
 
     def artifact_list(self) -> list[dict[str, str]]:
         """Return what the run made: kind, path and sha256 of each artifact."""

@@ -86,6 +86,8 @@ class Step(Event):
     epoch: float
     grad_norm: float | None = None
     eta_seconds: float | None = None
+    seconds: float | None = None
+    """What this step took, without losses on validation rows and checkpoints."""
     metrics: dict[str, float | None] = field(default_factory=dict)
     """Of training on pairs, further figures by their names in TRL, such as `rewards/margins`."""
 
@@ -98,6 +100,8 @@ class Eval(Event):
     step: int
     loss: float
     rows: int = 0
+    best: bool = False
+    """Whether it is the least up to now."""
     metrics: dict[str, float | None] = field(default_factory=dict)
     """As in `Step`."""
 

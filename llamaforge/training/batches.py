@@ -1,23 +1,17 @@
 """Rows in batches of similar length, in an order that depends on the seed and the epoch alone."""
 
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from llamaforge.data.chat import EncodedRow
+from llamaforge.recipe.batching import padded, step_order
 from llamaforge.training.loss import IGNORED_LABEL
-
-_POOL_ROWS: Final = 256
-"""Rows, at least, that are sorted by length together: less padding, and still shuffled."""
-
-_PAD_MULTIPLE: Final = 8
-"""Few different lengths: the matrix library keeps a compiled kernel for each shape it meets."""
 
 
 class Batch(TypedDict):
@@ -33,7 +27,7 @@ class Batch(TypedDict):
 
 def collate(rows: Sequence[EncodedRow]) -> Batch:
     """Return `rows` as one batch, padded on the right to one length."""
-    longest = math.ceil(max(len(row.ids) for row in rows) / _PAD_MULTIPLE) * _PAD_MULTIPLE
+    longest = padded(max(len(row.ids) for row in rows))
     input_ids = torch.zeros(len(rows), longest, dtype=torch.int64)
     labels = torch.full((len(rows), longest), IGNORED_LABEL, dtype=torch.int64)
     for number, row in enumerate(rows):
@@ -59,6 +53,17 @@ class Items(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self._items[index] if index >= 0 else self._blank(self._items[-1 - index])
+
+
+class Batches(Protocol):
+    """Numbers of the items of each batch, in another order each epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is given next."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[int]]: ...
 
 
 class LengthBatches(Sampler[list[int]]):
@@ -99,7 +104,7 @@ class LengthBatches(Sampler[list[int]]):
         return steps * self._accumulation + rest
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self._steps():
+        for step in step_order(self._lengths, self._step_rows, self._seed, self._epoch):
             batches = [
                 step[place : place + self._batch_size]
                 for place in range(0, len(step), self._batch_size)
@@ -112,30 +117,17 @@ class LengthBatches(Sampler[list[int]]):
     def _step_rows(self) -> int:
         return self._batch_size * self._accumulation * self._world
 
-    def _steps(self) -> list[list[int]]:
-        """Return the row numbers of each optimizer step of the epoch."""
-        # Its own generator: a resumed run gets the same order whatever torch's state is.
-        shuffle = random.Random(f"{self._seed}:{self._epoch}")  # noqa: S311 - not for secrets
-        order = list(range(len(self._lengths)))
-        shuffle.shuffle(order)
-        size = self._step_rows
-        pool = size * math.ceil(_POOL_ROWS / size)
-        steps: list[list[int]] = []
-        for start in range(0, len(order), pool):
-            near = sorted(order[start : start + pool], key=lambda row: self._lengths[row])
-            steps += [near[place : place + size] for place in range(0, len(near), size)]
-        last = [steps.pop()] if len(order) % size else []
-        shuffle.shuffle(steps)
-        return steps + last
-
 
 class Loader(DataLoader[Any]):
     """A data loader over items of similar length that passes the epoch on to its batches."""
 
+    passes: int = 1
+    """Batches of an optimizer step."""
+
     def __init__(
         self,
         items: Sequence[Any],
-        batches: LengthBatches,
+        batches: Batches,
         collator: Callable[[Sequence[Any]], Any],
         blank: Callable[[Any], Any],
     ) -> None:
@@ -174,6 +166,7 @@ class RowLoader(Loader):
             rank=rank,
             world=world,
         )
+        self.passes = accumulation
         super().__init__(rows, batches, collate, untrained)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from llamaforge.files import commit, sha256_of, sync_folder, write_json
+from llamaforge.files import commit, json_text, sha256_of, sync_folder, write_json
 
 MANIFEST_NAME: Final = "manifest.json"
 _NAME: Final = re.compile(r"step-([0-9]{6,})")
@@ -56,7 +56,7 @@ def commit_checkpoint(written: Path, folder: Path, step: int) -> Path:
         with path.open("rb") as file:
             os.fsync(file.fileno())
         files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    write_json(written / MANIFEST_NAME, {"v": 1, "step": step, "files": files})
+    write_json(written / MANIFEST_NAME, _manifest(step, files))
     sync_folder(written)
     commit(written, final)
     _clear(folder)
@@ -104,8 +104,10 @@ def bytes_of(checkpoint: Path) -> int:
 def damage_of(path: Path) -> str | None:
     """Return how a checkpoint differs from its manifest; None where it is whole."""
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
-        listed = manifest["files"]
+        text = (path / MANIFEST_NAME).read_text(encoding="utf-8")
+        listed: dict[str, Any] = json.loads(text)["files"]
+        if text != json_text(_manifest(step_of(path), listed)):
+            return f"{MANIFEST_NAME} was changed"
         there = {item.name for item in path.iterdir()}
         for name in sorted(there ^ {*listed, MANIFEST_NAME}):
             return f"{name} is missing" if name in listed else f"{name} does not belong there"
@@ -119,6 +121,10 @@ def damage_of(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST_NAME} cannot be read"
     return None
+
+
+def _manifest(step: int, files: dict[str, Any]) -> dict[str, Any]:
+    return {"v": 1, "step": step, "files": files}
 
 
 def _clear(folder: Path) -> None:

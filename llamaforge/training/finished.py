@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from llamaforge.files import write_json
+from llamaforge.training.best import best_checkpoint
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
@@ -12,17 +13,17 @@ ADAPTER_FILE: Final = "adapter_model.safetensors"
 _NOTE: Final = "finished.json"
 
 
-def note_finished(folder: Path, step: int) -> None:
-    """Note that training ended after `step`, whose checkpoint is in `folder`."""
-    write_json(folder / _NOTE, {"step": step})
+def note_finished(folder: Path, step: int, *, best: bool = False) -> None:
+    """Note that training ended after `step`, whose checkpoint is in `folder`.
+
+    With `best`, the result is the checkpoint that was kept as the best one, if there is one.
+    """
+    write_json(folder / _NOTE, {"step": step, "best": best})
 
 
 def finished_steps(folder: Path) -> int | None:
     """Return the optimizer steps of a training that came to its end; None where it did not."""
-    try:
-        step = json.loads((folder / _NOTE).read_text(encoding="utf-8"))["step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    step = _noted(folder).get("step")
     return step if isinstance(step, int) else None
 
 
@@ -30,4 +31,15 @@ def finished_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint that is the result, if training ended and it is whole."""
     step = finished_steps(folder)
     newest, _ = newest_checkpoint(folder)
-    return newest if newest is not None and step_of(newest) == step else None
+    if newest is None or step_of(newest) != step:
+        return None
+    best = best_checkpoint(folder) if _noted(folder).get("best") else None
+    return best or newest
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
+from llamaforge.training.lora import base_model
 from llamaforge.training.loss import OutputHead, log_probabilities
 
 
@@ -26,12 +28,15 @@ class Generated:
 
 
 @contextmanager
-def answering(model: PeftModel, *, with_adapter: bool) -> Iterator[None]:
-    """Put `model` into the state in which it answers, for the length of a `with` block."""
+def answering(model: PeftModel | PreTrainedModel, *, with_adapter: bool) -> Iterator[None]:
+    """Put `model` into the state in which it answers, for the length of a `with` block.
+
+    One of which every weight is trained answers as it is now.
+    """
     was_training = model.training
     model.eval()
     try:
-        if with_adapter:
+        if with_adapter or not isinstance(model, PeftModel):
             yield
         else:
             with model.disable_adapter():
@@ -41,7 +46,7 @@ def answering(model: PeftModel, *, with_adapter: bool) -> Iterator[None]:
 
 
 def greedy_answer(
-    model: PeftModel,
+    model: PeftModel | PreTrainedModel,
     head: OutputHead,
     prompt: Sequence[int],
     *,
@@ -61,7 +66,7 @@ def greedy_answer(
         max_new_tokens: tokens that it may have.
         seconds: how long it may take; the token that is being computed then is still waited for.
     """
-    base: Any = model.get_base_model()
+    base: Any = base_model(model)
     place = model.device
     deadline = time.monotonic() + seconds
     ids: list[int] = []

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 from llamaforge.errors import UsageError
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.model import LoadedModel
+from llamaforge.training.packed import PackedLinear
+from llamaforge.training.packed_lora import PackedLora
 
 ADAPTER_NAME: Final = "default"
 
@@ -44,6 +46,7 @@ def attach_lora(packed: LoadedModel, settings: TrainingSettings) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
+    config._register_custom_module({PackedLinear: PackedLora})  # noqa: SLF001 - PEFT's own way in
     model = get_peft_model(cast("nn.Module", packed.model), config, autocast_adapter_dtype=False)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -87,13 +90,20 @@ def base_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
     )
 
 
-def hidden_states(model: PeftModel | PreTrainedModel, input_ids: Tensor) -> Tensor:
+def hidden_states(
+    model: PeftModel | PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None
+) -> Tensor:
     """Return the last hidden states of right-padded `input_ids` [b, s], shape [b, s, h].
 
-    No mask is needed: attention is causal, so padding behind a row never reaches it.
+    No mask is needed: attention is causal, so padding behind a row never reaches it. Where several
+    rows stand one behind another, `position_ids` [b, s] begin at 0 with each, which keeps them
+    apart.
     """
     decoder = base_model(model).base_model  # the model without its head
-    return cast("Tensor", decoder(input_ids=input_ids, use_cache=False).last_hidden_state)
+    # Left out where there is nothing to keep apart: masks of their own cost time.
+    places = {} if position_ids is None else {"position_ids": position_ids}
+    output = decoder(input_ids=input_ids, use_cache=False, **places)
+    return cast("Tensor", output.last_hidden_state)
 
 
 def trainable_parameters(model: nn.Module) -> int:

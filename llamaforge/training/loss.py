@@ -12,21 +12,19 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from llamaforge.recipe.estimate import (
+    HEAD_KEPT_BYTES,
+    HEAD_PART_WEIGHTS,
+    LOGITS_BESIDE_PARTS_BYTES,
+    LOGITS_BYTES,
+)
 from llamaforge.training.packed import PackedWeight
 
 IGNORED_LABEL: Final = -100
-_LOGITS_BYTES: Final = 128 * 1024 * 1024
-"""Bytes that one chunk's logits may take if float32, half as much in bfloat16."""
 _SOFTMAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of the float32 logits that are worked on at a time, so that they stay in the cache."""
 _SOFTMAX_DEVICE_BYTES: Final = 128 * 1024 * 1024
 """The same on a device, where small pieces cost more in launches than a cache saves."""
-_HEAD_KEPT_BYTES: Final = 512 * 1024 * 1024
-"""A head that unpacks to at most this is unpacked once for good, a larger one part by part."""
-_LOGITS_BESIDE_PARTS_BYTES: Final = 512 * 1024 * 1024
-"""As `_LOGITS_BYTES` for a head in parts: every chunk unpacks all of them twice, so few chunks."""
-_HEAD_PART_WEIGHTS: Final = 8 * 1024 * 1024
-"""Weights of the head that are unpacked at a time where it is not kept whole."""
 
 
 def trained_positions(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,13 +85,13 @@ class _Head:
         self.weight = weight
         self.dtype = dtype
         size = weight.rows * weight.width * dtype.itemsize
-        self.kept = weight.kept(dtype) if size <= _HEAD_KEPT_BYTES else None
-        self.parts = list(weight.parts(_HEAD_PART_WEIGHTS)) if self.kept is None else []
+        self.kept = weight.kept(dtype) if size <= HEAD_KEPT_BYTES else None
+        self.parts = list(weight.parts(HEAD_PART_WEIGHTS)) if self.kept is None else []
 
     @property
     def chunk(self) -> int:
         """How many positions' logits may exist at a time."""
-        room = _LOGITS_BESIDE_PARTS_BYTES if self.kept is None else _LOGITS_BYTES
+        room = LOGITS_BESIDE_PARTS_BYTES if self.kept is None else LOGITS_BYTES
         return max(1, room // (4 * self.weight.rows))
 
     def products(self, hidden: Tensor, out: Tensor) -> Tensor:
@@ -194,7 +192,7 @@ def _trained_head_losses(
             logits = head.softcap * torch.tanh(logits / head.softcap)
         return functional.cross_entropy(logits, wanted, reduction="none")
 
-    size = max(1, _LOGITS_BYTES // (4 * weight.shape[0]))
+    size = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
     parts = [
         cast("Tensor", checkpoint(losses, states, wanted, use_reentrant=False))
         for states, wanted in zip(
@@ -206,6 +204,9 @@ def _trained_head_losses(
 
 def log_probabilities(hidden: Tensor, head: OutputHead) -> Tensor:
     """Return log P(next token) of states [n, h], float32, shape [n, vocabulary]."""
-    products = hidden.new_empty(hidden.shape[0], head.weight.rows)
-    products = _Head(head.weight, hidden.dtype).products(hidden, products)
+    if head.trained is not None:  # what is kept of a frozen head would soon be out of date
+        products = hidden @ head.trained.detach().to(hidden.dtype).T
+    else:
+        products = hidden.new_empty(hidden.shape[0], head.weight.rows)
+        products = _Head(head.weight, hidden.dtype).products(hidden, products)
     return torch.log_softmax(head.shape_(products.float()), dim=-1)

@@ -18,6 +18,7 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.batches import Loader, RowLoader, collate
 from llamaforge.training.lora import compute_type, hidden_states
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses, trained_positions
+from llamaforge.training.ranks import ALONE, Ranks
 
 Trainable: TypeAlias = PeftModel | PreTrainedModel
 """A model with LoRA layers, or one of which every weight is trained."""
@@ -40,6 +41,8 @@ class Objective(Protocol):
 
     examples: int
     """What one epoch passes through, once each."""
+    passes: int
+    """Batches of an optimizer step."""
     measures_start: bool
     """Whether its validation figures are worth knowing before the first step."""
 
@@ -73,11 +76,30 @@ class Supervised:
         rows: Sequence[EncodedRow],
         validation: Sequence[EncodedRow],
         settings: TrainingSettings,
+        loader: Loader | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Take the output head over [vocabulary, hidden] and encoded rows."""
+        """Take what is learned.
+
+        Args:
+            head: the output head over [vocabulary, hidden].
+            rows: what is trained on.
+            validation: rows whose loss is measured; may be empty.
+            settings: how it is trained.
+            loader: the batches of one epoch, if not `rows` in batches of similar length.
+            ranks: the processes that train together; of a step's rows each gives its share.
+        """
         self.examples = len(rows)
+        self.passes = settings.gradient_accumulation_steps if loader is None else loader.passes
         self._head = head
-        self._rows = rows
+        self._loader = loader or RowLoader(
+            rows,
+            settings.per_device_train_batch_size,
+            settings.seed,
+            accumulation=settings.gradient_accumulation_steps,
+            rank=ranks.rank,
+            world=ranks.world,
+        )
         self._validation = sorted(validation[:EVAL_ROWS], key=lambda row: len(row.ids))
         self._settings = settings
         self._dtype = compute_type(settings.compute_dtype)
@@ -89,13 +111,7 @@ class Supervised:
 
     def loader(self) -> Loader:
         """Return the batches of one epoch."""
-        settings = self._settings
-        return RowLoader(
-            self._rows,
-            settings.per_device_train_batch_size,
-            settings.seed,
-            accumulation=settings.gradient_accumulation_steps,
-        )
+        return self._loader
 
     def counts(self, batches: Sequence[Any]) -> Tensor:
         """Return the number of trained tokens, shape [1]."""
@@ -105,7 +121,16 @@ class Supervised:
 
     def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
         """Return the batch's share of the mean loss per trained token of its step."""
-        total, _ = token_loss(model, self._head, batch["input_ids"], batch["labels"], self._dtype)
+        if not batch["input_ids"].numel():  # its rows went along with another batch's
+            return torch.zeros((), device=model.device, requires_grad=True)
+        total, _ = token_loss(
+            model,
+            self._head,
+            batch["input_ids"],
+            batch["labels"],
+            self._dtype,
+            batch.get("position_ids"),
+        )
         return total / counts[0]
 
     def take_metrics(self) -> dict[str, float]:
@@ -135,7 +160,12 @@ class Supervised:
 
 
 def token_loss(
-    model: Trainable, head: OutputHead, input_ids: Tensor, labels: Tensor, dtype: torch.dtype
+    model: Trainable,
+    head: OutputHead,
+    input_ids: Tensor,
+    labels: Tensor,
+    dtype: torch.dtype,
+    position_ids: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """Return the summed cross entropy of the trained tokens in nats, and their number.
 
@@ -145,9 +175,10 @@ def token_loss(
         input_ids: right-padded ids, shape [b, s].
         labels: ids to train, `IGNORED_LABEL` elsewhere, shape [b, s].
         dtype: what products are computed in; the adapter's weights stay float32.
+        position_ids: of packed rows, positions that begin anew with each, shape [b, s].
     """
     with computing(model, dtype):
-        states, targets = trained_positions(hidden_states(model, input_ids), labels)
+        states, targets = trained_positions(hidden_states(model, input_ids, position_ids), labels)
         losses = token_losses(states, targets, head)
     return losses.sum(), int(targets.numel())
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from llamaforge.gguf.ggml import unpack_rows
 from llamaforge.gguf.types import FLOAT_TYPES, TensorType
+from llamaforge.recipe.estimate import SCRATCH_WEIGHTS
 from llamaforge.training import unpack_device
 
 _TORCH_TYPES: Final = {
@@ -25,9 +26,6 @@ _TORCH_TYPES: Final = {
     TensorType.F16: torch.float16,
     TensorType.BF16: torch.bfloat16,
 }
-
-_SCRATCH_WEIGHTS: Final = 64 * 1024 * 1024
-"""A matrix of at most this many weights is unpacked into memory that is used again and again."""
 
 
 class _Scratch(threading.local):
@@ -96,7 +94,7 @@ class PackedWeight:
         """
         size = self.rows * self.width
         # Other devices than the CPU have an allocator that gives the same memory again.
-        if self.kind in FLOAT_TYPES or size > _SCRATCH_WEIGHTS or not _on_host(self.device):
+        if self.kind in FLOAT_TYPES or size > SCRATCH_WEIGHTS or not _on_host(self.device):
             return self.unpack(dtype)
         lent = _scratch.lent
         if dtype not in lent or lent[dtype].numel() < size:

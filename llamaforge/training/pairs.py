@@ -55,11 +55,20 @@ class PairLoader(Loader):
     """Batches of pairs."""
 
     def __init__(
-        self, pairs: Sequence[EncodedPair], batch_size: int, seed: int, *, accumulation: int = 1
+        self,
+        pairs: Sequence[EncodedPair],
+        batch_size: int,
+        seed: int,
+        *,
+        accumulation: int = 1,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         """Take pairs; the rest is as in `LengthBatches`."""
         lengths = [pair.longest for pair in pairs]
-        batches = LengthBatches(lengths, batch_size, seed, accumulation=accumulation)
+        batches = LengthBatches(
+            lengths, batch_size, seed, accumulation=accumulation, rank=rank, world=world
+        )
         super().__init__(list(enumerate(pairs)), batches, collate_pairs, _not_learned)
 
 

@@ -28,6 +28,7 @@ from llamaforge.training.preference_loss import (
     odds_ratio_losses,
     sigmoid_losses,
 )
+from llamaforge.training.ranks import ALONE, Ranks
 from llamaforge.training.reference import Reference, reference_table
 
 TRAIN_TABLE, VALIDATION_TABLE = "reference.safetensors", "reference-validation.safetensors"
@@ -40,9 +41,10 @@ class PairFigures:
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
         self._pairs = 0
+        self._device = torch.device("cpu")
 
-    def add(self, rewards: PairScores, logps: PairScores, **more: Tensor) -> None:
-        """Take some pairs: rewards, log-probabilities and further figures, each of shape [b]."""
+    def add(self, counted: Tensor, rewards: PairScores, logps: PairScores, **more: Tensor) -> None:
+        """Take some pairs: which of them count, and figures of all, each of shape [b]."""
         found = {
             "rewards/chosen": rewards.chosen,
             "rewards/rejected": rewards.rejected,
@@ -53,13 +55,17 @@ class PairFigures:
             # How often the better answer is the likelier one, whatever the reference says.
             "logps/accuracies": (logps.chosen > logps.rejected).float(),
         } | more
-        self._pairs += len(rewards.chosen)
+        self._device = counted.device
+        self._pairs += int(counted.sum())
         for name, values in found.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(values.detach().sum())
+            total = float(values.detach()[counted].sum())
+            self._sums[name] = self._sums.get(name, 0.0) + total
 
-    def take(self) -> dict[str, float]:
-        """Return the means, and begin anew."""
-        means = {name: total / self._pairs for name, total in self._sums.items()}
+    def take(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """Return the means over the pairs of all `ranks`, and begin anew."""
+        own = torch.tensor([*self._sums.values(), self._pairs], dtype=torch.float64)
+        *sums, pairs = ranks.total(own.to(self._device)).tolist()
+        means = {name: total / pairs for name, total in zip(self._sums, sums, strict=True)}
         self._sums, self._pairs = {}, 0
         return means
 
@@ -78,6 +84,7 @@ class DirectPreference:
         folder: Path,
         *,
         start: dict[str, Tensor] | None = None,
+        ranks: Ranks = ALONE,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Take what is learned.
@@ -89,9 +96,12 @@ class DirectPreference:
             settings: of method `dpo`.
             folder: where what the reference says is kept.
             start: the adapter that training goes on from, as in `Reference`.
+            ranks: the processes that train together; of a step's pairs each gives its share.
             on_progress: takes how many pairs the reference was asked about, of how many.
         """
         self.examples = len(pairs)
+        self.passes = settings.gradient_accumulation_steps
+        self._ranks = ranks
         self._head = head
         self._pairs = pairs
         self._validation = validation[:EVAL_ROWS]
@@ -143,6 +153,7 @@ class DirectPreference:
         if settings.precompute_ref_log_probs is not None:
             return settings.precompute_ref_log_probs
         step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+        step *= self._ranks.world
         planned = planned_pairs(self.examples, settings.num_train_epochs, settings.max_steps, step)
         return planned > self.examples
 
@@ -154,6 +165,8 @@ class DirectPreference:
             settings.per_device_train_batch_size,
             settings.seed,
             accumulation=settings.gradient_accumulation_steps,
+            rank=self._ranks.rank,
+            world=self._ranks.world,
         )
 
     def counts(self, batches: Sequence[Any]) -> Tensor:
@@ -175,14 +188,14 @@ class DirectPreference:
         policy = PairScores.of(tokens.sums())
         ratios = policy.minus(reference)
         rewards = PairScores(self._beta * ratios.chosen, self._beta * ratios.rejected)
-        self._figures.add(rewards, policy)
+        self._figures.add(_learned(batch), rewards, policy)
         if self._settings.loss_type == "ipo":
             return ipo_losses(ratios, tokens.sizes(), self._beta)
         return sigmoid_losses(ratios, self._beta)
 
     def take_metrics(self) -> dict[str, float]:
         """Return rewards, margins and accuracies of the batches since the last call."""
-        return self._figures.take()
+        return self._figures.take(self._ranks)
 
     def measure(self, model: Trainable) -> Measured | None:
         """Return the mean loss of the validation pairs, with their rewards."""
@@ -216,9 +229,12 @@ class OddsRatio:
         pairs: Sequence[EncodedPair],
         validation: Sequence[EncodedPair],
         settings: TrainingSettings,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Take the output head over [vocabulary, hidden], pairs and settings of `orpo`."""
         self.examples = len(pairs)
+        self.passes = settings.gradient_accumulation_steps
+        self._ranks = ranks
         self._head = head
         self._pairs = pairs
         self._validation = validation[:EVAL_ROWS]
@@ -240,6 +256,8 @@ class OddsRatio:
             settings.per_device_train_batch_size,
             settings.seed,
             accumulation=settings.gradient_accumulation_steps,
+            rank=self._ranks.rank,
+            world=self._ranks.world,
         )
 
     def counts(self, batches: Sequence[Any]) -> Tensor:
@@ -270,13 +288,13 @@ class OddsRatio:
         means = PairScores.of(answers.sums() / answers.sizes())
         ratios = odds_ratio_losses(means)
         rewards = PairScores(self._beta * means.chosen, self._beta * means.rejected)
-        self._figures.add(rewards, means, log_odds_ratio=-ratios)
+        self._figures.add(_learned(batch), rewards, means, log_odds_ratio=-ratios)
         learned = _learned(batch)
         return -tokens.sums()[:pairs][learned].sum(), ratios[learned].sum()
 
     def take_metrics(self) -> dict[str, float]:
         """Return rewards, margins and accuracies of the batches since the last call."""
-        return self._figures.take()
+        return self._figures.take(self._ranks)
 
     def measure(self, model: Trainable) -> Measured | None:
         """Return the loss of the validation pairs as one step would have it."""

@@ -20,7 +20,9 @@ from transformers.trainer_callback import PrinterCallback
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
+from llamaforge.training.arguments import training_arguments
 from llamaforge.training.batches import Loader
+from llamaforge.training.best import BestCheckpoint
 from llamaforge.training.checkpoints import (
     bytes_of,
     commit_checkpoint,
@@ -31,6 +33,7 @@ from llamaforge.training.checkpoints import (
 )
 from llamaforge.training.lora import base_model
 from llamaforge.training.objective import Objective
+from llamaforge.training.ranks import ALONE, Ranks
 
 _SPEED_STEPS: Final = 10
 """Steps over which tokens a second and the time left are averaged."""
@@ -90,6 +93,7 @@ def train(
     emit: Emit,
     wishes: Wishes,
     probes: Probes | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train what is to be trained of `model` in place; goes on from the newest whole checkpoint.
 
@@ -101,39 +105,25 @@ def train(
         emit: takes `Step`, `Eval`, `Checkpoint` and `Warn` events.
         wishes: what was asked from outside.
         probes: answers prompts whenever the validation loss is measured, and on request.
+        ranks: the processes that train together; all but the first one are silent.
 
     Raises:
         LlamaForgeError: the loss, or a weight, is no longer a number (`diverged`).
     """
-    arguments = TrainingArguments(
-        output_dir=str(partial_folder(checkpoints)),
-        use_cpu=settings.device == "cpu",
-        seed=settings.seed,
-        data_seed=settings.seed,
-        num_train_epochs=settings.num_train_epochs,
-        max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=_warmup_steps(settings, objective.examples),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
+    arguments = training_arguments(
+        settings,
+        partial_folder(checkpoints) if ranks.is_first else checkpoints / f".rank-{ranks.rank}",
+        examples=objective.examples,
+        passes=objective.passes,
+        world=ranks.world,
     )
     if settings.gradient_checkpointing:
         base: Any = base_model(model)
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    reporter = _Reporter(model, objective, settings, checkpoints, emit, wishes, probes)
-    trainer = _PackedTrainer(model, objective, arguments, reporter)
-    newest, damaged = newest_checkpoint(checkpoints)
-    for item in damaged:
+    reporter = _Reporter(model, objective, settings, checkpoints, emit, wishes, probes, ranks)
+    trainer = _PackedTrainer(model, objective, arguments, reporter, ranks)
+    newest, damaged = ranks.share(newest_checkpoint(checkpoints) if ranks.is_first else (None, []))
+    for item in damaged if ranks.is_first else []:
         aside = set_aside(item.path)
         emit(
             events.Warn(
@@ -142,27 +132,19 @@ def train(
                 f"{item.reason}. It is kept as {aside.name} until the next one is saved.",
             )
         )
-    if newest is not None and step_of(newest) >= reporter.total_steps(trainer):
+    step = 0 if newest is None else step_of(newest)
+    reporter.best = BestCheckpoint(checkpoints, settings, step=step)
+    is_over = step >= reporter.total_steps(trainer) or ranks.share(reporter.best.is_over)
+    if newest is not None and is_over:
         trainer.restore(newest)
-        return Outcome(step_of(newest), step_of(newest), stopped=False)
-    if not objective.get_ready(model, wishes.stop):
-        step = 0 if newest is None else step_of(newest)
+        return Outcome(step, step, stopped=False)
+    if not ranks.share(objective.get_ready(model, wishes.stop)):
         return Outcome(step, reporter.total_steps(trainer), stopped=True)
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     state = trainer.state
-    return Outcome(state.global_step, state.max_steps, state.global_step < state.max_steps)
-
-
-def _warmup_steps(settings: TrainingSettings, rows: int) -> int:
-    return math.ceil(settings.warmup_ratio * _planned_steps(settings, rows))
-
-
-def _planned_steps(settings: TrainingSettings, rows: int) -> int:
-    if settings.max_steps is not None:
-        return settings.max_steps
-    batches = math.ceil(rows / settings.per_device_train_batch_size)
-    steps = math.ceil(batches / settings.gradient_accumulation_steps)
-    return max(1, math.ceil(steps * settings.num_train_epochs))
+    is_over = ranks.share(reporter.best.is_over)
+    stopped = state.global_step < state.max_steps and not is_over
+    return Outcome(state.global_step, state.max_steps, stopped)
 
 
 class _PackedTrainer(Trainer):  # type: ignore[misc]
@@ -174,7 +156,11 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         objective: Objective,
         arguments: TrainingArguments,
         reporter: "_Reporter",
+        ranks: Ranks,
     ) -> None:
+        self.step_loss = torch.zeros(())
+        """The step's loss so far, that of all ranks once their gradients are summed."""
+        self._ranks = ranks
         self._objective = objective
         self._reporter = reporter
         super().__init__(model=model, args=arguments, callbacks=[reporter])
@@ -190,7 +176,9 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         self, batch_samples: list[dict[str, Tensor]], device: torch.device
     ) -> Tensor | None:
         """Return by what the batches of one optimizer step are divided."""
-        return self._objective.counts(batch_samples).to(device) if batch_samples else None
+        if not batch_samples:
+            return None
+        return self._ranks.total(self._objective.counts(batch_samples).to(device))
 
     def compute_loss(
         self,
@@ -203,9 +191,24 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         del return_outputs
         counts = self._objective.counts([inputs])
         self._reporter.tokens += int(inputs["lengths"].sum())
-        return self._objective.loss(
+        loss = self._objective.loss(
             model, inputs, counts if num_items_in_batch is None else num_items_in_batch
         )
+        self.step_loss = self.step_loss.to(loss.device) + loss.detach()
+        return loss
+
+    def _clip_grad_norm(self, model: PeftModel | PreTrainedModel) -> Any:
+        """Sum the gradients of all ranks; then clip them, and return their norm."""
+        if not self._ranks.is_alone:
+            trained = [item for item in model.parameters() if item.requires_grad]
+            for item in trained:
+                if item.grad is None:
+                    item.grad = torch.zeros_like(item)
+            tokens = torch.tensor(float(self._reporter.tokens), device=model.device)
+            gradients = [item.grad for item in trained if item.grad is not None]
+            self._ranks.sum_([*gradients, self.step_loss, tokens])
+            self._reporter.tokens = int(tokens)
+        return super()._clip_grad_norm(model)
 
     def restore(self, checkpoint: Path) -> None:
         """Load the adapter of a checkpoint without training on."""
@@ -234,7 +237,9 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         emit: Emit,
         wishes: Wishes,
         probes: Probes | None,
+        ranks: Ranks,
     ) -> None:
+        self._ranks = ranks
         self.tokens = 0
         """Tokens read since the last step, padding not counted."""
         self._model = model
@@ -249,6 +254,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         self._since = 0.0
         self._saved_step = -1
         self._saved_bytes = 0
+        self.best = BestCheckpoint(checkpoints, settings, step=0)
+        """What the validation loss says of all checkpoints."""
         self._trainer: _PackedTrainer | None = None
 
     def take(self, trainer: _PackedTrainer) -> None:
@@ -264,10 +271,15 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock, after a look at the model as it is."""
         del args, control
-        if self._objective.measures_start and state.global_step == 0:
+        if self._objective.measures_start and state.global_step == 0 and self._ranks.is_first:
             self._evaluate(0)
         self._since = time.monotonic()
         self._saved_step = state.global_step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Make the ranks' random numbers their own."""
+        del args, control
+        self._ranks.seed_step(self._settings.seed, state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -277,10 +289,13 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs:
             return
         now = time.monotonic()
-        self._recent.append((now - self._since, self.tokens))
+        took = now - self._since
+        self._recent.append((took, self.tokens))
         self._since, self.tokens = now, 0
         seconds = sum(item[0] for item in self._recent)
-        loss = float(logs["loss"])
+        trainer = cast("_PackedTrainer", self._trainer)
+        loss = float(logs["loss"]) if self._ranks.is_alone else float(trainer.step_loss)
+        trainer.step_loss = torch.zeros(())
         finite = math.isfinite(loss)
         norm = float(logs.get("grad_norm", math.nan))
         self._emit(
@@ -296,6 +311,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
                 eta_seconds=round(
                     seconds / len(self._recent) * (state.max_steps - state.global_step), 1
                 ),
+                seconds=round(took, 4),
                 metrics=_rounded(self._objective.take_metrics()),
             )
         )
@@ -303,20 +319,24 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             raise self._diverged(f"The loss of step {state.global_step}")
         if not math.isfinite(norm):
             raise self._diverged(f"The gradient of step {state.global_step}")
-        self._after_step(state)
-        if self._wishes.stop():
+        if self._ranks.is_first:
+            self._after_step(state)
+        if self._ranks.share(self._wishes.stop() or self.best.is_over):
             control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what the last steps learned."""
         del args, control
-        self._save_new(state)
+        if self._ranks.is_first:
+            self._save_new(state)
 
     def _after_step(self, state: Any) -> None:
         started = time.monotonic()
         is_last = state.global_step == state.max_steps
         if is_last or state.global_step % self._settings.eval_steps == 0:
-            self._evaluate(state.global_step)
+            if self._evaluate(state.global_step) and self._settings.keeps_best:
+                self._save_new(state)
+                self.best.keep(self._checkpoints / f"step-{state.global_step:06d}")
             if self._probes is not None:
                 self._probes.at_eval(state.global_step)
         if state.global_step % self._settings.save_steps == 0:
@@ -339,21 +359,25 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             return int(torch.cuda.max_memory_allocated())
         return int(self._process.memory_info().rss)
 
-    def _evaluate(self, step: int) -> None:
-        """Report what the validation rows show, if there are any."""
+    def _evaluate(self, step: int) -> bool:
+        """Report what the validation rows show, if there are any; return whether it is the best."""
         was_training = self._model.training
         self._model.eval()
         measured = self._objective.measure(self._model)
         self._model.train(was_training)
-        if measured is not None:
-            self._emit(
-                events.Eval(
-                    step=step,
-                    loss=round(measured.loss, 6),
-                    rows=measured.rows,
-                    metrics=_rounded(measured.metrics),
-                )
+        if measured is None:
+            return False
+        is_best = step > 0 and self.best.take(step, measured.loss)
+        self._emit(
+            events.Eval(
+                step=step,
+                loss=round(measured.loss, 6),
+                rows=measured.rows,
+                best=is_best,
+                metrics=_rounded(measured.metrics),
             )
+        )
+        return is_best
 
     def _save_new(self, state: Any) -> None:
         """Write a checkpoint unless this step's is there already."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LIVE: Final = frozenset({"running", "paused"})
 _RESUMABLE: Final = frozenset({"lost", "stopped"})
 _SHOWN_RUNS: Final = 3
+_SHOWN_DRAFTS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Home:
     server: str | None = None
     """The version of the Ollama server; empty where none answers."""
     draft: "Draft | None" = None
+    """The newest that was left behind."""
+    other_drafts: "tuple[Draft, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Entry:
     """One thing to begin with."""
 
     key: str
-    """`start`, `draft`, `run:NAME`, `history`, `models` or `demo`."""
+    """`start`, `draft`, `draft:NUMBER`, `run:NAME`, `history`, `models` or `demo`."""
     title: str
     words: str
 
@@ -67,6 +70,8 @@ def entries(home: Home) -> list[Entry]:
     found.append(start)
     if home.draft is not None:
         found.append(Entry("draft", "Go on", _draft_words(home.draft)))
+        others = enumerate(home.other_drafts[:_SHOWN_DRAFTS])
+        found += [Entry(f"draft:{n}", "Go on", _draft_words(draft)) for n, draft in others]
     runs = home.runs or ()
     live = [row for row in runs if row.state.value in _LIVE]
     for row in live[:_SHOWN_RUNS]:

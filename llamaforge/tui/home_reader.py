@@ -9,7 +9,7 @@ from llamaforge.catalog.model import ModelStatus
 from llamaforge.errors import LlamaForgeError
 from llamaforge.tui.home import Home, ModelCount
 from llamaforge.tui.run_list import RunList
-from llamaforge.wizard.draft import kept_draft
+from llamaforge.wizard.draft import kept_drafts
 from llamaforge.wizard.facts import measured
 
 
@@ -34,7 +34,14 @@ class HomeReader:
             runs = self._runs.read()
         except OSError:
             runs = ()
-        self.home = replace(self.home, machine=measured(), runs=runs, draft=kept_draft())
+        drafts = kept_drafts()
+        self.home = replace(
+            self.home,
+            machine=measured(),
+            runs=runs,
+            draft=drafts[0] if drafts else None,
+            other_drafts=tuple(drafts[1:]),
+        )
         yield self.home
         if self.home.models is None:
             self.home = replace(self.home, models=_models())

@@ -20,6 +20,8 @@ def enter(app: "App[Any]", key: str, home: "Home") -> None:
         open_models(app)
     elif key == "draft" and home.draft is not None:
         open_wizard(app, home.draft)
+    elif key.startswith("draft:"):
+        open_wizard(app, home.other_drafts[int(key.removeprefix("draft:"))])
     elif key == "history":
         open_history(app)
     elif key == "models":

@@ -17,11 +17,11 @@ QUIET_SECONDS: Final = 120.0
 
 _DOING: Final = {
     "prepare": "Reading the rows and turning them into tokens.",
-    "train": "Training the adapter on the model's own blocks.",
-    "export": "Writing the adapter as a GGUF file.",
+    "train": "Training; what was learned is saved now and then.",
+    "export": "Writing what was trained as a GGUF file.",
     "verify": "Checking that llama.cpp serves exactly what was trained.",
     "evaluate": "The model before and after training answers the held-out rows.",
-    "publish": "Handing the adapter to Ollama.",
+    "publish": "Handing the result to Ollama.",
 }
 
 

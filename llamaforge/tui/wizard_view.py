@@ -12,7 +12,8 @@ from llamaforge.tui.widgets.lines import MUTED, facts, hanging
 from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
-from llamaforge.wizard.questions import STEPS, Kind, Question
+from llamaforge.wizard.question import Kind, Question
+from llamaforge.wizard.questions import STEPS
 from llamaforge.words import percent_words, whole_words
 
 MARKS: Final = {
@@ -20,8 +21,9 @@ MARKS: Final = {
     "warn": ("!", "$text-warning"),
     "fail": ("✗", "$text-error"),
 }
-_MOST_ENTRIES: Final = 2_000
 _SHOWN_PROBLEMS: Final = 6
+_BESIDE_ROWS: Final = frozenset({"sources", "map", "allow_secrets", "held_out", "goal", "preset"})
+"""Questions beside which the report on the rows is shown."""
 
 
 def trail_lines(draft: Draft, known: Facts, key: str, width: int) -> list[Content]:
@@ -44,6 +46,8 @@ def words_of(question: Question, answer: Any) -> str:
     """Return an answer as it is typed."""
     if question.kind is Kind.SOURCES:
         return shlex.join(answer) if answer else ""
+    if question.kind is Kind.LINES:
+        return "; ".join(answer or ())
     if question.key == "settings":
         return " ".join(f"{key}={value}" for key, value in dict(answer or {}).items())
     if isinstance(answer, bool):
@@ -51,26 +55,13 @@ def words_of(question: Question, answer: Any) -> str:
     return str(answer or "")
 
 
-def completed_path(value: str) -> str | None:
-    """Return `value` with the path at its end completed to a file or folder that is there."""
-    start = value.rfind(" ") + 1
-    typed = value[start:]
-    if not typed:
-        return None
-    place = Path(typed).expanduser()
-    folder, begin = (place, "") if typed.endswith("/") else (place.parent, place.name)
-    try:
-        names = sorted(
-            entry.name + ("/" if entry.is_dir() else "")
-            for number, entry in enumerate(folder.iterdir())
-            if number < _MOST_ENTRIES and entry.name.startswith(begin)
-        )
-    except OSError:
-        return None
-    shown = [name for name in names if name.isprintable() and not name.startswith(".")]
-    if not shown:
-        return None
-    return value[:start] + typed[: len(typed) - len(begin)] + shown[0]
+def known_lines(question: Question, draft: Draft, known: Facts, width: int) -> list[Content]:
+    """Return what is shown beside a question: what is known of its subject, and of the rows."""
+    pairs = [(label, text) for label, text in question.known(draft, known)]
+    lines = facts(pairs, width)
+    if question.key in _BESIDE_ROWS:
+        lines += report_lines(known, width)
+    return lines
 
 
 def report_lines(known: Facts, width: int) -> list[Content]:

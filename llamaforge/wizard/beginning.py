@@ -17,6 +17,7 @@ from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
+from llamaforge.gguf.header import Header
 from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.preflight import (
     Needs,
@@ -30,7 +31,7 @@ from llamaforge.recipe.resolve import ModelFacts, resolve
 from llamaforge.recipe.spec import FurtherPart, Recipe, ResolvedBase, RunSpec
 from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
 from llamaforge.safe_text import safe_line
-from llamaforge.wizard.continuing import earlier_adapter, take_adapter
+from llamaforge.wizard.continuing import EarlierAdapter, earlier_adapter, take_adapter
 
 _NAME_CHARACTERS: Final = 45
 """Of a model's name in a run's: with a date and a number it stays within 64."""
@@ -62,6 +63,8 @@ def prepare(
 ) -> Prepared:
     """Check everything that can be checked before a run exists, and resolve the recipe.
 
+    What training on this machine takes is only checked roughly; `planning.plan_of` measures it.
+
     Args:
         recipe: what to do.
         store: outranks the recipe's store.
@@ -73,6 +76,32 @@ def prepare(
         UsageError: a name or a setting has no meaning.
         RefusedError: the model or the rows cannot be trained on, or the machine is too small.
     """
+    spec, header, before = _resolved(recipe, store, on_note)
+    needs = needs_of(spec, header)
+    check_trackers(spec)
+    check_memory(needs.memory)
+    check_disk(paths.runs_folder(), needs.disk)
+    return Prepared(
+        spec, needs, numbered or recipe.name is None, None if before is None else before.file
+    )
+
+
+def resolved(
+    recipe: Recipe, *, store: Path | None, on_note: Callable[[LlamaForgeError], None] = _silent
+) -> RunSpec:
+    """Return the run spec of a recipe whose model and rows can be trained on.
+
+    Raises:
+        NotFoundError: there is no such store, model or data file.
+        UsageError: a name or a setting has no meaning.
+        RefusedError: the model or the rows cannot be trained on.
+    """
+    return _resolved(recipe, store, on_note)[0]
+
+
+def _resolved(
+    recipe: Recipe, store: Path | None, on_note: Callable[[LlamaForgeError], None]
+) -> "tuple[RunSpec, Header, EarlierAdapter | None]":
     name = recipe.name or automatic_name(recipe.model.name)
     check_run_name(name)
     if recipe.publish.name is not None:
@@ -95,13 +124,7 @@ def prepare(
         data = phase.data
         if data.snapshot is None:
             first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
-    needs = needs_of(spec, header)
-    check_trackers(spec)
-    check_memory(needs.memory)
-    check_disk(paths.runs_folder(), needs.disk)
-    return Prepared(
-        spec, needs, numbered or recipe.name is None, None if before is None else before.file
-    )
+    return spec, header, before
 
 
 def create(prepared: Prepared) -> RunDirectory:

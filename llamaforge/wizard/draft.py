@@ -1,5 +1,6 @@
 """The answers that a person has given so far, and the recipe that they make."""
 
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -10,11 +11,14 @@ from typing import Any, Final
 import yaml
 
 from llamaforge import paths
+from llamaforge.data.sources import absolute_source
+from llamaforge.errors import LlamaForgeError
 from llamaforge.files import write_atomic, write_json
 from llamaforge.recipe.resolve import with_settings
 from llamaforge.recipe.spec import Recipe
 from llamaforge.wizard.presets import Advice
 
+_MOST_DRAFTS: Final = 8
 NO_TRAINING: Final = "prompt"
 """The goal that needs no training: a system text and some examples."""
 
@@ -27,16 +31,25 @@ class Draft:
     """The model's name in Ollama."""
     store: str = ""
     """The store it is in; empty means Ollama's own places."""
+    base: str = ""
+    """What is trained on: `gguf`, the model's own file; `hub`, its full-precision base as far as
+    that is known; or `other`, the base that is named in `full_base`."""
+    full_base: str = ""
+    """A repository or a folder that the person named."""
     sources: tuple[str, ...] = ()
     """Files, folders, patterns and datasets, as they were typed."""
     map: str = ""
     """What the columns are, where the rows do not say it themselves."""
     preference: str = "refuse"
     allow_secrets: bool = False
+    held_out: str = ""
+    """Part of the rows that is held back, as a number; empty means the usual tenth."""
     goal: str = ""
     preset: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Settings that the person chose, over what the preset advises; as texts."""
+    probes: tuple[str, ...] = ()
+    """Questions that are answered while it trains, beside what the model answered before."""
     system: str = ""
     """The system text, where the goal needs no training."""
     name: str = ""
@@ -47,6 +60,11 @@ class Draft:
     def with_answers(self, **answers: Any) -> "Draft":
         """Return the draft with other answers."""
         return replace(self, **answers)
+
+    @property
+    def trains_on_base(self) -> bool:
+        """Whether the full-precision base is trained on."""
+        return self.base in {"hub", "other"}
 
     def body(self, advice: tuple[Advice, ...]) -> dict[str, Any]:
         """Return the recipe as a person would write it, with what is advised."""
@@ -62,8 +80,16 @@ class Draft:
         for key, usual in (("map", ""), ("preference", "refuse"), ("allow_secrets", False)):
             if getattr(self, key) != usual:
                 recipe["data"][key] = getattr(self, key)
+        if self.held_out:
+            recipe["data"]["validation_fraction"] = float(self.held_out)
+        if self.trains_on_base:
+            recipe["training"]["base"] = "hub"
+        if self.base == "other":
+            recipe["model"]["base"] = self.full_base
         for item in advice:
             recipe[item.section][item.key] = item.value
+        if self.probes:
+            recipe["evaluation"] = {"probe_prompts": list(self.probes)}
         if self.publish:
             recipe["publish"] = {"name": self.publish}
         return recipe
@@ -100,6 +126,10 @@ class Draft:
         words = ["llamaforge", "train", "--model", self.model, "--data", *self.sources]
         if self.store:
             words += ["--store", self.store]
+        if self.trains_on_base:
+            words += ["--from", "hub"]
+        if self.base == "other":
+            words += ["--base", self.full_base]
         if self.map:
             words += ["--map", self.map]
         if self.preference != "refuse":
@@ -108,7 +138,12 @@ class Draft:
             words.append("--allow-secrets")
         if self.name:
             words += ["--name", self.name]
-        settings = {item.key: str(item.value) for item in advice} | dict(self.settings)
+        settings = {item.key: str(item.value) for item in advice}
+        if self.held_out:
+            settings["validation_fraction"] = self.held_out
+        if self.probes:
+            settings["probe_prompts"] = json.dumps(list(self.probes), ensure_ascii=False)
+        settings |= self.settings
         for key, value in settings.items():
             words += ["--set", f"{key}={value}"]
         if self.publish:
@@ -125,15 +160,55 @@ def _place(key: str, recipe: Recipe) -> tuple[str, str]:
     return next((part, key) for part in sections if hasattr(getattr(recipe, part), key))
 
 
-def kept_draft() -> Draft | None:
-    """Return the draft that was left behind, if there is one that can be read."""
+def kept_drafts() -> list[Draft]:
+    """Return the drafts that were left behind and can be read, the newest first."""
+    found = []
+    for file in _files():
+        draft = _read(file)
+        if draft is not None:
+            found.append(draft)
+    return found
+
+
+def kept_draft(model: str | None = None, store: str = "") -> Draft | None:
+    """Return the newest draft that was left behind, of a model of a store or of any."""
+    for draft in kept_drafts():
+        if model is None or (draft.model, draft.store) == (model, store):
+            return draft
+    return None
+
+
+def keep_draft(draft: Draft) -> bool:
+    """Remember a draft, to be offered again; return whether that could be done.
+
+    There is one for each model with its rows; the oldest of many is given up.
+    """
     try:
-        body = json.loads(_file().read_text(encoding="utf-8"))
+        write_json(_file(draft), asdict(draft))
+        if draft.sources:  # it was kept before without any
+            _file(replace(draft, sources=())).unlink(missing_ok=True)
+        for file in _files()[_MOST_DRAFTS:]:
+            file.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def forget_draft(draft: Draft) -> None:
+    """Forget a draft that was kept."""
+    for file in (_file(draft), _file(replace(draft, sources=()))):
+        file.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> Draft | None:
+    try:
+        body = json.loads(file.read_text(encoding="utf-8"))
         known = {item.name for item in fields(Draft)}
         values = {key: value for key, value in body.items() if key in known}
-        values["sources"] = tuple(map(str, values.get("sources", ())))
+        for key in ("sources", "probes"):
+            values[key] = tuple(map(str, values.get(key, ())))
         values["settings"] = {str(k): str(v) for k, v in dict(values.get("settings", {})).items()}
-        texts = known - {"sources", "settings", "allow_secrets"}
+        texts = known - {"sources", "probes", "settings", "allow_secrets"}
         if any(not isinstance(values.get(key, ""), str) for key in texts):
             return None
         return Draft(**values)
@@ -141,23 +216,32 @@ def kept_draft() -> Draft | None:
         return None
 
 
-def keep_draft(draft: Draft) -> None:
-    """Remember a draft, to be offered again; a home that cannot be written to is passed over."""
-    try:
-        write_json(_file(), asdict(draft))
-    except OSError:
-        return
-
-
-def forget_draft() -> None:
-    """Forget the draft that was kept."""
-    _file().unlink(missing_ok=True)
-
-
 def write_recipe(path: Path, text: str) -> None:
     """Write a recipe file, whole or not at all."""
     write_atomic(path, text, mode=0o644)
 
 
-def _file() -> Path:
-    return paths.home() / "draft.json"
+def _files() -> list[Path]:
+    """Return the files of all drafts, the newest first."""
+    try:
+        found = [(file.stat().st_mtime_ns, file) for file in _folder().glob("*.json")]
+    except OSError:
+        return []
+    return [file for _, file in sorted(found, reverse=True)]
+
+
+def _file(draft: Draft) -> Path:
+    """Return the file of a draft: the same for the same model and rows."""
+    about = json.dumps([draft.model, draft.store, [_absolute(text) for text in draft.sources]])
+    return _folder() / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
+
+
+def _absolute(text: str) -> str:
+    try:
+        return absolute_source(text)
+    except LlamaForgeError:
+        return text
+
+
+def _folder() -> Path:
+    return paths.home() / "drafts"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamaforge import hardware, paths
 from llamaforge.catalog.inventory import Inventory
@@ -12,6 +12,10 @@ from llamaforge.catalog.names import parse_name
 from llamaforge.errors import LlamaForgeError, UsageError
 from llamaforge.wizard.presets import Rows
 from llamaforge.words import size_words
+
+if TYPE_CHECKING:
+    from llamaforge.wizard.bases import BaseFacts
+    from llamaforge.wizard.columns import ColumnFacts
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,14 @@ class Facts:
     """Why models could not be looked at."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """The check of the rows, as `worker.data_check` writes it; empty before it was made."""
+    report_of: tuple[Any, ...] = ()
+    """The answers that it was made for."""
+    prompts: tuple[str, ...] = ()
+    """Some questions out of the rows."""
+    base: "BaseFacts | None" = None
+    """The full-precision base of the draft's model; None before it was looked up."""
+    columns: "ColumnFacts | None" = None
+    """What the columns of the rows could be; None before they were looked at."""
 
     @property
     def trainable(self) -> tuple[StoredModel, ...]:

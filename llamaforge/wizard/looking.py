@@ -1,18 +1,34 @@
-"""Looking through the rows of a draft: in a process of its own, and never with an exception."""
+"""What is looked at on the way, because of the answers before: the base, the rows.
 
-from collections.abc import Callable
+It takes a while and never ends with an exception. A screen looks in a thread.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from llamaforge.data.sources import absolute_source
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.recipe.spec import DataChoice, parse
 from llamaforge.runs.data_checks import check
+from llamaforge.wizard.bases import about, base_facts
+from llamaforge.wizard.columns import column_facts
 from llamaforge.wizard.draft import Draft
+from llamaforge.wizard.facts import Facts
+from llamaforge.wizard.no_training import examples
+from llamaforge.wizard.recent import remember_sources
+
+_LONGEST_PROMPT: Final = 200
+"""Characters of a question that is proposed."""
+_OF_ROWS: Final = ("chat_template", "max_length", "max_rejected_fraction", "images")
+"""Settings on which the check of the rows depends."""
+OnProgress = Callable[[str, int], None]
+"""Takes what is going on and how many rows it has come to."""
 
 
-def report_on(draft: Draft, on_progress: Callable[[str, int], None]) -> dict[str, Any]:
+def report_on(draft: Draft, on_progress: OnProgress) -> dict[str, Any]:
     """Return the check of a draft's rows.
 
     It is as `worker.data_check.report` describes it; where there can be none, `code`, `message`
@@ -26,6 +42,11 @@ def report_on(draft: Draft, on_progress: Callable[[str, int], None]) -> dict[str
                 "map": draft.map or None,
                 "preference": draft.preference,
                 "allow_secrets": draft.allow_secrets,
+                **{
+                    key: draft.settings[key]
+                    for key in _OF_ROWS
+                    if key in draft.settings and key != "chat_template"
+                },
             },
             "The rows",
         )
@@ -33,7 +54,91 @@ def report_on(draft: Draft, on_progress: Callable[[str, int], None]) -> dict[str
             data=data,
             model=draft.model or None,
             store=Path(draft.store) if draft.store else None,
+            chat_template=draft.settings.get("chat_template"),
         )
         return check(request.model_dump_json(), on_progress)
     except LlamaForgeError as error:
         return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+@dataclass(frozen=True)
+class Look:
+    """One thing to look at."""
+
+    words: str
+    """What is said meanwhile."""
+    is_due: Callable[[Draft, Facts], bool]
+    """Whether the facts are not, or no longer, those of the draft."""
+    at: Callable[[Draft, Facts, OnProgress], Facts]
+    """Returns the facts with what was seen."""
+
+
+def rows_about(draft: Draft) -> tuple[Any, ...]:
+    """Return the answers on which the check of the rows depends."""
+    return (
+        draft.model, draft.store, draft.sources, draft.map, draft.preference, draft.allow_secrets,
+        tuple(draft.settings.get(key) for key in _OF_ROWS),
+    )  # fmt: skip
+
+
+def _refuses_pairs(report: Mapping[str, Any]) -> bool:
+    return report.get("code") == "unsupported_format" and "preference" in report["message"]
+
+
+def _at_rows(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
+    report = report_on(draft, on_progress)
+    if draft.preference == "refuse" and _refuses_pairs(report):
+        # What becomes of pairs is asked with the goal; until then they are looked at as pairs.
+        report = report_on(replace(draft, preference="pairs"), on_progress)
+    if "rows" in report:
+        remember_sources([absolute_source(text) for text in draft.sources])
+    return replace(
+        facts, report=report, report_of=rows_about(draft), prompts=_prompts(draft, report)
+    )
+
+
+def _prompts(draft: Draft, report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return some short questions out of the rows, to be proposed."""
+    if "rows" not in report or draft.map:
+        return ()
+    try:
+        found = examples([absolute_source(text) for text in draft.sources], 3)
+    except (LlamaForgeError, OSError):
+        return ()
+    asked = [turn["content"] for turn in found if turn["role"] == "user"]
+    return tuple(text for text in asked if len(text) <= _LONGEST_PROMPT)
+
+
+def _at_columns(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
+    del on_progress
+    return replace(facts, columns=column_facts(draft))
+
+
+def _at_base(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
+    del on_progress
+    return replace(facts, base=base_facts(draft))
+
+
+LOOKS: Final[Mapping[str, Look]] = {
+    "rows": Look(
+        "Looking through the rows",
+        lambda draft, facts: not facts.report or facts.report_of != rows_about(draft),
+        _at_rows,
+    ),
+    "columns": Look(
+        "Looking at the columns",
+        lambda draft, facts: facts.columns is None or facts.columns.of != draft.sources,
+        _at_columns,
+    ),
+    "base": Look(
+        "Looking for the full-precision weights",
+        lambda draft, facts: facts.base is None or facts.base.of != about(draft),
+        _at_base,
+    ),
+}
+
+
+def due(name: str, draft: Draft, facts: Facts) -> Look | None:
+    """Return what has to be looked at, by its name in `LOOKS`; None where nothing has to be."""
+    look = LOOKS.get(name)
+    return look if look is not None and look.is_due(draft, facts) else None

@@ -55,6 +55,8 @@ class Advice:
     reason: str
 
 
+PREFER: Final = "prefer"
+"""The goal that learns from pairs of answers."""
 GOALS: Final = (
     Goal(
         "style",
@@ -73,6 +75,12 @@ GOALS: Final = (
         "Answer from your own texts",
         "The model takes on facts and terms. It needs many rows, and may still mix facts up.",
         32,
+    ),
+    Goal(
+        "prefer",
+        "Prefer some answers over others",
+        "Learns from pairs of a better and a worse answer (DPO).",
+        16,
     ),
     Goal(
         "prompt",
@@ -101,6 +109,8 @@ def preset_of(key: str) -> Preset:
 
 def advise(goal: Goal, preset: Preset, rows: Rows) -> tuple[Advice, ...]:
     """Return the settings that suit, in the order in which a person would ask for them."""
+    if goal.key == PREFER:
+        return _of_pairs(goal, preset, rows)
     rank = max(4, round(goal.lora_r * preset.rank_factor))
     epochs, why_epochs = _epochs(preset, rows)
     batch, accumulation, why_batch = _batch(rows)
@@ -129,6 +139,31 @@ def advise(goal: Goal, preset: Preset, rows: Rows) -> tuple[Advice, ...]:
         found.append(
             Advice("training", "max_steps", _QUICK_STEPS, "a look, not a whole pass over the rows")
         )
+    return tuple(found)
+
+
+def _of_pairs(goal: Goal, preset: Preset, rows: Rows) -> tuple[Advice, ...]:
+    rank = max(4, round(goal.lora_r * preset.rank_factor))
+    batch, accumulation, _ = _batch(rows)
+    batch, accumulation = max(1, batch // 2), accumulation * min(2, batch)
+    epochs = 2.0 if preset.key == "thorough" else 1.0
+    found = [
+        Advice("training", "method", "dpo", "learns from a better and a worse answer"),
+        Advice("training", "beta", 0.1, "how far it may move away from what it says now"),
+        Advice("training", "lora_r", rank, f"rank {goal.lora_r} usually suffices{_times(preset)}"),
+        Advice("training", "lora_alpha", float(2 * rank), "twice the rank, so that the rate fits"),
+        Advice("training", "learning_rate", 2e-5, "a tenth of the usual rate, or answers decay"),
+        Advice("training", "num_train_epochs", epochs,
+               "pairs are read once" if epochs == 1 else "pairs are read twice to be thorough"),
+        Advice("training", "per_device_train_batch_size", batch,
+               "half as many at a time: each pair is two rows"),
+        Advice("training", "gradient_accumulation_steps", accumulation,
+               f"{batch * accumulation} pairs a step, which keeps steps steady"),
+    ]  # fmt: skip
+    steps = math.ceil(rows.count * epochs / (batch * accumulation))
+    if preset.key == "quick" and steps > _QUICK_STEPS:
+        why = "a look, not a whole pass over the pairs"
+        found.append(Advice("training", "max_steps", _QUICK_STEPS, why))
     return tuple(found)
 
 

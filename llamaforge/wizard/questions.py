@@ -1,9 +1,7 @@
 """The questions of the wizard, one after the other: the plain one and the screens ask the same."""
 
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,68 +9,19 @@ from llamaforge.catalog.names import parse_name
 from llamaforge.errors import LlamaForgeError
 from llamaforge.runs.directory import check_run_name
 from llamaforge.safe_text import safe_line
+from llamaforge.wizard import base_step, data_step
+from llamaforge.wizard.base_step import packed_memory
+from llamaforge.wizard.data_step import are_pairs, rows_problem
 from llamaforge.wizard.draft import NO_TRAINING, Draft
 from llamaforge.wizard.facts import Facts
-from llamaforge.wizard.presets import GOALS, PRESETS, advise, goal_of, preset_of
+from llamaforge.wizard.presets import GOALS, PREFER, PRESETS, advise, goal_of, preset_of
+from llamaforge.wizard.question import Kind, Option, Question, Step
 from llamaforge.words import count_words, size_words
 
 _FEW_ROWS: Final = 50
-_LEAST_MEMORY: Final = 1_500_000_000
-"""Bytes that training takes beside the model's file, at the least."""
-
-
-class Kind(StrEnum):
-    """How a question is answered."""
-
-    CHOICE = "choice"
-    TEXT = "text"
-    SOURCES = "sources"
-    """Places of data, one or more."""
-    YES_NO = "yes_no"
-
-
-@dataclass(frozen=True)
-class Option:
-    """One answer to choose."""
-
-    value: str
-    title: str
-    explanation: str = ""
-    refusal: str = ""
-    """Why it cannot be chosen; empty where it can."""
-
-
-Words = Callable[[Draft, Facts], str]
-
-
-@dataclass(frozen=True)
-class Question:
-    """One thing that is asked."""
-
-    key: str
-    """The attribute of the draft that takes the answer."""
-    flag: str
-    """The option that gives it on the command line."""
-    title: str
-    help: str
-    """A sentence for somebody who hears of it for the first time."""
-    kind: Kind
-    options: Callable[[Draft, Facts], list[Option]] = lambda draft, facts: []
-    default: Callable[[Draft, Facts], Any] = lambda draft, facts: ""
-    problem: Callable[[Any, Draft, Facts], str] = lambda answer, draft, facts: ""
-    """What speaks against an answer, in one sentence; empty where nothing does."""
-    applies: Callable[[Draft, Facts], bool] = lambda draft, facts: True
-    is_optional: bool = False
-
-
-@dataclass(frozen=True)
-class Step:
-    """Some questions that belong together."""
-
-    key: str
-    title: str
-    purpose: str
-    questions: tuple[Question, ...]
+_MOST_PROBES: Final = 16
+_LONGEST_PROBE: Final = 8_000
+"""Characters."""
 
 
 def _models(draft: Draft, facts: Facts) -> list[Option]:
@@ -80,7 +29,7 @@ def _models(draft: Draft, facts: Facts) -> list[Option]:
     options = []
     for model in facts.models:
         size = f"{count_words(model.parameter_count)} {model.quantization}".strip()
-        needed = model.size_bytes * 1.3 + 1.5e9
+        needed = packed_memory(model)
         fits = (
             "" if needed < facts.machine.memory else f"needs about {size_words(needed)} of memory"
         )
@@ -97,35 +46,31 @@ def _model_problem(answer: Any, draft: Draft, facts: Facts) -> str:
     return safe_line(model.reason)
 
 
-def _sources_problem(answer: Any, draft: Draft, facts: Facts) -> str:
-    del draft, facts
-    from llamaforge.data.sources import expand, parse_source  # noqa: PLC0415 - asked late
+def _goals(draft: Draft, facts: Facts) -> list[Option]:
+    del draft
+    pairs = are_pairs(facts)
+    options = []
+    for goal in GOALS:
+        words, refusal = goal.explanation, ""
+        if pairs and goal.key not in {PREFER, NO_TRAINING}:
+            words = f"Learns the better answers alone. {words}"
+        elif goal.key == PREFER and "rows" in facts.report and not pairs:
+            refusal = "it needs rows with a better and a worse answer: chosen and rejected"
+        options.append(Option(goal.key, goal.title, words, refusal))
+    return options
 
-    if not answer:
-        return "Name at least one file."
-    try:
-        found = [parse_source(text) for text in answer]
-        expand([source for source in found if not source.is_on_the_hub])
-    except LlamaForgeError as error:
-        return f"{error.message} {error.hint}".strip()
-    return ""
 
-
-def _map_problem(answer: Any, draft: Draft, facts: Facts) -> str:
-    del draft, facts
-    from llamaforge.data.mapping import Mapping as Columns  # noqa: PLC0415
-
-    if not answer:
-        return ""
-    try:
-        Columns.parse(str(answer))
-    except LlamaForgeError as error:
-        return f"{error.message} {error.hint}".strip()
-    return ""
+def _goal_problem(answer: Any, draft: Draft, facts: Facts) -> str:
+    found = next((goal for goal in _goals(draft, facts) if goal.value == answer), None)
+    if found is None:
+        return f"Choose one of {', '.join(goal.key for goal in GOALS)}."
+    return f"That is not possible: {found.refusal}." if found.refusal else ""
 
 
 def _default_goal(draft: Draft, facts: Facts) -> str:
     del draft
+    if are_pairs(facts):
+        return PREFER
     return NO_TRAINING if 0 < facts.rows.count < _FEW_ROWS else "style"
 
 
@@ -164,6 +109,13 @@ def _publish_problem(answer: Any, draft: Draft, facts: Facts) -> str:
     if draft.model and name == parse_name(draft.model):
         return "That is the name of the model itself; choose another one."
     return ""
+
+
+def _probes_problem(answer: Any, draft: Draft, facts: Facts) -> str:
+    del draft, facts
+    if len(answer) > _MOST_PROBES:
+        return f"At most {_MOST_PROBES} questions can be watched."
+    return "One of them is too long." if any(len(text) > _LONGEST_PROBE for text in answer) else ""
 
 
 def _setting_problem(answer: Any, draft: Draft, facts: Facts) -> str:
@@ -207,10 +159,8 @@ def _trains(draft: Draft, facts: Facts) -> bool:
     return draft.goal != NO_TRAINING
 
 
-def _needs_map(draft: Draft, facts: Facts) -> bool:
-    return bool(draft.map) or facts.report.get("code") in {"unknown_format", "ambiguous_format"}
-
-
+LISTS: Final = frozenset({Kind.SOURCES, Kind.LINES})
+"""Kinds whose answer is several texts."""
 MODEL: Final = Question(
     "model",
     "--model",
@@ -227,59 +177,8 @@ STEPS: Final = (
         "Which of your models shall learn? Its own file stays as it is.",
         (MODEL,),
     ),
-    Step(
-        "data",
-        "Rows",
-        "What shall it learn from? Your rows stay on this machine.",
-        (
-            Question(
-                "sources",
-                "--data",
-                "Files, folders or datasets",
-                "JSON Lines, JSON, CSV, Parquet, text; a folder, a pattern or hf:OWNER/NAME.",
-                Kind.SOURCES,
-                problem=_sources_problem,
-            ),
-            Question(
-                "map",
-                "--map",
-                "What the columns are",
-                "For rows that no known format fits: prompt=question,completion=answer",
-                Kind.TEXT,
-                problem=_map_problem,
-                applies=_needs_map,
-                is_optional=True,
-            ),
-            Question(
-                "preference",
-                "--preference",
-                "Train on the better answers?",
-                "The rows are pairs of a better and a worse answer.",
-                Kind.CHOICE,
-                options=lambda draft, facts: [
-                    Option("chosen", "Yes", "the worse answers are left aside"),
-                    Option("refuse", "No"),
-                ],
-                default=lambda draft, facts: "chosen",
-                applies=lambda draft, facts: (
-                    facts.report.get("code") == "unsupported_format"
-                    and "preference" in str(facts.report.get("message", ""))
-                ),
-            ),
-            Question(
-                "allow_secrets",
-                "--allow-secrets",
-                "Train although some rows look like they hold keys or passwords?",
-                "A model repeats what it learned. It is better to take them out.",
-                Kind.YES_NO,
-                default=lambda draft, facts: False,
-                applies=lambda draft, facts: any(
-                    item.get("code") == "secrets" and item.get("level") == "stop"
-                    for item in facts.report.get("problems", ())
-                ),
-            ),
-        ),
-    ),
+    base_step.STEP,
+    data_step.STEP,
     Step(
         "goal",
         "Goal",
@@ -291,10 +190,12 @@ STEPS: Final = (
                 "What you want",
                 "It decides how large the adapter is.",
                 Kind.CHOICE,
-                options=lambda draft, facts: [
-                    Option(goal.key, goal.title, goal.explanation) for goal in GOALS
-                ],
+                options=_goals,
                 default=_default_goal,
+                problem=_goal_problem,
+                needs="rows",
+                looks="rows",
+                judged=rows_problem,
             ),
             Question(
                 "preset",
@@ -310,9 +211,23 @@ STEPS: Final = (
                 "settings",
                 "--set",
                 "Settings to change",
-                "KEY=VALUE, divided by spaces, such as learning_rate=1e-4; Enter keeps them all.",
-                Kind.TEXT,
+                "All are as the preset advises; change what you like, or go on.",
+                Kind.SETTINGS,
                 problem=_setting_problem,
+                applies=_trains,
+                is_optional=True,
+            ),
+            Question(
+                "probes",
+                "--probe",
+                "Questions to watch",
+                "The model answers them while it trains, and you see how its answers change.",
+                Kind.LINES,
+                options=lambda draft, facts: [
+                    Option(text, safe_line(text, limit=60), "from your rows")
+                    for text in facts.prompts
+                ],
+                problem=_probes_problem,
                 applies=_trains,
                 is_optional=True,
             ),
@@ -369,8 +284,23 @@ def open_questions(draft: Draft, facts: Facts) -> list[Question]:
     ]
 
 
-def taken(question: Question, answer: Any) -> Mapping[str, Any]:
+def taken(question: Question, answer: Any, facts: Facts) -> Mapping[str, Any]:
     """Return what an answer changes in the draft."""
     if question.key == "settings":
         return {"settings": settings_of(str(answer))}
-    return {question.key: tuple(answer) if question.kind is Kind.SOURCES else answer}
+    if question.key == "goal":
+        better = are_pairs(facts) and answer not in {PREFER, NO_TRAINING}
+        return {"goal": answer, "preference": "chosen" if better else "refuse"}
+    return {question.key: tuple(answer) if question.kind in LISTS else answer}
+
+
+def questions_of(
+    draft: Draft, facts: Facts, *, without: frozenset[str] = frozenset()
+) -> list[Question]:
+    """Return the questions that apply as far as is known now, in their order."""
+    return [
+        question
+        for step in STEPS
+        for question in step.questions
+        if question.key not in without and question.applies(draft, facts)
+    ]

@@ -1,12 +1,14 @@
 """What is trained on: the file's own packed blocks, or the full-precision base."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.errors import InvalidFileError, RefusedError
-from llamaforge.files import sha256_of
-from llamaforge.recipe.spec import ResolvedBase, TrainingSettings
+from llamaforge.files import sha256_of, write_json
+from llamaforge.gguf.header import Header
+from llamaforge.recipe.spec import ResolvedBase, RunSpec, TrainingSettings
 from llamaforge.runs import events
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.job import Job
@@ -18,11 +20,13 @@ if TYPE_CHECKING:
     from llamaforge.training.model import LoadedModel
 
 _SHA256_DIGITS: Final = 64
+_NOTED: Final = "base.json"
+"""In the run's data: the sha256 of each file of weights."""
 _PROGRESS_BYTES: Final = 256 * 1024 * 1024
 
 
 def load_to_train(
-    job: Job, settings: TrainingSettings
+    spec: RunSpec, header: Header, settings: TrainingSettings
 ) -> tuple["LoadedModel", "PeftModel | PreTrainedModel"]:
     """Return the model as it was loaded, and what of it is trained.
 
@@ -36,15 +40,15 @@ def load_to_train(
     from llamaforge.training.model import load_packed_model
 
     dtype = compute_type(settings.compute_dtype)
-    full = job.spec.model.full
+    full = spec.model.full
     if full is None:
-        packed = load_packed_model(job.header, dtype)
+        packed = load_packed_model(header, dtype)
         model = attach_lora(packed, settings)
         model.to(settings.device)
         return packed, model
     loaded = load_dense_model(
         full.folder,
-        job.header,
+        header,
         # Steps are smaller than bfloat16 can tell apart: weights that are trained stay float32.
         dtype if settings.use_peft else torch.float32,
         device=settings.device,
@@ -73,7 +77,8 @@ def check_base(job: Job) -> None:
     """Return if the base is whole, holds numbers only, and is what the model's file was made of.
 
     Raises:
-        InvalidFileError: a file is damaged (`bad_base`).
+        InvalidFileError: a file is damaged (`bad_base`), or changed since the run began
+            (`base_changed`).
         RefusedError: it is another model's base (`other_base`).
     """
     from llamaforge.export.base_tensors import BaseTensors
@@ -92,6 +97,7 @@ def check_base(job: Job) -> None:
     for path in files:
         digests[path.name] = _digest(job, path, done, total)
         done += path.stat().st_size
+    _require_same(job, digests)
     for name, tensor in weights.tensors.items():
         for _ in weights.parts(name):
             job.check_stop()
@@ -111,6 +117,28 @@ def check_base(job: Job) -> None:
         "files": digests,
     }
     job.emit(events.Report(kind="base", figures=figures))
+
+
+def _require_same(job: Job, digests: dict[str, str]) -> None:
+    """Note the digests of the base, or hold them against those that the run began with.
+
+    Raises:
+        InvalidFileError: they differ (`base_changed`).
+    """
+    path = job.run.data / _NOTED
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        job.run.data.mkdir(parents=True, exist_ok=True)
+        write_json(path, digests)
+        return
+    changed = sorted(name for name in noted | digests if noted.get(name) != digests.get(name))
+    if changed:
+        raise InvalidFileError(
+            f"The file {safe_line(changed[0])} of the base is not the one that the run began with.",
+            "Put the old one back, or start a new run.",
+            code="base_changed",
+        )
 
 
 def _digest(job: Job, path: Path, before: int, total: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamaforge.errors import ExitCode, LlamaForgeError
+from llamaforge.gguf.llama_files import llama_files, remove_leftovers
 from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
@@ -31,6 +32,10 @@ def main(arguments: list[str]) -> ExitCode:
         found = check_merged(RunDirectory(options.run), options.file)
     except LlamaForgeError as error:
         _print({"loads": False, "message": error.message, "hint": error.hint})
+        return ExitCode.FAILED
+    except OSError as error:
+        message = f"it cannot be read, or copied beside it to be read: {error.strerror}."
+        _print({"loads": False, "message": message})
         return ExitCode.FAILED
     _print(found)
     return ExitCode.DONE
@@ -52,8 +57,15 @@ def check_merged(run: RunDirectory, path: Path) -> dict[str, Any]:
     encoded = conversations_of(run, spec, header).rows
     chosen = proof_rows(encoded, min(_ROWS, spec.evaluation.fidelity_rows))
     rows = [FidelityRow(item.row.ids, item.row.trained) for item in chosen]
-    with ServedPair(spec.model.blob, path, context=max_length_of(spec)) as served:
-        trained = load_trained_base(header, full, spec.training, learned_file(run))
+    remove_leftovers(path.parent)
+    with (
+        llama_files(header, path.parent) as before,
+        llama_files(read_model(path), path.parent) as tuned,
+        ServedPair(before, tuned, context=max_length_of(spec)) as served,
+    ):
+        # It was merged into the full precision, also where that was held as NF4 while it learned.
+        settings = spec.training.model_copy(update={"load_in_4bit": False})
+        trained = load_trained_base(header, full, settings, learned_file(run))
         return {"loads": True} | measure_distance(trained, served, rows)
 
 

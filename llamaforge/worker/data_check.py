@@ -11,8 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -39,14 +38,7 @@ from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
-from llamaforge.worker.limits import (
-    MOST_RENDERED_BYTES,
-    TEMPLATE_MEMORY_BYTES,
-    TooSlow,
-    last_resort,
-    memory_limit,
-    time_limit,
-)
+from llamaforge.worker.limits import MOST_RENDERED_BYTES, TooSlow, program_limits
 
 _RENDERED_ROWS: Final = 20_000
 """Rows that are measured as the template renders them; the rest are counted by their texts."""
@@ -204,7 +196,7 @@ class _Rendered:
     def __call__(self, record: Record) -> RowLength:
         """Return the length of a row in tokens."""
         if (
-            text_bytes(record.messages + record.chosen) <= MOST_RENDERED_BYTES
+            text_bytes(record.messages + record.chosen + record.rejected) <= MOST_RENDERED_BYTES
             and self.rendered < _RENDERED_ROWS
             and self.given_up < _MOST_GIVEN_UP
             and self.seconds < _RENDERING_SECONDS
@@ -212,7 +204,7 @@ class _Rendered:
             self.rendered += 1
             started = time.monotonic()
             try:
-                with _limits(self.row_seconds):
+                with program_limits(self.row_seconds):
                     return self._rendered(record)
             except (TooSlow, MemoryError):
                 self.given_up += 1
@@ -223,7 +215,16 @@ class _Rendered:
         return self._by_text(record)
 
     def _rendered(self, record: Record) -> RowLength:
-        messages = (*record.messages, *record.chosen)
+        """Return the length of a row; of a pair, that of its longer side."""
+        if not record.rejected:
+            return self._side(record, record.messages + record.chosen)
+        prompt = tuple(replace(turn, trained=False) for turn in record.messages)
+        sides = [self._side(record, prompt + turns) for turns in (record.chosen, record.rejected)]
+        return RowLength(
+            max(side.tokens for side in sides), max(side.last_exchange for side in sides)
+        )
+
+    def _side(self, record: Record, messages: tuple[Message, ...]) -> RowLength:
         try:
             row = self.renderer.encode(messages)
         except RowError as error:
@@ -299,7 +300,7 @@ def _measure(request: CheckRequest) -> tuple[_Rendered | None, int | None]:
         request.chat_template, tokenizer.chat_template, tokenizer.special_ids
     )
     try:
-        with _limits(request.row_seconds):
+        with program_limits(request.row_seconds):
             renderer = ChatRenderer(tokenizer, template, datetime.now(UTC))
     except (TooSlow, MemoryError) as error:
         raise InvalidFileError(
@@ -309,15 +310,6 @@ def _measure(request: CheckRequest) -> tuple[_Rendered | None, int | None]:
         ) from error
     context = model.context_length
     return _Rendered(safe_line(model.name), renderer, request.row_seconds, context), context or None
-
-
-def _limits(seconds: float) -> ExitStack:
-    """Return what bounds a program from outside while it is entered."""
-    with ExitStack() as stack:
-        stack.enter_context(last_resort(2 * seconds + 1))
-        stack.enter_context(memory_limit(TEMPLATE_MEMORY_BYTES))
-        stack.enter_context(time_limit(seconds))
-        return stack.pop_all()
 
 
 def _last_exchange(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -10,15 +10,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
+from llamaforge.gguf.header import Header
 from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory, open_run
 from llamaforge.worker.job import conversations_of
 from llamaforge.worker.sampling import spread
 from llamaforge.worker.train import final_checkpoint
+
+if TYPE_CHECKING:
+    from llamaforge.worker.trained import Trained
 
 _ENOUGH_TOKENS: Final = 32_768
 """More change the matrix little; each costs a third of a training step's time."""
@@ -49,7 +53,6 @@ def measure(run: RunDirectory, path: Path, adapter_digest: str) -> dict[str, int
     """
     from llamaforge.export.importance import Sums, write_importance
     from llamaforge.training.importance import measure_importance
-    from llamaforge.worker.trained import load_trained
 
     spec = RunSpec.load(run.spec_file)
     header = read_model(spec.model.blob, spec.model.files)
@@ -60,7 +63,7 @@ def measure(run: RunDirectory, path: Path, adapter_digest: str) -> dict[str, int
             "Leave out --imatrix.",
             code="no_rows",
         )
-    trained = load_trained(header, spec.training, final_checkpoint(run))
+    trained = _tuned(run, spec, header)
     tokens = [len(ids) for ids in rows]
 
     def on_row(done: int) -> None:
@@ -76,6 +79,18 @@ def measure(run: RunDirectory, path: Path, adapter_digest: str) -> dict[str, int
         adapter_digest=adapter_digest,
     )
     return {"rows": len(rows), "tokens": sum(tokens)}
+
+
+def _tuned(run: RunDirectory, spec: RunSpec, header: Header) -> "Trained":
+    """Return the model's own file with the run's adapter, wherever that was trained."""
+    from llamaforge.export.base_run import learned_file
+    from llamaforge.export.learned import factors_over, read_learned
+    from llamaforge.worker.trained import lay_over, load_trained
+
+    if spec.model.full is None:
+        return load_trained(header, spec.training, final_checkpoint(run))
+    learned = read_learned(learned_file(run), spec.training)
+    return lay_over(header, spec.training, factors_over(header, learned))
 
 
 def chosen_rows(rows: Sequence[list[int]]) -> list[list[int]]:

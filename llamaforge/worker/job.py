@@ -28,6 +28,7 @@ from llamaforge.runs.directory import RunDirectory, RunState, Status
 from llamaforge.runs.pulse import Heart
 from llamaforge.safe_text import safe_line
 from llamaforge.words import size_words
+from llamaforge.worker.limits import TemplateLimits
 
 _STATE_SECONDS: Final = 1.0
 """How often `state.json` follows the steps; what is written between is in the events."""
@@ -93,7 +94,7 @@ def renderer_of(spec: RunSpec, tokenizer: GgufTokenizer) -> ChatRenderer:
         spec.model.own_template(tokenizer.chat_template),
         tokenizer.special_ids,
     )
-    return ChatRenderer(tokenizer, template, spec.created)
+    return ChatRenderer(tokenizer, template, spec.created, TemplateLimits())
 
 
 def counted_on(event: events.Event, steps: int) -> events.Event:
@@ -112,14 +113,17 @@ def counted_on(event: events.Event, steps: int) -> events.Event:
 class Job:
     """Everything that a stage needs; the only writer of the run's events and state."""
 
-    def __init__(self, run: RunDirectory, spec: RunSpec) -> None:
+    def __init__(
+        self, run: RunDirectory, spec: RunSpec, *, events_file: Path | None = None
+    ) -> None:
+        """Open the run's events, or another file for them."""
         self.run = run
         self.spec = spec
         self._whole = (run, spec)
         self.phase = 1
         """The phase of training that stages see as the run."""
         self._steps_before = 0
-        self._writer = events.EventWriter(run.events_file)
+        self._writer = events.EventWriter(events_file or run.events_file)
         self._status = Status()
         self._written = 0.0
         self._told = 0.0
@@ -159,15 +163,20 @@ class Job:
         return self._header
 
     @contextmanager
-    def llama_files(self, *, vocabulary_only: bool = False) -> Iterator[tuple[Path, ...]]:
-        """Give the files that llama.cpp loads for the run's model, all parts in order.
+    def llama_files(
+        self, header: Header | None = None, *, vocabulary_only: bool = False
+    ) -> Iterator[tuple[Path, ...]]:
+        """Give the files that llama.cpp loads for a model, all parts in order.
+
+        Args:
+            header: the model; None is the one that is trained.
+            vocabulary_only: leave out the weights.
 
         Raises:
             LlamaForgeError: there is no room for a copy that llama.cpp takes (`no_copy`).
         """
-        remove_leftovers(self.run.data)
         files = llama_files(
-            self.header,
+            self.header if header is None else header,
             self.run.data,
             vocabulary_only=vocabulary_only,
             check_stop=self.check_stop,
@@ -203,6 +212,7 @@ class Job:
     def begin(self, *, resumed: bool) -> None:
         """Take the run: from here on its state names this process."""
         control.withdraw(self.run)  # wishes for an earlier worker
+        remove_leftovers(self.run.data)
         before = self.run.read_status()
         kills = memory_kills()
         self.was_killed_for_memory = (
@@ -273,6 +283,19 @@ class Job:
             case _:
                 pass
         return event
+
+    def relay(self, event: events.Event) -> events.Event:
+        """Write an event that another process of the run tells, and what it says of the state."""
+        match event:
+            case events.Paused():
+                self._status = replace(self._status, state=RunState.PAUSED, message=event.message)
+                self._write_status()
+            case events.Resumed():
+                self._status = replace(self._status, state=RunState.RUNNING, message="")
+                self._write_status()
+            case _:
+                pass
+        return self.emit(event)
 
     def note(self, **metrics: Any) -> None:
         """Add figures to the run's state."""

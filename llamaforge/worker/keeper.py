@@ -7,14 +7,17 @@ left to a person, who may have wanted it.
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from llamaforge.hardware import memory_kills
-from llamaforge.runs.directory import RunDirectory, RunState
+from llamaforge.runs.directory import RunDirectory, RunState, is_process
 
 _GOODBYE: Final = b"."
+_END_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.05
 
 
 @contextmanager
@@ -42,7 +45,13 @@ def kept(run: RunDirectory, command: Sequence[str]) -> Iterator[None]:
 def _watch(run: RunDirectory, command: Sequence[str], worker: int, reading: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    if os.read(reading, 1) == _GOODBYE or not was_killed_for_memory(run, worker):
+    if os.read(reading, 1) == _GOODBYE:
+        return
+    # Its end of the pipe is closed before it is gone: giving back its memory takes a while.
+    deadline = time.monotonic() + _END_SECONDS
+    while is_process(worker, None) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    if not was_killed_for_memory(run, worker):
         return
     subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 

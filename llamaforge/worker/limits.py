@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Final, NoReturn
@@ -15,6 +16,10 @@ MOST_RENDERED_BYTES: Final = 1_000_000
 """UTF-8 of a row that is rendered: its tokens fit into that memory, one for each byte. Where they
 do not, the tokenizer's own code ends the process instead of raising an error."""
 _SIGNAL_AGAIN_SECONDS: Final = 0.2
+
+
+_ROW_SECONDS: Final = 5.0
+_MOST_OVERRUNS: Final = 5
 
 
 class TooSlow(Exception):  # noqa: N818 - it is a limit
@@ -83,3 +88,39 @@ def limit_memory(more_bytes: int) -> tuple[int, int]:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     return soft, hard
+
+
+def program_limits(seconds: float) -> contextlib.ExitStack:
+    """Return what bounds a program from outside, in time and memory, while it is entered."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(last_resort(2 * seconds + 1))
+        stack.enter_context(memory_limit(TEMPLATE_MEMORY_BYTES))
+        stack.enter_context(time_limit(seconds))
+        return stack.pop_all()
+
+
+class TemplateLimits:
+    """Bounds what a chat template does with each row; called, it gives what to run it in.
+
+    Where several rows took too long the template is given up: later rows are told so at once.
+    """
+
+    def __init__(self, seconds: float = _ROW_SECONDS) -> None:
+        """Allow `seconds` for each time that the template is run."""
+        self._seconds = seconds
+        self._overruns = 0
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Raise `TooSlow` or `MemoryError` in what runs inside, where it goes too far."""
+        if self._overruns >= _MOST_OVERRUNS:
+            raise TooSlow(f"it took more than {self._seconds:g} seconds for {_MOST_OVERRUNS} rows")
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals reach the main thread only
+            return
+        try:
+            with memory_limit(TEMPLATE_MEMORY_BYTES), time_limit(self._seconds):
+                yield
+        except TooSlow:
+            self._overruns += 1
+            raise

@@ -4,53 +4,94 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llamaforge.data.encoding import EncodedRecord
+from llamaforge.errors import RefusedError
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.worker.job import Job
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llamaforge.data.chat import EncodedRow
+    from llamaforge.training.batches import Loader
     from llamaforge.training.loss import OutputHead
-    from llamaforge.training.objective import Objective
+    from llamaforge.training.objective import Objective, Trainable
     from llamaforge.training.pairs import EncodedPair
+    from llamaforge.training.ranks import Ranks
 
 
 def objective_of(
     job: Job,
+    model: "Trainable",
     head: "OutputHead",
     settings: TrainingSettings,
     start: "dict[str, Tensor] | None" = None,
+    ranks: "Ranks | None" = None,
 ) -> "Objective":
     """Return what `settings.method` minimises over the run's rows.
 
     Args:
         job: the run.
+        model: what is trained.
         head: the output head over [vocabulary, hidden].
         settings: how it is trained.
         start: the adapter that training goes on from, by its parameters' names.
+        ranks: the processes that train together, where there are several.
+
+    Raises:
+        RefusedError: the best checkpoint is wanted, and no row is held out (`no_validation`).
     """
     from llamaforge.training.objective import Supervised
     from llamaforge.training.preference import DirectPreference, OddsRatio
+    from llamaforge.training.ranks import ALONE
 
     rows = job.conversations().rows
-    if not settings.learns_from_pairs:
-        return Supervised(
-            head,
-            [item.row for item in rows.train],
-            [item.row for item in rows.validation],
-            settings,
+    if settings.keeps_best and not rows.validation:
+        raise RefusedError(
+            "No row is held out for validation, so the best checkpoint cannot be told.",
+            "Hold some out: --set validation_fraction=0.1; or leave out early_stopping_patience "
+            "and load_best_model_at_end.",
+            code="no_validation",
         )
-    train, validation = _pairs(rows.train), _pairs(rows.validation)
+    if not settings.learns_from_pairs:
+        train = [item.row for item in rows.train]
+        packed = settings.packing and not (ranks and ranks.world > 1)
+        loader = _packed(job, model, train, settings) if packed else None
+        validation = [item.row for item in rows.validation]
+        return Supervised(head, train, validation, settings, loader, ranks or ALONE)
+    pairs, held_out = _pairs(rows.train), _pairs(rows.validation)
     if settings.method == "orpo":
-        return OddsRatio(head, train, validation, settings)
+        return OddsRatio(head, pairs, held_out, settings, ranks or ALONE)
     return DirectPreference(
         head,
-        train,
-        validation,
+        pairs,
+        held_out,
         settings,
         job.run.checkpoints,
         start=start,
+        ranks=ranks or ALONE,
         on_progress=lambda done, total: job.progress("train", done, total, "reference answers"),
+    )
+
+
+def _packed(
+    job: Job, model: "Trainable", rows: "list[EncodedRow]", settings: TrainingSettings
+) -> "Loader | None":
+    """Return packed batches; None, and a word about it, where rows cannot be kept apart."""
+    from llamaforge.training.lora import compute_type
+    from llamaforge.training.packing import PackedLoader, keeps_apart
+
+    if not keeps_apart(model, compute_type(settings.compute_dtype)):
+        job.warn(
+            "not_packed",
+            f"Rows one behind another would see each other in a {job.spec.model.architecture} "
+            "model, so they are not packed but batched by length.",
+        )
+        return None
+    return PackedLoader(
+        rows,
+        settings.per_device_train_batch_size,
+        settings.seed,
+        accumulation=settings.gradient_accumulation_steps,
     )
 
 

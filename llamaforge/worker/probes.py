@@ -14,6 +14,7 @@ from llamaforge.worker.sampling import question_of, spread
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
     from llamaforge.training.loss import OutputHead
 
@@ -53,8 +54,13 @@ def probe_questions(job: Job, prompts: Sequence[str]) -> list[Question]:
 class Prober:
     """Answers probe prompts with the model that is being trained, and tells them as events."""
 
-    def __init__(self, job: Job, model: "PeftModel", head: "OutputHead", dtype: Any) -> None:
-        """`dtype` is torch's type of what products are computed in."""
+    def __init__(
+        self, job: Job, model: "PeftModel | PreTrainedModel", head: "OutputHead", dtype: Any
+    ) -> None:
+        """Take a model that was not trained yet, nor read back from a checkpoint.
+
+        `dtype` is torch's type of what products are computed in.
+        """
         self._job = job
         self._model = model
         self._head = head
@@ -62,6 +68,12 @@ class Prober:
         self._questions = probe_questions(job, job.spec.evaluation.probe_prompts)
         self._base: dict[tuple[int, ...], tuple[str, bool]] = {}
         """What the model answered before training, and whether that was cut: it never changes."""
+        self._forgets = not job.spec.training.use_peft
+        if self._forgets:  # no adapter can be taken off later
+            seconds = job.spec.evaluation.probe_seconds / max(len(self._questions), 1)
+            for question in self._questions:
+                answer = self._text(question, seconds, with_adapter=False)
+                self._base[tuple(question.prompt)] = answer
 
     def at_eval(self, step: int) -> None:
         """Answer the recipe's prompts."""
@@ -100,6 +112,14 @@ class Prober:
             # What one answer leaves of its time is there for the next ones.
             share = max(deadline - time.monotonic(), 0.0) / (len(questions) - number)
             key = tuple(question.prompt)
+            if key not in self._base and self._forgets:
+                self._base[key] = ("", False)
+                self._job.warn(
+                    "no_answer_before",
+                    "What the model would have answered before training is not known any more, "
+                    "since every weight is trained. Name such prompts in the recipe: "
+                    "evaluation.probe_prompts.",
+                )
             if key not in self._base:
                 share /= 2
                 self._base[key] = self._text(question, share, with_adapter=False)

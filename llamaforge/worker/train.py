@@ -1,24 +1,39 @@
 """Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
-import json
-import traceback
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from llamaforge.errors import LlamaForgeError, RefusedError
+from llamaforge.errors import LlamaForgeError
 from llamaforge.files import write_json
-from llamaforge.hardware import available_memory_bytes
-from llamaforge.recipe.preflight import frozen_bytes
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.cut import Cut, smaller
+from llamaforge.recipe.estimate import RowSizes
+from llamaforge.recipe.preflight import held_bytes
+from llamaforge.recipe.spec import RunSpec, TrainingSettings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.training import finished
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
-from llamaforge.training.fit import Fit, fit_to_memory, smaller
 from llamaforge.worker.bases import load_to_train
+from llamaforge.worker.devices import require_device
+from llamaforge.worker.estimating import (
+    Estimated,
+    Record,
+    estimated,
+    guessed,
+    kept_cut,
+    predicted,
+    sizes_of,
+)
 from llamaforge.worker.job import Job, Stopped
-from llamaforge.worker.memory import memory_shortage, shortage_words
+from llamaforge.worker.memory import give_back_memory, memory_shortage, shortage_words
+from llamaforge.worker.result import tell_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llamaforge.training.ranks import Ranks
 
 _FIT: Final = "fit.json"
 
@@ -67,17 +82,20 @@ def train(job: Job) -> None:
         _cut_smaller(job, "host_kill")
         job.was_killed_for_memory = False  # it was this phase of training, no later one
     while True:
+        said = ""
         try:
-            _train(job)
+            shortage = _train(job)
         except Exception as error:
             shortage = memory_shortage(error)
             if shortage is None:
                 raise
-            traceback.print_exc()
-        else:
+            said = f"{type(error).__name__}: {error}"
+        if shortage is None:
             return
         # Here, and not above: the error holds on to all that training had in memory.
         gc.collect()
+        give_back_memory()
+        print(said, file=sys.stderr, flush=True)  # noqa: T201 - the worker's log
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _cut_smaller(job, shortage)
@@ -89,7 +107,8 @@ def _cut_smaller(job: Job, shortage: str) -> None:
     Raises:
         LlamaForgeError: there is none (`out_of_memory`).
     """
-    before = _noted_fit(job, job.spec.training) or job.spec.training
+    path = job.run.checkpoints / _FIT
+    before = kept_cut(path) or Cut.of(job.spec.training)
     after = smaller(before)
     words = shortage_words(shortage)
     if after is None:
@@ -100,20 +119,15 @@ def _cut_smaller(job: Job, shortage: str) -> None:
             f"--set max_length={max(8, longest // 2)}",
             code="out_of_memory",
         )
-    fit = Fit(
-        after.per_device_train_batch_size,
-        after.gradient_accumulation_steps,
-        after.gradient_checkpointing,
-    )
-    write_json(job.run.checkpoints / _FIT, asdict(fit))
+    write_json(path, asdict(after))
     newest, _ = newest_checkpoint(job.run.checkpoints)
     place = "from the beginning" if newest is None else f"from step {step_of(newest):,}"
     how = (
         "activations are worked out again in the backward pass from now on"
         if after.per_device_train_batch_size == before.per_device_train_batch_size
         else f"a step of {before.per_device_train_batch_size} rows × "
-        f"{before.gradient_accumulation_steps} is done as {fit.per_device_train_batch_size} × "
-        f"{fit.gradient_accumulation_steps} from now on"
+        f"{before.gradient_accumulation_steps} is done as {after.per_device_train_batch_size} × "
+        f"{after.gradient_accumulation_steps} from now on"
     )
     job.emit(
         events.Warn(
@@ -125,23 +139,52 @@ def _cut_smaller(job: Job, shortage: str) -> None:
     )
 
 
-def _train(job: Job) -> None:
-    """Train with the cut of the step that is noted, or chosen now."""
+def _train(job: Job) -> str | None:
+    """Train here, or in several processes; return which memory ran out there, if one did."""
+    from llamaforge.training.ranks import ALONE
+    from llamaforge.worker.many import train_ranks
+
+    if job.spec.launch.world == 1:
+        step = train_adapter(job, ALONE)
+    else:
+        require_device(job.spec.training)
+        # Chosen once and noted, for all of them alike.
+        _fitted(job, job.spec.training, lambda sizes: guessed(job.spec, job.header, sizes))
+        outcome = train_ranks(job)
+        if "shortage" in outcome:
+            return str(outcome["shortage"])
+        if outcome["stopped"]:
+            raise Stopped
+        step = int(outcome["step"])
+    finished.note_finished(job.run.checkpoints, step, best=job.spec.training.keeps_best)
+    tell_result(job, step)
+    return None
+
+
+def train_adapter(job: Job, ranks: "Ranks") -> int:
+    """Train in this process, with the cut of the step that is noted, or chosen now.
+
+    Returns the last step.
+
+    Raises:
+        Stopped: a person asked; the state after the last step is saved.
+        LlamaForgeError: the model cannot be loaded, or training diverged.
+    """
     import torch
     from transformers import set_seed
 
     from llamaforge.training.lora import compute_type, trainable_parameters
     from llamaforge.training.trainer import Wishes
-    from llamaforge.training.trainer import train as train_adapter
+    from llamaforge.training.trainer import train as train_steps
     from llamaforge.worker.objectives import objective_of
     from llamaforge.worker.probes import Prober
     from llamaforge.worker.start import start_weights
     from llamaforge.worker.trackers import Trackers
 
     settings = job.spec.training
-    _require_device(settings)
+    require_device(settings)
     set_seed(settings.seed)
-    loaded, model = load_to_train(job, settings)
+    loaded, model = load_to_train(job.spec, job.header, settings)
     job.emit(
         events.Report(
             kind="model",
@@ -162,19 +205,31 @@ def _train(job: Job) -> None:
             },
         )
     )
-    settings = _fitted(job, settings, trainable_parameters(model))
-    trackers = Trackers(job.spec, job.run.path, job.warn)
+    record = Record(job.run.estimate_file)
+
+    def tried(sizes: RowSizes) -> Estimated:
+        found = estimated(
+            loaded, model, job.header, settings, sizes, held=held_bytes(job.spec, job.header)
+        )
+        record.predict(predicted(found))
+        job.emit(events.Report(kind="predicted", figures=predicted(found)))
+        return found
+
+    settings = _fitted(job, settings, tried)
+    spec = job.spec if ranks.is_first else _silent(job.spec)
+    trackers = Trackers(spec, job.run.path, job.warn)
 
     def emit(event: events.Event) -> None:
         trackers.take(job.emit(event))
 
+    record.begin(model.device)
     try:
-        outcome = train_adapter(
+        outcome = train_steps(
             model,
-            objective_of(job, loaded.head, settings, start_weights(job, model)),
+            objective_of(job, model, loaded.head, settings, start_weights(job, model), ranks),
             settings,
             job.run.checkpoints,
-            emit=emit,
+            emit=record.watched(emit),
             wishes=Wishes(
                 stop=job.stop_asked,
                 save=job.save_asked,
@@ -182,86 +237,52 @@ def _train(job: Job) -> None:
                 pause=job.wait_while_paused,
                 space=job.wait_for_space,
             ),
-            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype))
-            if settings.use_peft
-            else None,  # the model before is not there any more
+            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
+            ranks=ranks,
         )
     finally:
         trackers.close()
+    if ranks.is_first:
+        job.emit(events.Report(kind="measured", figures=record.end(model.device)))
     if outcome.stopped:
         raise Stopped
-    finished.note_finished(job.run.checkpoints, outcome.step)
+    return outcome.step
 
 
-def _fitted(job: Job, settings: TrainingSettings, trained_weights: int) -> TrainingSettings:
-    """Return `settings` cut so that a step fits into memory.
+def _silent(spec: RunSpec) -> RunSpec:
+    """Return `spec` with no tracker: the first rank tells for all."""
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"report_to": []})})
+
+
+def _fitted(
+    job: Job, settings: TrainingSettings, estimate: "Callable[[RowSizes], Estimated]"
+) -> TrainingSettings:
+    """Return `settings` cut so that a step fits into memory, as it is estimated.
 
     The cut of a run is chosen once: a resumed run has to see the same batches.
     """
-    from llamaforge.worker.objectives import longest_tokens
-
-    noted = _noted_fit(job, settings)
-    if noted is not None:
-        return noted
-    longest = longest_tokens(job.conversations().rows.train)
-    fit = fit_to_memory(
-        settings,
-        job.header,
-        longest=longest,
-        trained_weights=trained_weights,
-        available_bytes=_available_bytes(settings) - _still_to_come(job),
-    )
-    write_json(job.run.checkpoints / _FIT, asdict(fit))
-    fitted = fit.applied(settings)
+    path = job.run.checkpoints / _FIT
+    kept = kept_cut(path)
+    if kept is not None:
+        return kept.applied(settings)
+    rows = job.conversations().rows
+    cut = estimate(
+        RowSizes(
+            train=sizes_of(rows.train),
+            train_rows=len(rows.train),
+            validation=sizes_of(rows.validation),
+            validation_rows=len(rows.validation),
+        )
+    ).fit.cut
+    write_json(path, asdict(cut))
+    fitted = cut.applied(settings)
     if fitted != settings:
-        ways = "activations are worked out again in the backward pass" * fit.gradient_checkpointing
+        ways = "; activations are worked out again in the backward pass"
         job.warn(
             "fitted_to_memory",
             f"To fit into memory a step of {settings.per_device_train_batch_size} rows × "
             f"{settings.gradient_accumulation_steps} is done as "
-            f"{fit.per_device_train_batch_size} × {fit.gradient_accumulation_steps}; {ways}. "
-            "What is learned is the same; it takes longer.",
+            f"{cut.per_device_train_batch_size} × {cut.gradient_accumulation_steps}"
+            f"{ways * cut.gradient_checkpointing}. What is learned is the same; it takes longer.",
         )
     return fitted
-
-
-def _still_to_come(job: Job) -> int:
-    """Return the bytes of frozen weights that are not in memory yet: a mapped file is read late."""
-    return frozen_bytes(job.spec, job.header) if job.spec.model.full is None else 0
-
-
-def _noted_fit(job: Job, settings: TrainingSettings) -> TrainingSettings | None:
-    """Return `settings` with the cut that was chosen before, or None."""
-    try:
-        noted = json.loads((job.run.checkpoints / _FIT).read_text(encoding="utf-8"))
-        return Fit(**noted).applied(settings)
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _require_device(settings: TrainingSettings) -> None:
-    """Raise where the device that the settings name cannot be computed on."""
-    import torch
-
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        built = torch.version.cuda is not None or torch.version.hip is not None
-        raise RefusedError(
-            "This torch sees no GPU."
-            if built
-            else f"torch {torch.__version__} was built without GPU support.",
-            "Leave out --set device=cuda, or look at the driver with nvidia-smi."
-            if built
-            else "Install a GPU build of torch into the same environment, or leave out "
-            "--set device=cuda.",
-            code="no_gpu",
-        )
-
-
-def _available_bytes(settings: TrainingSettings) -> int:
-    """Return the memory that training may take where it computes."""
-    if settings.device == "cpu":
-        return available_memory_bytes()
-    import torch
-
-    free, _ = torch.cuda.mem_get_info()
-    return int(free)

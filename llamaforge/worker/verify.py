@@ -10,6 +10,7 @@ from llamaforge.catalog.store import Store
 from llamaforge.data.encoding import EncodedRecord, EncodedSplits
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.files import write_atomic
+from llamaforge.gguf.model_file import read_model
 from llamaforge.runs import events
 from llamaforge.worker.artifacts import (
     add_artifact,
@@ -52,7 +53,11 @@ def serve(job: Job, context: int) -> "Iterator[Server | ServedPair]":
             with Server(files, context=context, adapter=adapter) as server:
                 yield server
         else:
-            with ServedPair(files, artifact_path(job, "merged"), context=context) as pair:
+            merged = read_model(artifact_path(job, "merged"))
+            with (
+                job.llama_files(merged) as tuned,
+                ServedPair(files, tuned, context=context) as pair,
+            ):
                 yield pair
 
 

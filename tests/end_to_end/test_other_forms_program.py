@@ -67,6 +67,8 @@ def test_a_model_in_several_files_is_trained_and_becomes_one(
     builder.add("m:x", contents[0], layers=[("model", data) for data in contents[1:]])
     (listed,) = program.json("models", "--store", str(builder.root))
     assert listed["status"] == "ready"
+    shown = program.run("show", "m:x", "--store", str(builder.root))
+    assert shown.count("further part") == len(listed["further_parts"]) == 2
     train(program, builder.root, rows)
     assert program.json("verify", "night")["passed"] is True
     merged = program.json("export", "night", "--as", "gguf")

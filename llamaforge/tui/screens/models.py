@@ -263,8 +263,8 @@ class ModelsScreen(ForgeScreen[None]):
             return
         store = "" if self.choice.root is None else str(self.choice.root)
         draft = Draft(model=model.name, store=store)
-        kept = kept_draft()
-        if kept is None or (kept.model, kept.store) != (draft.model, draft.store):
+        kept = kept_draft(draft.model, draft.store)
+        if kept is None:
             self._ask(draft)
             return
         question = Question(

@@ -56,7 +56,14 @@ class ReviewScreen(Screen[bool]):
             self.run = run
             self.problem = problem
 
-    def __init__(self, draft: Draft, facts: Facts, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        draft: Draft,
+        facts: Facts,
+        clock: Callable[[], float],
+        found: list[Check] | None = None,
+    ) -> None:
+        """Show a draft; checks that are not given are made."""
         super().__init__()
         self._draft = draft.with_answers(
             sources=tuple(map(absolute_source, draft.sources)),
@@ -64,7 +71,7 @@ class ReviewScreen(Screen[bool]):
         )
         self._facts = facts
         self._clock = clock
-        self._found: list[Check] | None = None
+        self._found = found
         self._beginning = False
 
     @property
@@ -84,7 +91,7 @@ class ReviewScreen(Screen[bool]):
         self.query_one(TitleBar).tell(f"New run  {safe_line(self._draft.name, limit=60)}")
         self._show()
         self.query_one("#page").focus()
-        if self.trains:
+        if self.trains and self._found is None:
             self.run_worker(self._check, thread=True, group="check", exit_on_error=False)
 
     def _check(self) -> None:
@@ -162,7 +169,7 @@ class ReviewScreen(Screen[bool]):
             return
         name = draft.publish or "mine"
         commands = write_modelfile(path, draft.model, draft.system, draft.sources, name)
-        forget_draft()
+        forget_draft(self._draft)
         lines = [f"The Modelfile is {path}. Make the model and talk to it with:", *commands]
         self.query_one("#review", Lines).show(
             lambda width: [part for line in lines for part in Content(safe_line(line)).wrap(width)]
@@ -188,7 +195,7 @@ class ReviewScreen(Screen[bool]):
         except LlamaForgeError as error:
             self.post_message(self.Begun(None, f"{error.message} {error.hint}"))
         else:
-            forget_draft()
+            forget_draft(self._draft)
             self.post_message(self.Begun(run))
 
     def on_review_screen_begun(self, message: Begun) -> None:

@@ -1,7 +1,6 @@
 """The way to a run, one question at a time; the questions are those of the plain wizard."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -12,33 +11,32 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.suggester import Suggester
 from textual.widget import Widget
 from textual.widgets import Footer, Input, OptionList
 from textual.widgets.option_list import Option as Row
 
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.screens.base import ForgeScreen
+from llamaforge.tui.screens.check import CheckScreen
 from llamaforge.tui.screens.review import ReviewScreen
+from llamaforge.tui.widgets.answers import Answered
+from llamaforge.tui.widgets.column_mapper import ColumnMapper
 from llamaforge.tui.widgets.lines import MUTED, Lines, hanging
+from llamaforge.tui.widgets.lines_editor import LinesEditor
+from llamaforge.tui.widgets.settings_editor import SettingsEditor
+from llamaforge.tui.widgets.source_picker import SourcePicker
 from llamaforge.tui.widgets.title_bar import TitleBar
-from llamaforge.tui.wizard_view import completed_path, report_lines, trail_lines, words_of
-from llamaforge.wizard.draft import Draft, keep_draft
+from llamaforge.tui.wizard_view import known_lines, trail_lines, words_of
+from llamaforge.wizard.checks import Check
+from llamaforge.wizard.draft import NO_TRAINING, Draft, keep_draft
 from llamaforge.wizard.facts import Facts, Machine, gathered
-from llamaforge.wizard.looking import report_on
-from llamaforge.wizard.questions import (
-    MODEL,
-    STEPS,
-    Kind,
-    Option,
-    Question,
-    open_questions,
-    places,
-    taken,
-)
+from llamaforge.wizard.looking import LOOKS, Look, due
+from llamaforge.wizard.question import Kind, Option, Question
+from llamaforge.wizard.questions import MODEL, open_questions, questions_of, taken
+from llamaforge.wizard.recent import recent_sources
 
-_OF_ROWS: Final = frozenset({"sources", "map", "preference", "allow_secrets"})
-"""Answers after which the rows are looked through again."""
+_TYPED: Final = frozenset({Kind.TEXT, Kind.SOURCES})
+"""Kinds whose answer is typed and taken with Enter."""
 
 
 class WizardScreen(ForgeScreen[None]):
@@ -47,6 +45,7 @@ class WizardScreen(ForgeScreen[None]):
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "take", "Take it", id="wizard.take"),
+        Binding("ctrl+t", "rows", "Rows as tokens", id="wizard.rows"),
         Binding("escape", "back", "Back", id="wizard.back"),
     ]
     HELP_TITLE = "A new run"
@@ -65,12 +64,13 @@ class WizardScreen(ForgeScreen[None]):
             self.facts = facts
 
     class Looked(Message):
-        """The rows were looked through."""
+        """Something was looked at."""
 
-        def __init__(self, draft: Draft, report: dict[str, Any]) -> None:
+        def __init__(self, number: int, facts: Facts) -> None:
             super().__init__()
-            self.draft = draft
-            self.report = report
+            self.number = number
+            """Of the look."""
+            self.facts = facts
 
     class Counted(Message):
         """More rows were read."""
@@ -92,7 +92,13 @@ class WizardScreen(ForgeScreen[None]):
         self._clock = clock
         self._path: list[str] = []
         """The keys of the questions on the way to the one that is asked."""
+        self._typed: dict[str, str] = {}
+        """What was typed for a question and not yet taken, by its key."""
+        self._is_kept = True
         self._looking = False
+        self._looks = 0
+        """How often something was looked at: what came too late is told by it."""
+        self._then: Callable[[], Awaitable[None]] = self._resume
 
     def compose(self) -> ComposeResult:
         """Lay out the steps, the question with its answer, and what is known beside it."""
@@ -136,9 +142,43 @@ class WizardScreen(ForgeScreen[None]):
         if open_questions(self.draft, self.facts):
             await self._ask(self._next_after(None))
             return
-        self._path = [question.key for question in self._questions()]
-        self._show_trail()
-        self._look()
+        for name in LOOKS:
+            look = due(name, self.draft, self.facts)
+            if look is not None:
+                self._look(look, self._resume)
+                return
+        questions = self._questions()
+        self._path = [question.key for question in questions]
+        bad = next((item for item in questions if item.judged(self.draft, self.facts)), None)
+        if bad is None:
+            self._show_trail()
+            await self._ask(None)
+        else:
+            self._path = self._path[: self._path.index(bad.key) + 1]
+            await self._ask(bad)
+            self._tell_problem(bad.judged(self.draft, self.facts))
+
+    @property
+    def would_lose(self) -> str:
+        """What would be lost if the program ended now: answers are kept, unless that failed."""
+        if not self._is_kept:
+            return "Your answers could not be kept, so they would be lost."
+        self._remember_typed()
+        question = self.question
+        if question is not None and question.key in self._typed:
+            return "What you typed here was not taken yet, and would be lost."
+        return ""
+
+    def _remember_typed(self) -> None:
+        """Remember a text that was typed and not taken."""
+        question = self.question
+        field = next(iter(self.query("#answer Input").results(Input)), None)
+        if question is None or field is None or question.kind not in _TYPED:
+            return
+        taken_before = words_of(question, getattr(self.draft, question.key))
+        self._typed.pop(question.key, None)
+        if field.value.strip() and field.value.strip() != taken_before:
+            self._typed[question.key] = field.value
 
     @property
     def question(self) -> Question | None:
@@ -148,12 +188,7 @@ class WizardScreen(ForgeScreen[None]):
 
     def _questions(self) -> list[Question]:
         """Return the questions that apply; the model was chosen before this screen."""
-        return [
-            question
-            for step in STEPS
-            for question in step.questions
-            if question.key != "model" and question.applies(self.draft, self.facts)
-        ]
+        return questions_of(self.draft, self.facts, without=frozenset({"model"}))
 
     def _next_after(self, key: str | None) -> Question | None:
         keys = [question.key for question in self._questions()]
@@ -163,9 +198,11 @@ class WizardScreen(ForgeScreen[None]):
     async def _ask(self, question: Question | None) -> None:
         """Show a question, or the review where there is none left."""
         if question is None:
-            self.app.push_screen(
-                ReviewScreen(self.draft, self.facts, self._clock), self._after_review
-            )
+            self._to_the_end()
+            return
+        look = due(question.needs, self.draft, self.facts)
+        if look is not None:
+            self._look(look, partial(self._ask, question))
             return
         if not self._path or self._path[-1] != question.key:
             self._path.append(question.key)
@@ -176,30 +213,69 @@ class WizardScreen(ForgeScreen[None]):
         place = self.query_one("#answer", Container)
         await place.remove_children()
         await place.mount(self._widget(question))
-        place.children[0].focus()
+        if place.children[0].can_focus:
+            place.children[0].focus()
+
+    def _to_the_end(self) -> None:
+        """Show the checks, and then the review; without training there is nothing to check."""
+        if self.draft.goal == NO_TRAINING:
+            review = ReviewScreen(self.draft, self.facts, self._clock)
+            self.app.push_screen(review, self._after_review)
+        else:
+            self.app.push_screen(CheckScreen(self.draft, self.facts), self._after_checks)
+
+    def _after_checks(self, passed: tuple[Draft, Facts, list[Check]] | None) -> None:
+        if passed is None:
+            self._ask_again()
+            return
+        self.draft, self.facts, found = passed
+        review = ReviewScreen(self.draft, self.facts, self._clock, found)
+        self.app.push_screen(review, self._after_review)
 
     def _after_review(self, begun: bool | None) -> None:
         if begun:
             self.dismiss()
-        elif not self.query("#answer > *"):  # all was answered before this screen was opened
-            self.call_later(self._ask, self.question)
+        elif self.draft.goal == NO_TRAINING:
+            self._ask_again()
+        else:
+            self._to_the_end()
+
+    def _ask_again(self) -> None:
+        """Ask the last question again: an answer may have been changed on the pages after it."""
+        self.call_later(self._ask, self.question or self._questions()[-1])
 
     def _widget(self, question: Question) -> Widget:
         now = getattr(self.draft, question.key) or question.default(self.draft, self.facts)
-        if question.kind is Kind.CHOICE:
-            return _menu(question.options(self.draft, self.facts), str(now))
-        if question.kind is Kind.YES_NO:
-            options = [Option("no", "No"), Option("yes", "Yes")]
-            return _menu(options, "yes" if now else "no")
-        suggester = _Paths() if question.kind is Kind.SOURCES else None
-        return Input(words_of(question, now), suggester=suggester, id="input")
+        options = question.options(self.draft, self.facts)
+        match question.kind:
+            case Kind.CHOICE:
+                widget: Widget = _menu(options, str(now))
+            case Kind.YES_NO:
+                choices = [Option("no", "No"), Option("yes", "Yes")]
+                widget = _menu(choices, "yes" if now else "no")
+            case Kind.SOURCES:
+                typed = self._typed.get(question.key, "")
+                widget = SourcePicker(tuple(now or ()), recent_sources(), typed)
+            case Kind.COLUMNS:
+                widget = ColumnMapper(self.draft, options, str(now))
+            case Kind.SETTINGS:
+                widget = SettingsEditor(self.draft, self.facts)
+            case Kind.LINES:
+                widget = LinesEditor(tuple(now or ()), options)
+            case Kind.TEXT:
+                text = self._typed.get(question.key) or words_of(question, now)
+                widget = Input(text, id="input")
+        return widget
 
     def _show_trail(self) -> None:
         lines = partial(trail_lines, self.draft, self.facts, self._path[-1] if self._path else "")
         self.query_one("#steps", Lines).show(lines)
 
     def _show_known(self) -> None:
-        self.query_one("#known", Lines).show(partial(report_lines, self.facts))
+        question = self.question
+        if question is not None:
+            lines = partial(known_lines, question, self.draft, self.facts)
+            self.query_one("#known", Lines).show(lines)
 
     def _tell_problem(self, text: str) -> None:
         words = Content.styled(safe_line(text, limit=400), "$text-error") if text else Content("")
@@ -210,9 +286,7 @@ class WizardScreen(ForgeScreen[None]):
         """Take a text."""
         question = self.question
         if question is not None:
-            text = event.value.strip()
-            answer: Any = places(text) if question.kind is Kind.SOURCES else text
-            await self._take(question, answer)
+            await self._take(question, event.value.strip())
 
     @on(OptionList.OptionSelected)
     async def on_choice(self, event: OptionList.OptionSelected) -> None:
@@ -222,12 +296,21 @@ class WizardScreen(ForgeScreen[None]):
             chosen = event.option.id.removeprefix("o-")
             await self._take(question, chosen == "yes" if question.kind is Kind.YES_NO else chosen)
 
+    async def on_answered(self, message: Answered) -> None:
+        """Take the answer of a widget of its own."""
+        if self.question is not None:
+            await self._take(self.question, message.answer)
+
+    def on_settings_editor_changed(self, message: SettingsEditor.Changed) -> None:
+        """Keep a changed setting at once: going back loses none."""
+        self.draft = self.draft.with_answers(settings=message.settings)
+        self._is_kept = keep_draft(self.draft)
+        self._show_trail()
+
     def action_take(self) -> None:
         """Enter reaches the answer's own widget; this names the key."""
 
     async def _take(self, question: Question, answer: Any) -> None:
-        if self._looking:
-            return
         problem = question.problem(answer, self.draft, self.facts)
         if not problem and not answer and not question.is_optional and answer is not False:
             problem = "This one is needed."
@@ -235,22 +318,38 @@ class WizardScreen(ForgeScreen[None]):
             self._tell_problem(problem)
             return
         before = self.draft
-        self.draft = before.with_answers(**taken(question, answer))
-        keep_draft(self.draft)
-        if question.key in _OF_ROWS and (self.draft != before or not self.facts.report):
-            self._look()
+        self.draft = before.with_answers(**taken(question, answer, self.facts))
+        if self._looking and self.draft == before:
+            return
+        self._is_kept = keep_draft(self.draft)
+        self._typed.pop(question.key, None)
+        look = due(question.looks, self.draft, self.facts)
+        if look is not None:
+            self._look(look, partial(self._go_on, question))
         else:
-            await self._ask(self._next_after(question.key))
+            await self._go_on(question)
 
-    def _look(self) -> None:
-        """Look through the rows, in a thread: it takes as long as there are rows."""
-        self._looking = True
-        self._tell("Looking through the rows …")
-        draft = self.draft
+    async def _go_on(self, question: Question) -> None:
+        """Ask the next question, unless what was seen speaks against the answer to this one."""
+        problem = question.judged(self.draft, self.facts)
+        if not problem:
+            await self._ask(self._next_after(question.key))
+            return
+        if not self.query("#answer > *"):
+            await self._ask(question)
+        self._show_known()
+        self._tell_problem(problem)
+
+    def _look(self, look: Look, then: Callable[[], Awaitable[None]]) -> None:
+        """Look at something in a thread, and go on with `then` once it was seen."""
+        self._looking, self._then = True, then
+        self._looks += 1
+        self._tell(f"{look.words} …")
+        number, draft, facts = self._looks, self.draft, self.facts
 
         def work() -> None:
-            told = report_on(draft, lambda what, rows: self._count(rows))
-            self.post_message(self.Looked(draft, told))
+            seen = look.at(draft, facts, lambda what, rows: self._count(rows))
+            self.post_message(self.Looked(number, seen))
 
         self.run_worker(work, thread=True, exclusive=True, group="look", exit_on_error=False)
 
@@ -263,44 +362,38 @@ class WizardScreen(ForgeScreen[None]):
             self._tell(f"Looking through the rows … {message.rows:,}")
 
     async def on_wizard_screen_looked(self, message: Looked) -> None:
-        """Go on with what the rows are, unless other rows were named meanwhile."""
-        if message.draft != self.draft:
+        """Go on with what was seen, unless somebody went back meanwhile."""
+        if message.number != self._looks or not self._looking:
             return
         self._looking = False
-        self.facts = replace(self.facts, report=message.report)
-        asked = self.question
-        keys = [question.key for question in self._questions()]
-        answered = asked.key if asked is not None else ""
-        if "rows" in message.report or any(key in keys and key not in self._path
-                                           for key in ("map", "preference")):  # fmt: skip
-            await self._ask(self._next_after(answered))
-        else:
-            self._show_known()
-            self._tell_problem(f"{message.report['message']} {message.report['hint']}")
+        self.facts = message.facts
+        self.refresh_bindings()
+        await self._then()
 
     def _tell(self, text: str) -> None:
         self.query_one("#known", Lines).show(lambda width: Content.styled(text, MUTED).wrap(width))
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hide what there is nothing for yet."""
+        del parameters
+        return action != "rows" or "rows" in self.facts.report
+
+    def action_rows(self) -> None:
+        """Show the rows as the model will see them."""
+        from llamaforge.tui.screens.rows import RowsScreen  # noqa: PLC0415 - seldom opened
+
+        self.app.push_screen(RowsScreen(self.draft))
+
     async def action_back(self) -> None:
         """Go to the question before, or leave; the answers are kept."""
         self._looking = False
+        self._remember_typed()
         self._path = self._path[:-1]
         question = self.question
         if question is None:
             self.dismiss()
         else:
             await self._ask(question)
-
-
-class _Paths(Suggester):
-    """Proposes the name of a file that begins as what was typed."""
-
-    def __init__(self) -> None:
-        super().__init__(use_cache=False, case_sensitive=True)
-
-    async def get_suggestion(self, value: str) -> str | None:
-        """Return the value with its last path completed, if there is one."""
-        return completed_path(value)
 
 
 def _menu(options: list[Option], chosen: str) -> OptionList:

@@ -13,6 +13,8 @@ from llamaforge.words import loss_words, percent_words, short_number
 
 _ARTIFACT_WORDS: Final = {
     "adapter": "adapter",
+    "learned": "trained weights",
+    "merged": "merged model",
     "modelfile": "Modelfile",
     "verify": "proof",
     "evaluation": "comparison",

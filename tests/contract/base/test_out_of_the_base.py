@@ -28,8 +28,7 @@ from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.worker.trained_base import load_trained_base
 from tests.contract.base.base_bench import ON_BASE, PROVENANCE, Pair, Session, make_pair
 from tests.contract.engine.engine_bench import fidelity_rows
-from tests.contract.export.hub_bench import IDS, TEMPLATE, answers, largest
-from tools.architecture_models import RECIPES
+from tests.contract.export.hub_bench import EXPORTED, IDS, TEMPLATE, answers, largest
 
 PACKED_EXPERTS = "gpt-oss"
 WAYS: Mapping[str, dict[str, Any]] = {
@@ -65,7 +64,7 @@ def served(path: Path, adapter: Path | None = None) -> np.ndarray:
         return server.log_probabilities(IDS, range(len(IDS))).astype(np.float64)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != PACKED_EXPERTS])
+@pytest.mark.parametrize("name", [name for name in EXPORTED if name != PACKED_EXPERTS])
 def test_every_tensor_of_a_file_comes_out_of_its_base_bit_for_bit(
     name: str, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from llamaforge.evaluation.llama import Server
 from llamaforge.export.adapter import write_adapter
 from llamaforge.export.merged import Provenance, write_merged
 from llamaforge.gguf.header import read_header
-from llamaforge.gguf.llama_files import is_translated, llama_files
+from llamaforge.gguf.llama_files import is_translated, llama_files, remove_leftovers
 from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.served import hidden_parts
 from tests.contract.engine.engine_bench import VOCABULARY, fidelity_rows, make_trained
@@ -78,3 +78,16 @@ def test_it_is_told_what_stays_as_it_is(tmp_path: Path) -> None:
         path, _ = write_ollama_model(tmp_path, name, VOCABULARY)
         seen[name] = hidden_parts(read_model(path))
     assert seen == {"gemma3": ("images",), "gemma4": ("images", "sound"), "gptoss": ()}
+
+
+def test_two_translated_files_do_not_meet_and_what_was_left_is_removed(tmp_path: Path) -> None:
+    path, _ = write_ollama_model(tmp_path, "qwen25vl", VOCABULARY)
+    header = read_model(path)
+    folder = tmp_path / "run"
+    with llama_files(header, folder) as one, llama_files(header, folder) as two:
+        assert one != two
+        assert one[0].read_bytes() == two[0].read_bytes()
+    assert list(folder.iterdir()) == []
+    (folder / ".model.x.served.gguf").write_bytes(b"half")
+    remove_leftovers(folder)
+    assert list(folder.iterdir()) == []

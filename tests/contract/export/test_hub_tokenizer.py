@@ -12,16 +12,22 @@ from llamaforge.export.hugging_face import write_hugging_face
 from llamaforge.export.tokenizer_files import replaced_pre_tokenizer
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.worker.layout import model_layout
-from tests.contract.export.hub_bench import TEMPLATE
+from tests.contract.export.hub_bench import EXPORTED, TEMPLATE
 from tests.contract.tokens.test_pre_tokenizers_as_served import TEXTS as SCRIPTS
 from tests.contract.tokens.test_pre_tokenizers_as_served import joining_vocabulary
 from tests.contract.tokens.test_tokens_equal_llama_cpp import NAMES, TEXTS, vocabulary
-from tools.architecture_models import RECIPES, write_architecture_model
+from tools.architecture_models import write_architecture_model
 from tools.random_models import Vocabulary
 
-PRE = {"qwen2": "qwen2", "qwen35": "qwen35", "qwen35moe": "qwen35", "llama": "llama-bpe"}
+PRE = {
+    "qwen2": "qwen2",
+    "qwen2vl": "qwen2",
+    "qwen35": "qwen35",
+    "qwen35moe": "qwen35",
+    "llama": "llama-bpe",
+}
 """The usual pre-tokenizers of some architectures; the others get one that is nobody's usual."""
-COMPOSED = ("qwen2", "qwen35moe")
+COMPOSED = ("qwen2", "qwen2vl", "qwen35moe")
 """Architectures whose texts transformers 5 puts into NFC, as Qwen's own tokenizer does."""
 
 
@@ -45,7 +51,7 @@ def check(tokenizer: Any, header: Header, words: Vocabulary, texts: list[str]) -
             assert tokenizer(text)["input_ids"] == ids, repr(text)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_every_architecture_keeps_the_files_own_tokenizer(name: str, tmp_path: Path) -> None:
     words = joining_vocabulary(PRE.get(name, "tekken"))
     header = export(tmp_path, name, words)

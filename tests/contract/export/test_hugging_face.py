@@ -26,17 +26,12 @@ from llamaforge.export.hugging_face import Exported
 from llamaforge.gguf.header import read_header
 from llamaforge.worker.layout import model_layout
 from tests.contract.engine.engine_bench import SETTINGS, SMALL, VOCABULARY
-from tests.contract.export.hub_bench import Bench, answers, largest
+from tests.contract.export.hub_bench import EXPORTED, STILL, Bench, answers, largest
 from tools.architecture_models import RECIPES, Recipe, write_architecture_model
 from tools.random_models import write_random_model
 
 FOLDED = ("qwen35", "qwen35moe")
 """transformers writes these under the names of the models that see pictures too."""
-
-
-STILL = ("qwen2vl-still", "qwen3vl", "qwen3vlmoe")
-"""llama.cpp turns less of these than transformers does."""
-EXPORTED = [name for name in RECIPES if name not in STILL]
 
 
 def bench(folder: Path, name: str = "llama", quantization: str = "F32") -> Bench:

@@ -16,6 +16,7 @@ from llamaforge.export.importance import Importance, Sums, read_importance, writ
 from llamaforge.export.merged import write_merged
 from llamaforge.export.mix import tensor_types
 from llamaforge.export.weights import MergedWeights
+from llamaforge.gguf.ggml import pack_rows, unpack
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.types import TensorType
 from llamaforge.training.importance import InputSums, measure_importance
@@ -211,6 +212,32 @@ def test_a_matrix_without_an_input_counts_one_everywhere(tmp_path: Path) -> None
     found = importance(sums, tmp_path)
     assert found.columns["blk.0.ffn_up_exps.weight"].tolist() == [[4.0, 1.0], [1.0, 1.0]]
     assert (found.rows, found.adapter_digest) == (6, "sha256:1")
+
+
+def test_a_column_without_an_input_counts_as_little_as_any_and_not_nothing(
+    tmp_path: Path,
+) -> None:
+    sums = {
+        "a.weight": InputSums(
+            np.array([[0.0, 6.0, 2.0, 0.0], [0.0] * 4], np.float32),
+            np.array([2.0, 2.0], np.float32),
+        )
+    }
+    assert importance(sums, tmp_path).columns["a.weight"].tolist() == [
+        [1.0, 3.0, 1.0, 1.0],
+        [1.0, 1.0, 1.0, 1.0],
+    ]
+
+
+@pytest.mark.parametrize("kind", [TensorType.Q4_K, TensorType.Q6_K, TensorType.Q4_0])
+def test_weights_that_no_row_used_are_not_lost(kind: TensorType, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)
+    squares = np.where(np.arange(512) < 256, 0.0, 2.0).astype(np.float32)[None]
+    sums = {"a.weight": InputSums(squares, np.array([1.0], np.float32))}
+    counts = importance(sums, tmp_path).columns["a.weight"][0]
+    packed = pack_rows(kind, values, counts)
+    error = unpack(kind, packed, values.shape) - values
+    assert np.sqrt(np.square(error).mean()) < 0.15
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])

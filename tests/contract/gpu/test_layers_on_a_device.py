@@ -120,7 +120,7 @@ def test_embedding_and_loss_wait_for_no_value_of_their_device(
     kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not kept:
-        monkeypatch.setattr("llamaforge.training.loss._HEAD_KEPT_BYTES", 0)
+        monkeypatch.setattr("llamaforge.training.loss.HEAD_KEPT_BYTES", 0)
     weight = weight_of(TensorType.Q6_K)
     ids = torch.empty(2, 5, dtype=torch.int64, device=META)
     hidden = PackedEmbedding(weight, torch.bfloat16).to(META)(ids).flatten(0, 1)

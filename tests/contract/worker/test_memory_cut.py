@@ -11,16 +11,24 @@ from typing import Any
 import pytest
 import torch
 
-from llamaforge import paths
+from llamaforge import hardware, paths
 from llamaforge.catalog.store import Store
 from llamaforge.errors import LlamaForgeError
 from llamaforge.hardware import memory_kills
+from llamaforge.recipe.cut import Cut
+from llamaforge.recipe.estimate import Estimator, RowSizes
+from llamaforge.recipe.fit import Fit, fitted
 from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, create_run
+from llamaforge.runs.launcher import worker_environment
 from llamaforge.runs.tail import EventTail
 from llamaforge.training import objective
-from llamaforge.worker import prepare, train
+from llamaforge.training.lora import attach_lora
+from llamaforge.training.model import load_packed_model
+from llamaforge.training.trial import measure
+from llamaforge.worker import estimating, prepare, train
+from llamaforge.worker.estimating import Estimated
 from llamaforge.worker.job import Job
 from llamaforge.worker.keeper import was_killed_for_memory
 
@@ -66,25 +74,79 @@ def steps(job: Job) -> list[events.Step]:
     return [event for event in EventTail(job.run).read_new() if isinstance(event, events.Step)]
 
 
+def unasked(sizes: RowSizes) -> Estimated:
+    raise AssertionError("the cut was kept")
+
+
 def test_a_step_is_cut_told_and_kept(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "available_memory_bytes", lambda: 1_800_000_000)
+    def tight(estimator: Estimator, rows: RowSizes, available: int) -> Fit:
+        asked = estimator.memory(Cut.of(estimator.settings), rows.longest).total
+        return fitted(estimator, rows, int(asked / 0.9) - 1_000_000)
+
+    monkeypatch.setattr(estimating, "fitted", tight)
     train.train(job)
     found = EventTail(job.run).read_new()
     told = [event for event in found if isinstance(event, events.Warn)]
     assert [event.code for event in told] == ["fitted_to_memory"]
     assert "64 rows × 1" in told[0].message
     assert len(steps(job)) == 2
-
-    monkeypatch.setattr(train, "available_memory_bytes", lambda: 10**12)
-    cut = train._fitted(job, job.spec.training, 1)
-    assert cut.per_device_train_batch_size < 64
-    assert cut.gradient_checkpointing
+    cut = train._fitted(job, job.spec.training, unasked)
+    assert Cut.of(cut) != Cut.of(job.spec.training)
     assert cut.per_device_train_batch_size * cut.gradient_accumulation_steps == 64
 
 
-def test_nothing_is_told_where_everything_fits(job: Job) -> None:
-    assert train._fitted(job, job.spec.training, 1) == job.spec.training
-    assert not [event for event in EventTail(job.run).read_new() if isinstance(event, events.Warn)]
+def test_what_was_expected_stands_beside_what_it_took(job: Job) -> None:
+    train.train(job)
+    found = EventTail(job.run).read_new()
+    assert not [event for event in found if isinstance(event, events.Warn)]
+    body = job.run.estimate()
+    assert body is not None
+    predicted, measured = body["predicted"], body["measured"]
+    assert predicted["settings"]["per_device_train_batch_size"] == 64
+    assert predicted["steps"] == measured["steps"] == 2
+    # Near only: the heap of this process holds what other tests left there.
+    assert 0.4 < predicted["memory_bytes"]["total"] / measured["memory_bytes"] < 2.5
+    took = [event.seconds or 0.0 for event in steps(job)]
+    assert measured["training_seconds"] == pytest.approx(sum(took), abs=0.01)
+    assert measured["seconds"] >= measured["training_seconds"]
+    kinds = [event.kind for event in found if isinstance(event, events.Report)]
+    assert kinds == ["data", "model", "predicted", "measured"]
+
+
+def test_several_processes_share_the_memory(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "available_memory_bytes", lambda: 8_000_000_000)
+    rows = RowSizes(train=((64, 8),) * 64, train_rows=64)
+    alone = estimating.guessed(job.spec, job.header, rows)
+    launch = job.spec.launch.model_copy(update={"processes": 2})
+    both = estimating.guessed(job.spec.model_copy(update={"launch": launch}), job.header, rows)
+    assert (alone.available, both.available) == (8_000_000_000, 4_000_000_000)
+    assert alone.estimator.trial is None
+
+
+def test_a_trial_leaves_weights_and_random_states_as_they_were(job: Job) -> None:
+    packed = load_packed_model(job.header, torch.float32)
+    torch.manual_seed(3)
+    model = attach_lora(packed, job.spec.training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    settings = job.spec.training.model_copy(update={"compute_dtype": "float32"})
+    weights = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    trial = measure(
+        model,
+        packed.head,
+        settings,
+        Estimator(job.header, settings, weights),
+        lengths=[30, 40, 64],
+        room_bytes=10**12,
+        seconds=1.0,
+    )
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(value.grad is None for value in model.parameters())
+    assert trial.seconds_a_token > 0
+    assert trial.bytes_a_token > 0
+    assert 0 < trial.forward_part < 1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +179,7 @@ def test_where_memory_runs_out_training_goes_on_with_half_the_batch(
     assert "goes on from step 1: a step of 8 rows × 1 is done as 4 × 2" in told[0].message
     assert "4 rows × 2 is done as 2 × 4" in told[1].message
     assert [event.step for event in steps(small)] == [1, 2]
-    kept = train._fitted(small, small.spec.training, 1)
+    kept = train._fitted(small, small.spec.training, unasked)
     assert (kept.per_device_train_batch_size, kept.gradient_accumulation_steps) == (2, 4)
 
 
@@ -164,7 +226,8 @@ def test_a_worker_that_the_system_ended_for_memory_is_started_again_with_less(
         "objective.token_loss = loss\n"
         "sys.exit(worker.main(sys.argv[1:], (sys.executable, __file__)))\n"
     )
-    worker = subprocess.run([sys.executable, str(driver), str(small.run.path)], check=False)
+    command = [sys.executable, str(driver), str(small.run.path)]
+    worker = subprocess.run(command, check=False, env=worker_environment())
     assert worker.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 120
     while small.run.read_status().state is not RunState.FINISHED:

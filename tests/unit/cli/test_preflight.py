@@ -8,6 +8,7 @@ from llamaforge import hardware, paths
 from llamaforge.catalog.store import Store
 from llamaforge.errors import RefusedError
 from llamaforge.gguf.header import Header, read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.preflight import (
     adapter_parameters,
     check_disk,
@@ -22,6 +23,8 @@ from llamaforge.recipe.spec import (
     Recipe,
     TrainingSettings,
 )
+from tools.ollama_models import write_ollama_model
+from tools.random_models import Vocabulary
 
 
 @pytest.fixture
@@ -68,6 +71,17 @@ def test_what_is_published_may_need_room_for_a_merged_file(header: Header, rows:
     _, without, _ = needs(header, rows)
     _, published, _ = needs(header, rows, publish="mine")
     assert published == without + header.path.stat().st_size
+
+
+def test_a_file_of_ollamas_own_needs_room_for_what_llama_cpp_is_asked_about(
+    rows: Path, tmp_path: Path
+) -> None:
+    path, equivalent = write_ollama_model(tmp_path, "gemma3", Vocabulary.byte_level(), "Q8_0")
+    served, plain = read_model(path), read_model(equivalent)
+    _, disk, memory = needs(served, rows)
+    _, plain_disk, plain_memory = needs(plain, rows)
+    assert disk - plain_disk == served.tensor_bytes == plain.tensor_bytes
+    assert memory == plain_memory, "what reads pictures is not loaded"
 
 
 def test_packed_rows_are_counted_as_they_will_be_unpacked(header: Header, rows: Path) -> None:

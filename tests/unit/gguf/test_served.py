@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 import pytest
 
-from llamaforge.errors import RefusedError
-from llamaforge.gguf.architectures import architecture_of
+from llamaforge.errors import LlamaForgeError, RefusedError
+from llamaforge.gguf.architectures import architecture_of, configuration
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.served import as_served
 
@@ -126,3 +126,52 @@ def test_a_tensor_is_never_called_what_another_is_called(tmp_path: Path) -> None
     served = as_served(header_of(tmp_path, "qwen35", {}, tensors))
     assert set(served.tensors) == {"blk.0.ssm_dt", "blk.0.ssm_dt.bias"}
     assert served.stored_names == {}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key"),
+    [
+        ("qwen25vl", "rope.mrope_section"),
+        ("qwen3vl", "vision.deepstack_visual_indexes"),
+        ("qwen35", "attention.head_count_kv"),
+        ("qwen35", "rope.dimension_sections"),
+    ],
+)
+@pytest.mark.parametrize(
+    "values",
+    [[1.5, float("nan"), 2.0], [-1, -2, -3], ["a", "b", "c"], [2**31 - 1, 1, 1], [True] * 3],
+)
+def test_arrays_that_make_no_sense_make_no_sense_of_their_own(
+    architecture: str, key: str, values: list[Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_uint32(f"{architecture}.vision.block_count", 1)
+    writer.add_array(f"{architecture}.{key}", values)
+    writer.add_tensor("token_embd.weight", np.ones((4, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(LlamaForgeError) as caught:
+        configuration(as_served(read_header(path)))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tensor", "key", "before", "after"),
+    [
+        ("gemma4", "v.a.weight", "tokenizer.ggml.model", "llama", "gemma4"),
+        ("gemma4", "blk.0.a.weight", "tokenizer.ggml.model", "llama", "gemma4"),
+        ("mistral3", "v.a.weight", "tokenizer.ggml.pre", "default", "tekken"),
+        ("mistral3", "v.a.weight", "tokenizer.ggml.pre", "llama-bpe", "llama-bpe"),
+        ("gptoss", "blk.0.a.weight", "tokenizer.ggml.pre", "default", "gpt-4o"),
+    ],
+)
+def test_kinds_of_vocabulary_are_mended(
+    architecture: str, tensor: str, key: str, before: str, after: str, tmp_path: Path
+) -> None:
+    tensors = {"token_embd.weight": (4, 32), tensor: (4, 32)}
+    served = as_served(header_of(tmp_path, architecture, {key: before}, tensors))
+    assert served.get(key) == after
+    assert "v.a.weight" not in served.tensors

@@ -33,13 +33,13 @@ def test_value_and_gradient_equal_cross_entropy(rows: int) -> None:
 
 
 def test_many_chunks_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "_LOGITS_BYTES", 5 * 4 * 101)  # five tokens at a time
+    monkeypatch.setattr(loss, "LOGITS_BYTES", 5 * 4 * 101)  # five tokens at a time
     plain_and_chunked(23)
 
 
 def test_a_head_in_parts_equals_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "_HEAD_KEPT_BYTES", 0)
-    monkeypatch.setattr(loss, "_HEAD_PART_WEIGHTS", 64 * 10)  # ten rows at a time
+    monkeypatch.setattr(loss, "HEAD_KEPT_BYTES", 0)
+    monkeypatch.setattr(loss, "HEAD_PART_WEIGHTS", 64 * 10)  # ten rows at a time
     plain_and_chunked(9)
 
 

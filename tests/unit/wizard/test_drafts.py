@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import yaml
 from llamaforge import paths
 from llamaforge.cli import train
 from llamaforge.recipe.resolve import with_settings
-from llamaforge.wizard.draft import Draft, forget_draft, keep_draft, kept_draft
+from llamaforge.wizard.draft import Draft, forget_draft, keep_draft, kept_draft, kept_drafts
 from llamaforge.wizard.facts import Facts, Machine
-from llamaforge.wizard.questions import STEPS, Kind, advice_for, open_questions, settings_of, taken
+from llamaforge.wizard.question import Kind
+from llamaforge.wizard.questions import STEPS, advice_for, open_questions, settings_of, taken
 
 MACHINE = Machine(2, 8 << 30, 50 << 30)
 FACTS = Facts(
@@ -26,13 +28,17 @@ FACTS = Facts(
 DRAFT = Draft(
     model="qwen2.5:3b",
     store="/models/my store",
+    base="other",
+    full_base="maker/tiny",
     sources=("/data/a b.jsonl", "/data/c.csv@0.5"),
     map='prompt="{title}: {body}",completion=answer',
     preference="chosen",
+    held_out="0.05",
     allow_secrets=True,
     goal="domain",
     preset="thorough",
-    settings={"learning_rate": "3e-5", "training.seed": "7", "validation_fraction": "0.2"},
+    settings={"learning_rate": "3e-5", "training.seed": "7", "max_length": "128"},
+    probes=('who, "me"?', "[x] {y}: z"),
     name="night",
     publish="mine:v1",
 )
@@ -57,6 +63,8 @@ def test_file_and_command_make_the_same_recipe(draft: Draft, tmp_path: Path) -> 
     words = shlex.split(draft.command(advice))
     found = from_command(words[1:])
     assert getattr(found, "training", None) == recipe.training
+    assert getattr(found, "model", recipe.model).base == recipe.model.base
+    assert getattr(found, "evaluation", recipe.evaluation) == recipe.evaluation
     assert getattr(found, "data", None) == recipe.data
     assert getattr(found, "publish", None) == recipe.publish
 
@@ -71,16 +79,42 @@ def test_each_number_stands_beside_its_reason_until_a_person_changes_it() -> Non
 
 def test_a_draft_is_kept_and_forgotten() -> None:
     assert kept_draft() is None
-    keep_draft(DRAFT)
+    assert keep_draft(DRAFT)
     assert kept_draft() == DRAFT
-    forget_draft()
+    forget_draft(DRAFT)
     assert kept_draft() is None
+
+
+def test_drafts_of_several_models_and_rows_are_kept() -> None:
+    other = replace(DRAFT, sources=("/data/other.jsonl",))
+    begun = Draft(model="gemma3:4b")
+    for draft in (DRAFT, other, begun):
+        keep_draft(draft)
+    assert kept_drafts() == [begun, other, DRAFT]
+    assert kept_draft(DRAFT.model, DRAFT.store) == other
+    assert kept_draft("gemma3:4b") == begun
+    grown = replace(begun, sources=("/r.jsonl",))
+    keep_draft(grown)
+    assert begun not in kept_drafts(), "the same draft with its rows takes its place"
+    forget_draft(other)
+    assert kept_drafts() == [grown, DRAFT]
+    for number in range(20):
+        keep_draft(replace(DRAFT, model=f"m{number}"))
+    assert len(kept_drafts()) == 8
+
+
+def test_a_home_that_cannot_be_written_to_is_told() -> None:
+    paths.home().parent.mkdir(parents=True, exist_ok=True)
+    paths.home().write_text("a file where the folder would be")
+    assert not keep_draft(DRAFT)
+    assert kept_drafts() == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model": 7}', '{"sources": 3}', '{"new": 1}'])
 def test_a_draft_that_makes_no_sense_is_not_offered(text: str) -> None:
-    paths.home().mkdir(parents=True)
-    (paths.home() / "draft.json").write_text(text)
+    folder = paths.home() / "drafts"
+    folder.mkdir(parents=True)
+    (folder / "x.json").write_text(text)
     found = kept_draft()
     assert found is None or found == Draft()
 
@@ -91,17 +125,17 @@ def test_questions_are_asked_once_and_know_their_options() -> None:
     for question in questions:
         assert hasattr(Draft(), question.key)
         assert question.flag.startswith("--")
-        assert question.help.endswith((".", "answer"))
+        assert question.help.endswith((".", "answer", "?"))
         if question.kind is Kind.CHOICE and question.key != "model":
             assert question.options(DRAFT, FACTS)
 
 
 def test_what_stands_open_is_what_must_be_said() -> None:
     assert [q.flag for q in open_questions(Draft(), FACTS)] == [
-        "--model", "--data", "--goal", "--preset"
+        "--model", "--from", "--data", "--held-out", "--goal", "--preset"
     ]  # fmt: skip
     assert open_questions(DRAFT, FACTS) == []
-    prompt = Draft(model="m", sources=("a",), goal="prompt")
+    prompt = Draft(model="m", base="gguf", sources=("a",), held_out="0", goal="prompt")
     assert [q.flag for q in open_questions(prompt, FACTS)] == ["--system"]
 
 
@@ -109,6 +143,8 @@ def test_what_stands_open_is_what_must_be_said() -> None:
     ("key", "answer", "words"),
     [
         ("model", "none", "no model"),
+        ("base", "no", "gguf"),
+        ("full_base", "no such/base/name", "OWNER/NAME"),
         ("sources", ("/nowhere/x.jsonl",), "no file"),
         ("map", "=", ""),
         ("settings", "learning_rate=fast", "learning_rate"),
@@ -127,5 +163,5 @@ def test_an_answer_that_cannot_be_is_refused_in_words(key: str, answer: object, 
 
 def test_settings_are_taken_as_words() -> None:
     question = next(q for step in STEPS for q in step.questions if q.key == "settings")
-    assert taken(question, "a=1  b=x") == {"settings": {"a": "1", "b": "x"}}
+    assert taken(question, "a=1  b=x", FACTS) == {"settings": {"a": "1", "b": "x"}}
     assert settings_of("") == {}

@@ -1,0 +1,83 @@
+"""A run's settings in the words of transformers' `TrainingArguments`."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from llamaforge.recipe.spec import TrainingSettings
+
+
+def training_arguments(
+    settings: TrainingSettings, folder: Path, *, examples: int, passes: int, world: int = 1
+) -> TrainingArguments:
+    """Return what the loop is told.
+
+    Args:
+        settings: as in the run spec, `compute_dtype` resolved.
+        folder: where checkpoints are written.
+        examples: what one epoch passes through.
+        passes: batches of an optimizer step, of each process.
+        world: processes that train together.
+    """
+    steps = planned_steps(settings, examples, world)
+    return TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=settings.device == "cpu",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        num_train_epochs=settings.num_train_epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=passes,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        lr_scheduler_kwargs=_schedule(settings, steps),
+        warmup_steps=_warmup_steps(settings, steps),
+        optim=settings.optim,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.adam_beta1,
+        adam_beta2=settings.adam_beta2,
+        adam_epsilon=settings.adam_epsilon,
+        max_grad_norm=settings.max_grad_norm,
+        neftune_noise_alpha=settings.neftune_noise_alpha,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+
+
+def planned_steps(settings: TrainingSettings, examples: int, world: int = 1) -> int:
+    """Return the optimizer steps of a whole training."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    batches = math.ceil(examples / (settings.per_device_train_batch_size * world))
+    steps = math.ceil(batches / settings.gradient_accumulation_steps)
+    return max(1, math.ceil(steps * settings.num_train_epochs))
+
+
+def _warmup_steps(settings: TrainingSettings, steps: int) -> int:
+    if settings.warmup_steps is not None:
+        return settings.warmup_steps
+    return math.ceil(settings.warmup_ratio * steps)
+
+
+def _schedule(settings: TrainingSettings, steps: int) -> dict[str, Any]:
+    """Return what a schedule needs besides the number of steps."""
+    match settings.lr_scheduler_type:
+        case "cosine_with_min_lr":
+            return {"min_lr_rate": settings.min_lr_rate}
+        case "warmup_stable_decay":
+            return {
+                "num_decay_steps": math.ceil(settings.decay_ratio * steps),
+                "min_lr_ratio": settings.min_lr_rate,
+            }
+        case "polynomial":
+            return {"lr_end": settings.min_lr_rate * settings.learning_rate}
+        case _:
+            return {}
