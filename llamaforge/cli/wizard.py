@@ -285,7 +285,8 @@ def _checked(draft: "Draft", facts: "Facts", *, measures: bool) -> "list[Check]"
     if measures and not any(item.verdict == "fail" for item in found):
         measured = measured_checks(draft, facts, lambda words: narrate(f"  {words} …"))
         _tell_checks(measured)
-        found += measured
+        titles = {item.title for item in measured}
+        found = [*(item for item in found if item.title not in titles), *measured]
     return found
 
 

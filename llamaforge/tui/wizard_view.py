@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from textual.content import Content
 
+from llamaforge import paths
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.lines import MUTED, facts, hanging
 from llamaforge.wizard.checks import Check
@@ -131,6 +132,14 @@ def review_lines(
             (f"  {safe_line(item.hint, limit=300)}" if item.verdict != "pass" else "", MUTED),
         )
         lines += hanging(Content.styled(mark, style), text, indent=2, width=width)
+    lines += [Content(""), Content.styled("Where it goes", "bold $primary")]
+    lines += facts(
+        [
+            ("the run", safe_line(f"{paths.runs_folder()}/{draft.name}", limit=200)),
+            ("in Ollama", safe_line(draft.publish) or "nothing is published for now"),
+        ],
+        width,
+    )
     if recipe:
         lines += [Content(""), Content.styled("The recipe", "bold $primary")]
         for line in recipe.splitlines()[1:]:
@@ -142,6 +151,4 @@ def review_lines(
     if command:
         lines += [Content(""), Content.styled("The same as a command", "bold $primary")]
         lines += Content(safe_line(command, limit=4_000)).wrap(width)
-    if not draft.publish:
-        lines += [Content(""), *Content.styled("It is not published for now.", MUTED).wrap(width)]
     return lines
