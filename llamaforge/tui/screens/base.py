@@ -18,6 +18,7 @@ class ForgeScreen(Screen[_Answer], Generic[_Answer]):
     HELP_TITLE: ClassVar[str] = ""
     HELP_LINES: ClassVar[tuple[str, ...]] = ()
     """Sentences for somebody who sees the screen for the first time."""
+    _allowed: tuple[bool | None, ...] = ()
 
     @property
     def would_lose(self) -> str:
@@ -32,6 +33,17 @@ class ForgeScreen(Screen[_Answer], Generic[_Answer]):
     def tell(self, text: str, *, bad: bool = False) -> None:
         """Show a passing message; text from outside is made safe here."""
         self.notify(safe_line(text), severity="error" if bad else "information", markup=False)
+
+    def refresh_keys(self) -> None:
+        """Show which keys do something now, if that is not what is shown.
+
+        The line of keys is laid out anew each time, which takes longer than anything else here.
+        """
+        actions = {binding.action.partition("(")[0]: binding for _, binding in self._bindings}
+        allowed = tuple(self.check_action(action, ()) for action in actions)
+        if allowed != self._allowed:
+            self._allowed = allowed
+            self.refresh_bindings()
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """Say that reading failed for a reason nobody foresaw; the screen goes on."""

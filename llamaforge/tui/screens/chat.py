@@ -175,7 +175,7 @@ class ChatScreen(ForgeScreen[None]):
         )
         self.query_one("#talk", Lines).show(partial(_exchange_lines, shown, self.is_answering))
         self.query_one("#state", Lines).show(partial(_state_lines, self._problem, self._doing()))
-        self.refresh_bindings()
+        self.refresh_keys()
 
     def _doing(self) -> str:
         if self.is_answering:

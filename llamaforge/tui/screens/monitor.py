@@ -194,7 +194,7 @@ class MonitorScreen(RunKeys):
             self.query_one(LossCurve).display = True
         if old is None or view.is_over != old.is_over:
             self._turn_over(view.is_over)
-        self.refresh_bindings()
+        self.refresh_keys()
 
     def _draw(self, view: RunView) -> None:
         curve = self.query_one(LossCurve)

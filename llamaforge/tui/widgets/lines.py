@@ -25,11 +25,25 @@ class Lines(Widget):
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id, classes=classes)
         self._build: Build = lambda width: []
+        self._built: tuple[int, Sequence[Content]] = (-1, ())
+        """The width for which lines were built last, and these."""
 
     def show(self, build: Build) -> None:
-        """Show the lines of `build` from now on."""
+        """Show the lines of `build` from now on; what is there already is not painted again."""
+        width, before = self._built
         self._build = build
-        self.refresh(layout=True)
+        if width != self.content_size.width:
+            self._built = (-1, ())
+            self.refresh(layout=True)
+            return
+        lines = build(width)
+        self._built = (width, lines)
+        if len(lines) != len(before):
+            self.refresh(layout=True)
+        elif [(line.plain, line.spans) for line in lines] != [
+            (line.plain, line.spans) for line in before
+        ]:
+            self.refresh()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """Return the number of lines."""
@@ -38,7 +52,10 @@ class Lines(Widget):
 
     def render(self) -> Content:
         """Return the lines."""
-        return Content("\n").join(self._build(self.content_size.width))
+        width = self.content_size.width
+        if self._built[0] != width:
+            self._built = (width, self._build(width))
+        return Content("\n").join(self._built[1])
 
 
 def hanging(label: Content, value: Content, *, indent: int, width: int) -> list[Content]:
