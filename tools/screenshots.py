@@ -85,6 +85,7 @@ class Camera:
         """Write the picture `name` once `shows` is on the screen."""
         await self.wait(lambda: shows in self.text)
         await self._pilot.pause(0.3)
+        await self.wait(lambda: "palette" in self.text)  # the footer comes last
         path = self._folder / f"{name}.svg"
         path.write_text(self._pilot.app.export_screenshot(title="llamaforge"), encoding="utf-8")
         print(path)
