@@ -24,7 +24,9 @@ def demo_draft() -> Draft:
     return Draft(
         model=DEMO_MODEL,
         store=str(paths.embedded_store()),
+        base="gguf",
         sources=(str(paths.embedded_data()),),
+        held_out="0.1",
         goal="extract",
         preset="balanced",
         settings={key: str(value) for key, value in DEMO_SETTINGS.items()},

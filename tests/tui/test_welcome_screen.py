@@ -70,11 +70,12 @@ async def test_without_ollama_it_says_what_to_type_and_offers_the_demo(
         await until_shown(pilot, "qwen2.5:3b")
         assert highlighted(pilot).startswith("Demo")
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, ReviewScreen))
         await until_shown(pilot, "1,500 can be trained on")
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
         await until_shown(pilot, "The name in Ollama")
+        await pilot.press("enter")
+        await until_shown(pilot, "Go on to the last page")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, ReviewScreen))
         await until_shown(pilot, "✓ Memory")
@@ -102,12 +103,14 @@ async def test_a_run_at_work_and_one_that_was_stopped_are_offered(running: RunBu
 async def test_a_draft_is_offered_and_goes_on_where_it_was(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"prompt": "{n}?", "completion": "yes"}}\n' for n in range(60)))
-    keep_draft(Draft(model="llamaforge-demo", sources=(str(rows),)))
+    keep_draft(Draft(model="llamaforge-demo", base="gguf", sources=(str(rows),)))
     async with LlamaForgeApp().run_test(size=(80, 24)) as pilot:
         await looked(pilot)
         await until_shown(pilot, "llamaforge-demo with rows.jsonl: answered, not begun")
         await pilot.press("down", "enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, WizardScreen))
+        await until_shown(pilot, "How many rows to hold back")
+        await pilot.press("escape")
         await until_shown(pilot, "/rows.jsonl")
 
 

@@ -30,7 +30,7 @@ from llamaforge.tui.wizard_view import known_lines, trail_lines, words_of
 from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import NO_TRAINING, Draft, keep_draft
 from llamaforge.wizard.facts import Facts, Machine, gathered
-from llamaforge.wizard.looking import LOOKS, Look, due
+from llamaforge.wizard.looking import Look, due
 from llamaforge.wizard.question import Kind, Option, Question
 from llamaforge.wizard.questions import MODEL, STEPS, open_questions, questions_of, taken
 from llamaforge.wizard.recent import recent_sources
@@ -138,24 +138,21 @@ class WizardScreen(ForgeScreen[None]):
         await self._resume()
 
     async def _resume(self) -> None:
-        """Ask the first open question; where all are answered, go to the review."""
-        if open_questions(self.draft, self.facts):
-            await self._ask(self._next_after(None))
-            return
-        for name in LOOKS:
+        """Ask the first open question; where all are answered, go to the checks."""
+        for name in ("base", "rows") if self.draft.sources else ("base",):
             look = due(name, self.draft, self.facts)
             if look is not None:
                 self._look(look, self._resume)
                 return
         questions = self._questions()
-        self._path = [question.key for question in questions]
-        bad = next((item for item in questions if item.judged(self.draft, self.facts)), None)
-        if bad is None:
-            self._show_trail()
-            await self._ask(None)
-        else:
-            self._path = self._path[: self._path.index(bad.key) + 1]
-            await self._ask(bad)
+        given = [item for item in questions if getattr(self.draft, item.key)]
+        bad = next((item for item in given if item.judged(self.draft, self.facts)), None)
+        target = bad or next(iter(open_questions(self.draft, self.facts)), None)
+        keys = [question.key for question in questions]
+        self._path = keys if target is None else keys[: keys.index(target.key)]
+        self._show_trail()
+        await self._ask(target)
+        if bad is not None:
             self._tell_problem(bad.judged(self.draft, self.facts))
 
     @property
