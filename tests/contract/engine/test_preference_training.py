@@ -251,7 +251,7 @@ def test_logits_of_two_answers_never_exist_whole(
     packed, model = make_lora(make_model(tmp_path))
     vocabulary = packed.head.weight.rows
     assert vocabulary >= VOCABULARY.size
-    monkeypatch.setattr(chunked, "_LOGITS_BYTES", 4 * vocabulary * 8)
+    monkeypatch.setattr(chunked, "LOGITS_BYTES", 4 * vocabulary * 8)
     pairs = make_pairs(4)
     objective = DirectPreference(packed.head, pairs, [], settings_of(), tmp_path)
     assert objective.get_ready(model, lambda: False)
