@@ -48,7 +48,7 @@ def test_the_screens_lead_to_a_published_model(
         terminal.press("Down", "Enter")  # classify or extract
         terminal.wait_for("How much time it gets")
         terminal.press("Enter")
-        terminal.wait_for("Settings to change")
+        terminal.wait_for("takes  memory")
         terminal.press("Tab")
         terminal.type("max_steps=4 max_rows=4")
         terminal.press("Enter")

@@ -203,15 +203,16 @@ class WizardScreen(ForgeScreen[None]):
             return
         if not self._path or self._path[-1] != question.key:
             self._path.append(question.key)
-        self.query_one("#question", Lines).show(partial(_question_lines, question))
-        self._tell_problem("")
-        self._show_known()
-        self._show_trail()
         place = self.query_one("#answer", Container)
         await place.remove_children()
         await place.mount(self._widget(question))
         if place.children[0].can_focus:
             place.children[0].focus()
+        # Words come last: who reads the question can type the answer.
+        self.query_one("#question", Lines).show(partial(_question_lines, question))
+        self._tell_problem("")
+        self._show_known()
+        self._show_trail()
 
     def _to_the_end(self) -> None:
         """Show the checks, and then the review; without training there is nothing to check."""
