@@ -10,7 +10,7 @@ from typing import Self
 
 import pytest
 
-WAIT_SECONDS = 180.0
+WAIT_SECONDS = 120.0
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
 
