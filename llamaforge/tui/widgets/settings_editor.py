@@ -61,7 +61,9 @@ class SettingsEditor(Vertical, Helpful):
     def compose(self) -> ComposeResult:
         """Lay out the list, the line and what is known."""
         yield OptionList(id="settings", markup=False)
-        yield Input(id="input", placeholder="KEY=VALUE, or Enter on a setting")
+        yield Input(
+            id="input", placeholder="KEY=VALUE, or Enter on a setting", select_on_focus=False
+        )
         yield Lines(id="about")
 
     def on_mount(self) -> None:
@@ -125,14 +127,21 @@ class SettingsEditor(Vertical, Helpful):
             return
         field = self.query_one(Input)
         field.value = f"{setting.key}={value_words(setting.value(self._recipe))}"
+        field.cursor_position = len(field.value)
         field.focus()
 
     @on(Input.Submitted)
     def on_value(self, event: Input.Submitted) -> None:
         """Take a value, or say what speaks against it."""
         event.stop()
+        text = event.value.strip()
+        if text and "=" not in text:  # a bare value is for the setting under the cursor
+            if self.chosen is None:
+                self._show("Write it as KEY=VALUE, or press Enter on a setting first.")
+                return
+            text = f"{self.chosen.key}={text}"
         settings = dict(self.draft.settings)
-        for key, value in settings_of(event.value).items():
+        for key, value in settings_of(text).items():
             setting = setting_of(key)
             own = self._own(setting) if setting is not None else None
             settings.pop(own or key, None)
