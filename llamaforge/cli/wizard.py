@@ -285,7 +285,8 @@ def _checked(draft: "Draft", facts: "Facts", *, measures: bool) -> "list[Check]"
     if measures and not any(item.verdict == "fail" for item in found):
         measured = measured_checks(draft, facts, lambda words: narrate(f"  {words} …"))
         _tell_checks(measured)
-        found += measured
+        titles = {item.title for item in measured}
+        found = [*(item for item in found if item.title not in titles), *measured]
     return found
 
 
@@ -479,7 +480,8 @@ class _Dialogue:
     def agreed(self, path: Path) -> bool:
         """Return whether the recipe may be written to `path`."""
         verb = "Replace" if path.exists() else "Write"
-        return bool(self._answer("confirm", f"{verb} {safe_line(str(path))}?", default=True))
+        shown = path.name if path.parent == Path.cwd() else str(path)
+        return bool(self._answer("confirm", f"{verb} {safe_line(shown)}?", default=True))
 
     def wants_to_see(self) -> bool:
         """Return whether the first row shall be shown as the model sees it."""

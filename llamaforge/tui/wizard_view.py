@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from textual.content import Content
 
+from llamaforge import paths
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.lines import MUTED, facts, hanging
 from llamaforge.wizard.checks import Check
@@ -34,12 +35,22 @@ def trail_lines(draft: Draft, known: Facts, key: str, width: int) -> list[Conten
         style = "bold $primary" if here else "bold"
         lines.append(Content.styled(f"{'▸' if here else ' '} {step.title}", style))
         for question in step.questions:
-            answer = words_of(question, getattr(draft, question.key))
+            answer = _said(question, draft, known)
             if answer and question.applies(draft, known) and answer != "refuse":
                 text = Content.styled(safe_line(answer, limit=60), MUTED)
                 lines += hanging(Content(""), text, indent=2, width=width)
         lines.append(Content(""))
     return lines
+
+
+def _said(question: Question, draft: Draft, known: Facts) -> str:
+    """Return an answer as a person would say it: of a choice, its title."""
+    answer = getattr(draft, question.key)
+    if question.kind is Kind.CHOICE and answer and question.key != "model":
+        options = question.options(draft, known)
+        title = next((option.title for option in options if option.value == answer), str(answer))
+        return title.partition(" (")[0]
+    return words_of(question, answer)
 
 
 def words_of(question: Question, answer: Any) -> str:
@@ -82,8 +93,9 @@ def report_lines(known: Facts, width: int) -> list[Content]:
     pairs.append(
         (
             "rows",
-            f"{counts['accepted'] + counts['repaired']:,} can be used, "
-            f"{counts['repaired']:,} of them repaired; {counts['rejected']:,} cannot",
+            f"{counts['accepted'] + counts['repaired']:,} can be used"
+            + (f", {counts['repaired']:,} of them repaired" if counts["repaired"] else "")
+            + (f"; {counts['rejected']:,} cannot" if counts["rejected"] else ""),
         )
     )
     lengths = (report.get("analysis") or {}).get("lengths")
@@ -120,6 +132,14 @@ def review_lines(
             (f"  {safe_line(item.hint, limit=300)}" if item.verdict != "pass" else "", MUTED),
         )
         lines += hanging(Content.styled(mark, style), text, indent=2, width=width)
+    lines += [Content(""), Content.styled("Where it goes", "bold $primary")]
+    lines += facts(
+        [
+            ("the run", safe_line(f"{paths.runs_folder()}/{draft.name}", limit=200)),
+            ("in Ollama", safe_line(draft.publish) or "nothing is published for now"),
+        ],
+        width,
+    )
     if recipe:
         lines += [Content(""), Content.styled("The recipe", "bold $primary")]
         for line in recipe.splitlines()[1:]:
@@ -131,6 +151,4 @@ def review_lines(
     if command:
         lines += [Content(""), Content.styled("The same as a command", "bold $primary")]
         lines += Content(safe_line(command, limit=4_000)).wrap(width)
-    if not draft.publish:
-        lines += [Content(""), *Content.styled("It is not published for now.", MUTED).wrap(width)]
     return lines

@@ -171,9 +171,9 @@ def _machine(draft: Draft, facts: Facts, spec: RunSpec, header: Header) -> Itera
 
     look = partial(check_memory, needs.memory)
     fix = partial(_smaller, draft, facts, spec, header, fits)
-    yield _room("Memory", f"at least {size_words(needs.memory)}", look, fix)
+    yield _room("Memory", f"At least {size_words(needs.memory)}", look, fix)
     disk = partial(check_disk, paths.runs_folder(), needs.disk)
-    yield _room("Disk", f"up to {size_words(needs.disk)}", disk, fix)
+    yield _room("Disk", f"Up to {size_words(needs.disk)}", disk, fix)
 
 
 def _smaller(

@@ -36,7 +36,7 @@ def checks_of(plan: Plan, draft: Draft) -> list[Check]:
              if item["code"] not in _SHOWN_CHECKS]  # fmt: skip
     if not any(item.verdict == "fail" for item in found):
         used, have = size_words(plan.memory_bytes), size_words(plan.available_bytes)
-        found.append(Check("Memory, measured", "pass", f"At most {used} of {have} are taken."))
+        found.append(Check("Memory", "pass", f"At most {used} of {have} are taken."))
     if plan.seconds is not None:
         low, high = map(duration_words, plan.seconds)
         found.append(Check("Time", "pass", f"The whole run takes {low} to {high}."))
@@ -55,7 +55,7 @@ def _problem(plan: Plan, draft: Draft, item: dict[str, str]) -> Check:
         answers = {"settings": settings | {"max_length": str(length)}}
         fix = Fix(f"Allow {length:,} tokens a row", answers)
     return Check(
-        "Memory, measured" if "memory" in item["code"] else "Run",
+        "Memory" if "memory" in item["code"] else "Run",
         "fail" if item["level"] == "stop" else "warn",
         safe_line(item["message"], limit=300),
         safe_line(item["fix"], limit=300),

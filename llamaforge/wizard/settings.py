@@ -99,6 +99,21 @@ SETTINGS: Final[tuple[Setting, ...]] = (
        memory="more", time="more"),
     _t("lr_scheduler_type", "How the learning rate falls while it trains."),
     _t("warmup_ratio", "Part of all steps over which the rate rises at first."),
+    _t("warmup_steps", "The same in steps; it outranks the part.", "steps"),
+    _t("min_lr_rate", "Part of the rate at which falling schedules end."),
+    _t("decay_ratio", "Part of all steps over which warmup_stable_decay falls at the end."),
+    _t("packing", "Puts short rows behind one another, so that no time goes into padding; what is "
+       "learned stays the same.", time="less"),
+    _t("early_stopping_patience", "Ends training after so many losses on held-back rows without a "
+       "better one, and keeps the best.", "losses", time="more"),
+    _t("early_stopping_threshold", "By how much a loss must be better to count."),
+    _t("load_best_model_at_end", "Keeps the checkpoint of the least loss on held-back rows "
+       "instead of the last."),
+    _t("neftune_noise_alpha", "Adds noise to what is read, against learning by heart; 5 is usual."),
+    _t("optim", "The optimizer, by its name in transformers; those of 8 bits save memory."),
+    _t("adam_beta1", "How long Adam remembers the direction of its steps."),
+    _t("adam_beta2", "How long Adam remembers their size."),
+    _t("adam_epsilon", "Keeps Adam from dividing by nothing."),
     _t("weight_decay", "Pulls the adapter's numbers towards zero, against learning by heart."),
     _t("max_grad_norm", "Steps larger than this are shortened."),
     _t("seed", "Another number shuffles the rows in another way."),

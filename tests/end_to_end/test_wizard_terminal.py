@@ -31,9 +31,9 @@ def test_the_screens_lead_to_a_published_model(
     with FakeOllama() as server, Terminal(tmp_path) as terminal:
         server.add("llamaforge-demo", base.blob_digest)
         terminal.start(PROGRAM, environment(program, OLLAMA_HOST=server.url), tmp_path)
-        terminal.wait_for("1 in Ollama, 1 can be trained")
+        terminal.wait_for("1 can be trained")
         terminal.press("Enter")
-        terminal.wait_for("1 of 1 ready to train")
+        terminal.wait_for("ready to train")
         terminal.press("Enter")
         terminal.wait_for("What to train on")
         terminal.press("Enter")
@@ -119,7 +119,8 @@ def test_the_plain_way_asks_the_same_and_ends_with_the_recipe(
         terminal.wait_for("llamaforge train")
     text = (tmp_path / "plain.yaml").read_text()
     assert "seed: 7" in text
-    program.run("train", str(tmp_path / "plain.yaml"), "--dry-run")
+    store = ("--store", str(paths.embedded_store()))
+    program.run("train", str(tmp_path / "plain.yaml"), *store, "--dry-run")
 
 
 def test_answers_are_kept_when_the_terminal_goes_away(

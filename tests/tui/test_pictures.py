@@ -11,6 +11,8 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import DataTable, Input
 
+from llamaforge import paths
+from llamaforge.catalog.hub_cache import Cache
 from llamaforge.catalog.model import ModelStatus, Problem, StoredModel
 from llamaforge.hardware import Gpu
 from llamaforge.runs import events
@@ -19,17 +21,20 @@ from llamaforge.tui.app import LlamaForgeApp
 from llamaforge.tui.gauges import GaugeReader, Gauges
 from llamaforge.tui.home import Home, ModelCount
 from llamaforge.tui.run_list import RunRow
-from llamaforge.tui.screens import chat, models, review
+from llamaforge.tui.screens import chat, check, models, review
 from llamaforge.tui.screens.chat import ChatScreen
+from llamaforge.tui.screens.check import CheckScreen
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.review import ReviewScreen
 from llamaforge.tui.screens.runs import RunsScreen
 from llamaforge.tui.screens.welcome import WelcomeScreen
 from llamaforge.tui.screens.wizard import WizardScreen
 from llamaforge.tui.store_view import StoreChoice, StoreContent
-from llamaforge.wizard.checks import Check
+from llamaforge.wizard.bases import BaseFacts, about
+from llamaforge.wizard.checks import Check, Fix
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts, Machine
+from llamaforge.wizard.looking import rows_about
 from tests.tui.run_builder import SAMPLES, RunBuilder
 from tests.tui.test_history_screen import second
 from tests.tui.test_result_screens import Models, made
@@ -296,29 +301,66 @@ FACTS = Facts(
     },
 )  # fmt: skip
 DRAFT = Draft(model="qwen2.5:3b", sources=("/data/tickets.jsonl",))
+BASE = BaseFacts(
+    about(DRAFT),
+    "Qwen/Qwen2.5-3B-Instruct",
+    "certain",
+    ("Its header names Qwen/Qwen2.5-3B-Instruct as its source.",),
+    Cache("absent", 0, 6_170_000_000, ("model.safetensors",), None, None),
+    "qwen-research",
+    must_fetch=True,
+)
+MODEL = StoredModel("qwen2.5:3b", "x", size_bytes=1_929_912_432, parameter_count=3_085_938_688)
+FACTS = replace(FACTS, models=(MODEL,), base=BASE, report_of=rows_about(DRAFT))
 
 
-def shows(screen: Screen[Any]) -> Callable[[Pilot[Any]], Awaitable[None]]:
+def shows(screen: Screen[Any], asks: str = "") -> Callable[[Pilot[Any]], Awaitable[None]]:
     async def show(pilot: Pilot[Any]) -> None:
         await models_are_shown(pilot)
         pilot.app.push_screen(screen)
         await until(pilot, lambda: pilot.app.screen is screen and bool(screen.query("Lines")))
         if isinstance(screen, WizardScreen):
             await until(pilot, lambda: bool(screen.query("#answer > *")))
-            await screen._ask(next(q for q in screen._questions() if q.key == "goal"))
-            await until(pilot, lambda: bool(screen.query("OptionList")))
+            if asks:
+                await screen._ask(next(q for q in screen._questions() if q.key == asks))
+            await until(pilot, lambda: bool(screen.query("#answer > *")))
         await pilot.pause(0.2)
 
     return show
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("asks", ["", "sources", "goal"], ids=["base", "rows", "goal"])
 def test_a_question_of_the_wizard(
-    snap_compare: SnapCompare, store: Path, size: tuple[int, int]
+    snap_compare: SnapCompare, store: Path, size: tuple[int, int], asks: str
 ) -> None:
     screen = WizardScreen(DRAFT, FACTS, still)
     assert snap_compare(LlamaForgeApp(store, clock=still), terminal_size=size,
-                        run_before=shows(screen))  # fmt: skip
+                        run_before=shows(screen, asks))  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_the_checks_of_the_wizard(
+    snap_compare: SnapCompare,
+    store: Path,
+    size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [
+        Check("Rows", "pass", "1,228 can be trained on."),
+        Check("Disk", "fail", "The run needs up to 900 MB of disk space, and 12 MB are free.",
+              "Free some space.", Fix("Take rank 8", {})),
+        Check("Ollama", "warn", "No Ollama server answers.", "Start it with: ollama serve"),
+    ]  # fmt: skip
+    monkeypatch.setattr(check, "checks", lambda *_: found)
+    screen = CheckScreen(DRAFT, FACTS)
+
+    async def show(pilot: Pilot[Any]) -> None:
+        await shows(screen)(pilot)
+        await until(pilot, lambda: screen.found is not None)
+        await pilot.pause(0.2)
+
+    assert snap_compare(LlamaForgeApp(store, clock=still), terminal_size=size, run_before=show)
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
@@ -336,6 +378,7 @@ def test_the_review_of_the_wizard(
         Check("Ollama", "warn", "No Ollama server answers.", "Start it with: ollama serve"),
     ]  # fmt: skip
     monkeypatch.setattr(review, "checks", lambda *_: found)
+    monkeypatch.setattr(paths, "runs_folder", lambda: Path("/home/you/llamaforge/runs"))
     draft = DRAFT.with_answers(goal="style", preset="balanced", name="tickets", publish="helper")
     screen = ReviewScreen(draft, FACTS, still)
     assert snap_compare(LlamaForgeApp(store, clock=still), terminal_size=size,

@@ -293,7 +293,7 @@ async def test_weights_that_nobody_knows_cannot_be_chosen_and_can_be_named(tmp_p
         await until(pilot, lambda: asked(pilot, "base"))
         menu = wizard(pilot).query_one(OptionList)
         assert [option.disabled for option in menu.options] == [False, True, False]
-        await until_shown(pilot, "nobody knows what this model was made from")
+        await until_shown(pilot, "obody knows what this model was made from")
         await choose(pilot, "other")
         await until(pilot, lambda: asked(pilot, "full_base"))
         await say(pilot, str(tmp_path))

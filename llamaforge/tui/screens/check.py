@@ -37,6 +37,7 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
     CSS = """
     CheckScreen #page { padding: 1 2; }
     CheckScreen OptionList { height: auto; background: $background; border: none; padding: 0; }
+    CheckScreen OptionList > .option-list--option-disabled { color: $foreground; }
     CheckScreen #doing { margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -123,6 +124,7 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
     def _show(self, found: list[Check]) -> None:
         self.found = sorted(found, key=lambda item: _ORDER[item.verdict])
         menu = self.query_one(OptionList)
+        before = menu.highlighted
         menu.clear_options()
         bad = sum(item.verdict == "fail" for item in self.found)
         if bad:
@@ -135,9 +137,8 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
             Option(_line(item), id=f"c-{number}", disabled=item.fix is None)
             for number, item in enumerate(self.found)
         )
-        menu.highlighted = next(
-            (place for place, row in enumerate(menu.options) if not row.disabled), None
-        )
+        can = [place for place, row in enumerate(menu.options) if not row.disabled]
+        menu.highlighted = before if before in can else next(iter(can), None)
         self.refresh_bindings()
 
     def _measure(self) -> None:
@@ -162,7 +163,9 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
             self._tell(f"Measuring how long it takes: {message.words} …")
         else:
             self._tell("")
-            self._show([*self.found, *message.found])
+            measured = {item.title for item in message.found}
+            self._show([*(item for item in self.found if item.title not in measured),
+                        *message.found])  # fmt: skip
 
     def _tell(self, text: str, *, bad: bool = False) -> None:
         words = Content.styled(safe_line(text, limit=400), "$text-error" if bad else MUTED)
@@ -272,8 +275,8 @@ def _line(item: Check) -> Content:
         Content.styled(f"{item.title}: ", "bold"),
         Content(safe_line(item.message, limit=300)),
     ]
+    if hint:
+        parts.append(Content.styled(f"  {hint}", MUTED))
     if item.fix is not None:
         parts.append(Content.styled(f"  Enter: {item.fix.title}", "bold $primary"))
-    elif hint:
-        parts.append(Content.styled(f"  {hint}", MUTED))
     return Content("").join(parts)

@@ -32,7 +32,7 @@ from llamaforge.wizard.draft import NO_TRAINING, Draft, keep_draft
 from llamaforge.wizard.facts import Facts, Machine, gathered
 from llamaforge.wizard.looking import LOOKS, Look, due
 from llamaforge.wizard.question import Kind, Option, Question
-from llamaforge.wizard.questions import MODEL, open_questions, questions_of, taken
+from llamaforge.wizard.questions import MODEL, STEPS, open_questions, questions_of, taken
 from llamaforge.wizard.recent import recent_sources
 
 _TYPED: Final = frozenset({Kind.TEXT, Kind.SOURCES})
@@ -268,6 +268,13 @@ class WizardScreen(ForgeScreen[None]):
         return widget
 
     def _show_trail(self) -> None:
+        key = self._path[-1] if self._path else ""
+        place = next(
+            (number for number, step in enumerate(STEPS, start=1)
+             if any(question.key == key for question in step.questions)), 1
+        )  # fmt: skip
+        where = Content.styled(f"{STEPS[place - 1].title}, step {place} of {len(STEPS)}", MUTED)
+        self.query_one(TitleBar).tell(f"New run  {safe_line(self.draft.model, limit=50)}", where)
         lines = partial(trail_lines, self.draft, self.facts, self._path[-1] if self._path else "")
         self.query_one("#steps", Lines).show(lines)
 
@@ -396,12 +403,17 @@ class WizardScreen(ForgeScreen[None]):
             await self._ask(question)
 
 
+def _begun(text: str) -> str:
+    """Return a clause as the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 def _menu(options: list[Option], chosen: str) -> OptionList:
     rows = [
         Row(
             Content.assemble(
                 (safe_line(option.title), "bold"),
-                (f"\n{option.refusal or option.explanation}", MUTED)
+                (f"\n{_begun(option.refusal) or option.explanation}", MUTED)
                 if option.refusal or option.explanation
                 else "",
             ),

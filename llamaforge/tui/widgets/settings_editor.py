@@ -171,13 +171,13 @@ class SettingsEditor(Vertical, Helpful):
 
         def build(width: int) -> list[Content]:
             lines: list[Content] = []
+            pairs: list[tuple[str, str]] = []
             if problem:
                 lines += Content.styled(safe_line(problem, limit=300), "$text-error").wrap(width)
             elif setting is not None:
                 unit = f" {setting.unit}" if setting.unit else ""
                 pairs = [("what", setting.help), ("can be", f"{setting.bounds}{unit}"),
                          ("larger", setting.cost), ("why so", why)]  # fmt: skip
-                lines += facts(pairs, width)
-            return lines + facts([("takes", safe_line(words, limit=300))], width)
+            return lines + facts([*pairs, ("takes", safe_line(words, limit=300))], width)
 
         self.query_one("#about", Lines).show(build)
