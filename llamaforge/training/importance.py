@@ -57,11 +57,11 @@ def measure_importance(
     """
     sums: dict[str, _Sum] = {}
     with ExitStack() as stack, torch.no_grad():
-        for name, matrix, matrices, layer in _layers(packed, model, header):
+        for name, matrix, matrices, width, layer in _layers(packed, model, header):
             found = sums.setdefault(
                 name,
                 _Sum(
-                    torch.zeros(matrices, layer.in_features, dtype=torch.float64),
+                    torch.zeros(matrices, width, dtype=torch.float64),
                     torch.zeros(matrices, dtype=torch.float64),
                 ),
             )
@@ -88,10 +88,14 @@ def _adder(found: _Sum, matrix: int) -> Callable[[nn.Module, tuple[Tensor, ...]]
 
 def _layers(
     packed: PackedModel, model: PeftModel, header: Header
-) -> Iterator[tuple[str, int, int, PackedLinear]]:
-    """Yield each matrix: its tensor's name, its number there, how many lie there, and its layer."""
+) -> Iterator[tuple[str, int, int, int, nn.Module]]:
+    """Yield each matrix: its tensor's name, its number there, how many lie there, width, module.
+
+    The module is the outermost one: an adapter that lies on a matrix multiplies with it itself.
+    """
     for path, name in packed.names.items():
-        yield f"{name}.weight", 0, 1, _packed_layer(model.get_base_model(), path)
+        module = model.get_base_model().get_submodule(path)
+        yield f"{name}.weight", 0, 1, _packed_layer(module).in_features, module
     for path, module in model.get_base_model().named_modules():
         if not isinstance(module, PackedExperts):
             continue
@@ -101,12 +105,12 @@ def _layers(
             if fused and part == "up":
                 continue  # it has the gate's inputs, and lies in one tensor with it
             tensor = "gate_up" if fused and part == "gate" else part
-            yield f"{layer}ffn_{tensor}_exps.weight", number, module.num_experts, linear
+            matrices = module.num_experts
+            yield f"{layer}ffn_{tensor}_exps.weight", number, matrices, linear.in_features, linear
 
 
-def _packed_layer(model: nn.Module, path: str) -> PackedLinear:
-    """Return the packed layer at `path`, on which an adapter may lie."""
-    module = model.get_submodule(path)
+def _packed_layer(module: nn.Module) -> PackedLinear:
+    """Return the packed layer that `module` is, or on which it is an adapter."""
     if isinstance(module, PackedLinear):
         return module
     inner = module.get_submodule("base_layer")

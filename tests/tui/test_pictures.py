@@ -219,6 +219,7 @@ def test_before_and_after_in_two_columns(
         process = made[-1]
         process.ready()
         await until(pilot, lambda: "llama.cpp" in screen_text(pilot))
+        pilot.app.screen.query_one(Input).cursor_blink = False
         pilot.app.screen.query_one(Input).value = SAMPLES[0][0]
         await pilot.press("enter")
         await until(pilot, lambda: bool(process.asked))
@@ -240,6 +241,9 @@ def test_what_is_done_with_a_result(
         await monitor_is_shown(pilot)
         await pilot.press(key)
         await pilot.pause(0.2)
+        for field in pilot.app.screen.query(Input):
+            field.cursor_blink = False
+        await pilot.pause(0.1)
 
     app = LlamaForgeApp(None, finished.run.id, still)
     assert snap_compare(app, terminal_size=size, run_before=opened)

@@ -90,7 +90,6 @@ class ChatScreen(ForgeScreen[None]):
     def on_mount(self) -> None:
         """Begin to load the models; typing is possible meanwhile."""
         self.query_one(TitleBar).tell(f"Talk to {self.run_directory.id}")
-        self.query_one("#page").anchor()
         self._show()
         self.query_one(Input).focus()
         self.run_worker(self._listen, thread=True, group="chat", exit_on_error=False)
@@ -174,6 +173,9 @@ class ChatScreen(ForgeScreen[None]):
             for item in self.exchanges
         )
         self.query_one("#talk", Lines).show(partial(_exchange_lines, shown, self.is_answering))
+        if self.is_answering:  # what is read again stays where it is
+            page = self.query_one("#page", VerticalScroll)
+            self.call_after_refresh(page.scroll_end, animate=False)
         self.query_one("#state", Lines).show(partial(_state_lines, self._problem, self._doing()))
         self.refresh_keys()
 
