@@ -15,7 +15,7 @@ from llamaforge.training.packed import PackedLinear, PackedWeight
 
 
 class _PackedLoraProduct(torch.autograd.Function):
-    """y = x Wᵀ + b + s · (x Aᵀ) Bᵀ with W packed; gradients reach x, A and B."""
+    """y = x Wᵀ + b + s · (x Aᵀ) Bᵀ of x [n, in] with W packed; gradients reach x, A and B."""
 
     @staticmethod
     def forward(
@@ -28,24 +28,23 @@ class _PackedLoraProduct(torch.autograd.Function):
         bias: Tensor | None,
         scale: float,
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        low = rows @ a.to(x.dtype).T  # [n, r]
-        y = functional.linear(rows, weight.lend(x.dtype), bias)
+        low = x @ a.to(x.dtype).T  # [n, r]
+        y = functional.linear(x, weight.lend(x.dtype), bias)
         y.addmm_(low, (b * scale).to(x.dtype).T)
-        ctx.save_for_backward(rows, low, a, b, blocks)
-        ctx.weight, ctx.scale, ctx.shape = weight, scale, x.shape
-        return y.view(*x.shape[:-1], -1)
+        ctx.save_for_backward(x, low, a, b, blocks)
+        ctx.weight, ctx.scale = weight, scale
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, low, a, b, _ = ctx.saved_tensors
-        dy = gradients[0].reshape(-1, gradients[0].shape[-1])
+        dy = gradients[0]
         back = dy @ (b * ctx.scale).to(dy.dtype)  # [n, r]
         dx = None
         if ctx.needs_input_grad[0]:
             weight: PackedWeight = ctx.weight
             dx = dy @ weight.lend(dy.dtype)
-            dx = dx.addmm_(back, a.to(dy.dtype)).view(ctx.shape)
+            dx.addmm_(back, a.to(dy.dtype))
         da = (back.T @ rows).to(a.dtype)
         db = (dy.T @ low).to(b.dtype).mul_(ctx.scale)
         return dx, da, db, None, None, None, None
@@ -60,19 +59,21 @@ class PackedLora(LoraLinear):
         base = self.base_layer
         if name is None or not isinstance(base, PackedLinear):
             return super().forward(x, *args, **kwargs)
-        with torch.autocast(x.device.type, enabled=False):
-            return cast(
-                "Tensor",
-                _PackedLoraProduct.apply(  # type: ignore[no-untyped-call]
-                    x.to(base.compute_dtype),
-                    self.lora_A[name].weight,
-                    self.lora_B[name].weight,
-                    base.packed.blocks,
-                    base.packed,
-                    base.bias,
-                    self.scaling[name],
-                ),
-            )
+        y = cast(
+            "Tensor",
+            _PackedLoraProduct.apply(  # type: ignore[no-untyped-call]
+                x.reshape(-1, x.shape[-1]).to(base.compute_dtype),
+                self.lora_A[name].weight,
+                self.lora_B[name].weight,
+                base.packed.blocks,
+                base.packed,
+                base.bias,
+                self.scaling[name],
+            ),
+        )
+        # Made out here, since models that add into a layer's output may not do so in a view that a
+        # function of its own has made.
+        return y.view(*x.shape[:-1], -1)
 
     def _plain_adapter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         """Return the adapter that is laid over the matrix, if it is one and a plain one."""
