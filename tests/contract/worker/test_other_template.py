@@ -36,7 +36,7 @@ def warnings(
         ),
         tokenizer=SimpleNamespace(chat_template=OWN),
         rows=SimpleNamespace(
-            train=[SimpleNamespace(record=SimpleNamespace(messages=()))],
+            train=[SimpleNamespace(messages=())],
         ),
     )
     prepare._warn_of_other_template(job, conversations)
