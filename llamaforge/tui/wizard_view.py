@@ -66,6 +66,15 @@ def words_of(question: Question, answer: Any) -> str:
     return str(answer or "")
 
 
+def question_lines(question: Question, width: int) -> list[Content]:
+    """Return a question in words: its title, and what it is about."""
+    return [
+        *Content.styled(question.title, "bold $primary").wrap(width),
+        *hanging(Content(""), Content.styled(question.help, MUTED), indent=0, width=width),
+        Content(""),
+    ]
+
+
 def known_lines(question: Question, draft: Draft, known: Facts, width: int) -> list[Content]:
     """Return what is shown beside a question: what is known of its subject, and of the rows."""
     pairs = [(label, text) for label, text in question.known(draft, known)]

@@ -142,11 +142,12 @@ def _network(draft: Draft, facts: Facts) -> Check:
     base = facts.base
     if draft.trains_on_base and base is not None and base.must_fetch:
         size = base.cache.missing_bytes
-        words = f" ({size_words(size)})" if size else ""
+        words = f" ({size_words(size)} to fetch)" if size else ""
+        there = "complete on this machine" if base.cache.bytes else "on this machine yet"
         return Check(
             "Weights",
             "fail",
-            f"{safe_line(base.repo)} is not on this machine yet{words}.",
+            f"{safe_line(base.repo)} is not {there}{words}.",
             "Download it, or train on the model's own file.",
             Fix("Download it", {}, fetches=base.repo),
         )

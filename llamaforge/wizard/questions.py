@@ -47,12 +47,13 @@ def _model_problem(answer: Any, draft: Draft, facts: Facts) -> str:
 
 
 def _goals(draft: Draft, facts: Facts) -> list[Option]:
-    del draft
     pairs = are_pairs(facts)
     options = []
     for goal in GOALS:
         words, refusal = goal.explanation, ""
-        if pairs and goal.key not in {PREFER, NO_TRAINING}:
+        if pairs and draft.snapshot and goal.key not in {PREFER, NO_TRAINING}:
+            refusal = "these rows were frozen as pairs of a better and a worse answer"
+        elif pairs and goal.key not in {PREFER, NO_TRAINING}:
             words = f"Learns the better answers alone. {words}"
         elif goal.key == PREFER and "rows" in facts.report and not pairs:
             refusal = "it needs rows with a better and a worse answer: chosen and rejected"

@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.catalog.inventory import Inventory
 from llamaforge.data import library
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import Watch, collect, judge, source_files, streamed, take_in_nothing
 from llamaforge.data.lengths import RowLength, by_text
-from llamaforge.data.records import HEAD_ROLES, Message, Record, RowError, is_raw_text
+from llamaforge.data.records import HEAD_ROLES, SPLITS, Message, Record, RowError, is_raw_text
 from llamaforge.data.repairs import repaired_rows
 from llamaforge.data.row_refs import Example, ref_of, text_bytes
-from llamaforge.data.snapshot import write_snapshot
+from llamaforge.data.snapshot import read_snapshot, write_snapshot
 from llamaforge.data.templates import choose_template
 from llamaforge.errors import (
     ExitCode,
@@ -32,6 +32,7 @@ from llamaforge.errors import (
     LlamaForgeError,
     NotFoundError,
     RefusedError,
+    UsageError,
 )
 from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.tokenizer import GgufTokenizer
@@ -39,6 +40,9 @@ from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.limits import MOST_RENDERED_BYTES, TooSlow, program_limits
+
+if TYPE_CHECKING:
+    from llamaforge.data.analysis import Analysis
 
 _RENDERED_ROWS: Final = 20_000
 """Rows that are measured as the template renders them; the rest are counted by their texts."""
@@ -80,10 +84,12 @@ def report(request: CheckRequest) -> dict[str, Any]:
 
     data = request.data
     measure, context = _measure(request)
+    if data.snapshot is not None:
+        return _frozen_report(request, measure, context)
     intake = take_in_nothing(data.sources, choices=data.choices, fetch=fetch_dataset, brief=True)
     watch = Watch(lambda what, rows: _say("progress", {"what": what, "rows": rows}))
     analysis = analyse(
-        streamed(intake, choices=data.choices, seed=data.split_seed, watch=watch),
+        streamed(intake, seed=data.split_seed, watch=watch),
         measure=measure,
         max_length=data.max_length,
         context=context,
@@ -99,9 +105,8 @@ def report(request: CheckRequest) -> dict[str, Any]:
     except LlamaForgeError as error:
         problems.append({"level": "stop", "code": error.code, "message": error.message})
     files = source_files(intake)
-    can_train = not any(item["level"] == "stop" for item in problems)
-    lengths = analysis.lengths
-    return {
+    can_train = not _stops(problems)
+    return _body(analysis, measure, problems) | {
         "sources": [
             asdict(found) | {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
             for file, found in zip(files, intake.detections, strict=True)
@@ -122,6 +127,20 @@ def report(request: CheckRequest) -> dict[str, Any]:
         "rejected": [
             {"source": row.source, "line": row.row, "reason": row.reason} for row in intake.rejected
         ],
+        "snapshot": _kept(request) if request.keep and can_train else None,
+    }
+
+
+def _stops(problems: list[dict[str, str]]) -> bool:
+    return any(item["level"] == "stop" for item in problems)
+
+
+def _body(
+    analysis: "Analysis", measure: "_Rendered | None", problems: list[dict[str, str]]
+) -> dict[str, Any]:
+    """Return the part of a report that says what the rows show."""
+    lengths = analysis.lengths
+    return {
         "model": measure.facts() if measure else None,
         "tokens": None
         if lengths is None
@@ -132,9 +151,57 @@ def report(request: CheckRequest) -> dict[str, Any]:
         "secrets": [finding.to_json() for finding in analysis.privacy.secrets],
         "analysis": analysis.to_json(),
         "problems": problems,
-        "can_train": can_train,
-        "snapshot": _kept(request) if request.keep and can_train else None,
+        "can_train": not _stops(problems),
     }
+
+
+def _frozen_report(
+    request: CheckRequest, measure: "_Rendered | None", context: int | None
+) -> dict[str, Any]:
+    """Return what rows show that were frozen before: judged then, they are only measured now."""
+    from llamaforge.data.analysis import analyse
+
+    data = request.data
+    manifest, splits = read_snapshot(library.find(data.snapshot or "").folder)
+    records = [record for side in SPLITS for record in splits[side]]
+    pairs = any(record.chosen for record in records)
+    analysis = analyse(
+        records,
+        measure=measure,
+        max_length=data.max_length,
+        context=context,
+        allow_secrets=True,
+    )
+    problems = [*analysis.problems(), *(measure.problems() if measure else ())]
+    if pairs and data.preference == "refuse":
+        raise UsageError(
+            "These rows were frozen as preference pairs.",
+            "Learn from them with --method dpo.",
+            code="unsupported_format",
+        )
+    count = len(records)
+    return _body(analysis, measure, problems) | {
+        "sources": [
+            source.model_dump()
+            | {
+                "format": "preference" if pairs else _of_answers(source.format),
+                "confidence": 1.0,
+                "reason": "frozen",
+            }
+            for source in manifest.sources
+        ],
+        "rows": {"read": count, "accepted": count}
+        | dict.fromkeys(("repaired", "rejected", "left_out", "repeated"), 0),
+        "repairs": {},
+        "repaired": [],
+        "rejected": [],
+        "snapshot": manifest.id,
+    }
+
+
+def _of_answers(found: str) -> str:
+    """Return the format of frozen conversations, which may be the better sides of pairs."""
+    return "chat" if found == "preference" else found
 
 
 def _kept(request: CheckRequest) -> str:

@@ -1,6 +1,8 @@
 """A real terminal, by tmux: what a person types, and what then stands on the screen."""
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ class Terminal:
     def __init__(self, folder: Path, width: int = 80, height: int = 24) -> None:
         self._socket = folder / "tmux"
         self._size = (width, height)
+        self._again: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -36,9 +39,24 @@ class Terminal:
         """Start a program in the window."""
         settings = [part for key, value in environment.items() for part in ("-e", f"{key}={value}")]
         width, height = map(str, self._size)
-        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", width, "-y", height,
-                   "-c", str(folder), *settings, *words)  # fmt: skip
+        self._again = ["-c", str(folder), *settings, *words]
+        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", width, "-y", height, *self._again)
         self._tmux("set-option", "-g", "remain-on-exit", "on")
+
+    def kill(self) -> None:
+        """Kill the program in the window, which can do nothing about it."""
+        os.kill(int(self._tmux("list-panes", "-F", "#{pane_pid}")), signal.SIGKILL)
+        self.wait_for("Pane is dead")
+
+    def start_again(self) -> None:
+        """Start the same program in the window once more."""
+        self._tmux("respawn-pane", "-k", *self._again)
+
+    def storm(self, *, times: int = 1) -> None:
+        """Give the window all sorts of sizes, and at the end the one it had."""
+        for width, height in ((40, 12), (120, 40), (20, 5), (1, 1), (200, 60)) * times:
+            self.resize(width, height)
+        self.resize(*self._size)
 
     def _tmux(self, *words: str, check: bool = True) -> str:
         command = ["tmux", "-S", str(self._socket), *words]

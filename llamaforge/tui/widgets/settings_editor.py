@@ -14,7 +14,7 @@ from textual.widgets.option_list import Option
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import Recipe
 from llamaforge.safe_text import safe_line
-from llamaforge.tui.widgets.answers import Answered
+from llamaforge.tui.widgets.answers import Answered, Kept
 from llamaforge.tui.widgets.helpful import Helpful
 from llamaforge.tui.widgets.lines import MUTED, Lines, facts
 from llamaforge.wizard.draft import Draft
@@ -26,12 +26,6 @@ from llamaforge.wizard.settings import SETTINGS, Setting, setting_of, value_word
 
 class SettingsEditor(Vertical, Helpful):
     """A list of settings over a line to change one, and what is known of it."""
-
-    @dataclass
-    class Changed(Message):
-        """A setting has another value now."""
-
-        settings: Mapping[str, str]
 
     @dataclass
     class Known(Message):
@@ -157,7 +151,7 @@ class SettingsEditor(Vertical, Helpful):
         event.input.value = ""
         self._fill(0)
         self.query_one(OptionList).focus()
-        self.post_message(self.Changed(settings))
+        self.post_message(Kept(settings))
         self._look()
 
     def _look(self) -> None:
