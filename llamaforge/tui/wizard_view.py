@@ -136,7 +136,7 @@ def review_lines(
     for item in found or ():
         mark, style = MARKS[item.verdict]
         text = Content.assemble(
-            (f"{item.title}: ", "bold"),
+            (f"{safe_line(item.title, limit=80)}: ", "bold"),
             safe_line(item.message, limit=300),
             (f"  {safe_line(item.hint, limit=300)}" if item.verdict != "pass" else "", MUTED),
         )

@@ -67,7 +67,10 @@ def checks(draft: Draft, facts: Facts) -> list[Check]:
         header = read_model(spec.model.blob, spec.model.files)
     except LlamaForgeError as error:
         if not any(item.verdict == "fail" for item in found):
-            found.append(Check("Recipe", "fail", error.message, error.hint))
+            fit, left_out = draft.fitting(advice_for(draft, facts))
+            names = ", ".join(safe_line(text, limit=60) for text in left_out)
+            fix = Fix(f"Leave out {names}", {"settings": fit.settings}) if left_out else None
+            found.append(Check("Recipe", "fail", error.message, error.hint, fix))
         return found
     found += _machine(draft, facts, spec, header)
     found += _template(draft, facts)

@@ -13,7 +13,7 @@ import yaml
 from llamaforge import paths
 from llamaforge.data import library
 from llamaforge.data.sources import absolute_source
-from llamaforge.errors import LlamaForgeError
+from llamaforge.errors import LlamaForgeError, UsageError
 from llamaforge.files import write_atomic, write_json
 from llamaforge.recipe.resolve import with_settings
 from llamaforge.recipe.spec import Recipe
@@ -133,6 +133,22 @@ class Draft:
             NotFoundError: the frozen rows are not there any more.
         """
         return with_settings(self.body(advice), [f"{k}={v}" for k, v in self.settings.items()])
+
+    def fitting(self, advice: tuple[Advice, ...]) -> "tuple[Draft, tuple[str, ...]]":
+        """Return the draft without settings that it cannot have, and these as `KEY=VALUE`.
+
+        Another goal may leave settings behind that mean nothing to its method.
+        """
+        fit, left_out = replace(self, settings={}), []
+        for key, value in self.settings.items():
+            more = replace(fit, settings={**fit.settings, key: value})
+            try:
+                more.recipe(advice)
+            except UsageError:
+                left_out.append(f"{key}={value}")
+            else:
+                fit = more
+        return fit, tuple(left_out)
 
     def yaml(self, advice: tuple[Advice, ...]) -> str:
         """Return the recipe as a file, with the reason of each number beside it.

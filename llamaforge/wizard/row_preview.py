@@ -46,7 +46,7 @@ def token_row(draft: Draft, files: RowFiles, file: int, place: int) -> PreviewAn
             model=draft.model,
             store=draft.store or None,
             **what,
-            **settings,  # type: ignore[arg-type]
+            **settings,
         )
     except ValueError as error:
         raise LlamaForgeError("The file's name cannot be passed on.", "Rename it.") from error

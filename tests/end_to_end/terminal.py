@@ -43,10 +43,22 @@ class Terminal:
         self._tmux("-f", "/dev/null", "new-session", "-d", "-x", width, "-y", height, *self._again)
         self._tmux("set-option", "-g", "remain-on-exit", "on")
 
+    @property
+    def process(self) -> int:
+        """The id of the program's process."""
+        return int(self._tmux("list-panes", "-F", "#{pane_pid}"))
+
     def kill(self) -> None:
         """Kill the program in the window, which can do nothing about it."""
-        os.kill(int(self._tmux("list-panes", "-F", "#{pane_pid}")), signal.SIGKILL)
-        self.wait_for("Pane is dead")
+        os.kill(self.process, signal.SIGKILL)
+        self.wait_until_ended()
+
+    def wait_until_ended(self) -> None:
+        """Return once the program in the window has ended."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self._tmux("list-panes", "-F", "#{pane_dead}").strip() != "1":
+            assert time.monotonic() < deadline, self.screen
+            time.sleep(0.05)
 
     def start_again(self) -> None:
         """Start the same program in the window once more."""
@@ -83,6 +95,13 @@ class Terminal:
             assert time.monotonic() < deadline, f"{text!r} is not on the screen:\n{shown}"
             time.sleep(0.1)
         return shown
+
+    def wait_until_gone(self, text: str) -> None:
+        """Return once `text` is not on the screen any more."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while text in (shown := self.screen):
+            assert time.monotonic() < deadline, f"{text!r} is still on the screen:\n{shown}"
+            time.sleep(0.1)
 
     def resize(self, width: int, height: int) -> None:
         """Give the window another size."""

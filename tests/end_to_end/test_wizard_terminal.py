@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llamaforge import paths
@@ -52,9 +53,9 @@ def test_the_screens_lead_to_a_published_model(
         terminal.wait_for("takes  memory")
         terminal.press("Down", "Down", "Down", "Enter")
         terminal.wait_for("max_steps=")
-        terminal.type("30")
+        terminal.type("20 max_rows=4 samples=2 fidelity_rows=4")
         terminal.press("Enter")
-        terminal.wait_for("Go on with 1 changed")
+        terminal.wait_for("Go on with 4 changed")
         terminal.press("Enter")
         terminal.wait_for("Questions to watch")
         terminal.press("Enter")
@@ -79,7 +80,7 @@ def test_the_screens_lead_to_a_published_model(
 
         terminal.start_again()
         terminal.wait_for("Watch typed")
-        terminal.press("Enter")
+        terminal.press("Down", "Enter")
         terminal.wait_for("Paused after step")
         terminal.storm(times=5)
         terminal.wait_for("Paused after step")
@@ -98,15 +99,19 @@ def test_the_screens_lead_to_a_published_model(
         adapter = sha256_of(run.artifacts / "adapter.gguf")
         assert server.models["graded:v1"].adapters == [adapter]
         terminal.press("Escape")
+        terminal.wait_until_gone("Under which name?")
         terminal.press("t")
         terminal.wait_for("Ask something that your rows teach")
         terminal.type("hello")
         terminal.press("Enter")
         terminal.wait_for("tokens,")
+        models = psutil.Process(terminal.process).children()
+        assert any("llamaforge.worker.chat" in " ".join(child.cmdline()) for child in models)
         terminal.press("Escape")
         terminal.wait_for("Finished.")
+        program.wait(lambda: not any(child.is_running() for child in models))
         terminal.press("q")
-        terminal.wait_for("Pane is dead")
+        terminal.wait_until_ended()
 
 
 def test_the_plain_way_asks_the_same_and_ends_with_the_recipe(

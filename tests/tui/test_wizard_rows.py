@@ -65,7 +65,7 @@ async def shows_row(pilot: Pilot[Any], words: str) -> None:
 
 
 async def test_columns_are_asked_for_the_file_that_needs_it(german: Path, english: Path) -> None:
-    async with app().run_test(size=(80, 24)) as pilot:
+    async with app().run_test(size=(80, 24), notifications=True) as pilot:
         await begin(pilot)
         await say(pilot, f"{english} {german}")
         await until(pilot, lambda: asked(pilot, "map"))

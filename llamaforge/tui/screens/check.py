@@ -218,11 +218,12 @@ def _line(item: Check) -> Content:
     hint = safe_line(item.hint, limit=300) if item.verdict != "pass" else ""
     parts = [
         Content.styled(f"{mark} ", style),
-        Content.styled(f"{item.title}: ", "bold"),
+        Content.styled(f"{safe_line(item.title, limit=80)}: ", "bold"),
         Content(safe_line(item.message, limit=300)),
     ]
     if hint:
         parts.append(Content.styled(f"  {hint}", MUTED))
     if item.fix is not None:
-        parts.append(Content.styled(f"\n  Enter: {item.fix.title}", "bold $primary"))
+        words = safe_line(item.fix.title, limit=120)
+        parts.append(Content.styled(f"\n  Enter: {words}", "bold $primary"))
     return Content("").join(parts)

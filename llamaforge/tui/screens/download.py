@@ -168,12 +168,12 @@ def _plan_lines(plan: "DownloadPlan", width: int) -> list[Content]:
     rest = f" of {size_words(plan.total_bytes)}; the rest is here" if there else ""
     gated = "its makers ask you to accept their terms on its page first" if plan.gated else ""
     pairs = [
-        ("base", safe_line(plan.repo, limit=100)),
+        ("base", safe_line(plan.repo, limit=80)),
         ("to fetch", f"{size_words(plan.fetch_bytes)}{rest}"),
         ("free", f"{size_words(plan.free_bytes)} on the disk of the Hub's cache"),
-        ("licence", safe_line(plan.license or "", limit=60) or "not stated"),
+        ("licence", safe_line(plan.license or "", limit=40) or "not stated"),
         ("gated", gated),
-        ("page", safe_line(plan.page, limit=200)),
+        ("page", safe_line(plan.page, limit=120)),
     ]
     return [*facts(pairs, width), Content("")]
 

@@ -16,6 +16,7 @@ from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.answers import Answered, Pending
 from llamaforge.tui.widgets.helpful import Helpful
 from llamaforge.tui.widgets.lines import MUTED, Lines, facts
+from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.wizard.columns import file_words, shown_rows
 from llamaforge.wizard.question import Option
 from llamaforge.wizard.row_files import RowFiles
@@ -64,7 +65,7 @@ class ColumnMapper(Vertical, Helpful, Pending):
                 ),
                 id="ways",
             )  # fmt: skip
-        yield Input(self._now, id="input")
+        yield SafeInput(self._now, id="input")
         yield Lines(id="rows")
 
     def on_mount(self) -> None:

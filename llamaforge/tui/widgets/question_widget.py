@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Input, OptionList
+from textual.widgets import OptionList
 from textual.widgets.option_list import Option as Row
 
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.column_mapper import ColumnMapper
 from llamaforge.tui.widgets.lines import MUTED
 from llamaforge.tui.widgets.lines_editor import LinesEditor
+from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.tui.widgets.settings_editor import SettingsEditor
 from llamaforge.tui.widgets.source_picker import SourcePicker
 from llamaforge.tui.wizard_view import words_of
@@ -47,7 +48,7 @@ def question_widget(question: Question, draft: Draft, facts: Facts, typed: str) 
         case Kind.LINES:
             widget = LinesEditor(tuple(now or ()), options, typed)
         case Kind.TEXT:
-            widget = Input(typed or words_of(question, now), id="input")
+            widget = SafeInput(typed or words_of(question, now), id="input")
     return widget
 
 

@@ -50,7 +50,7 @@ async def test_a_base_is_fetched_stopped_and_fetched_to_its_end(
         async def open_download(words: str) -> DownloadScreen:
             await until_shown(pilot, words)
             await until_shown(pilot, "Enter: Download it")
-            assert pilot.app.screen is screen
+            await until(pilot, lambda: pilot.app.screen is screen)
             assert screen.query_one(OptionList).options[0].disabled, "it cannot begin like this"
             await pilot.press("f")
             await until(pilot, lambda: isinstance(pilot.app.screen, DownloadScreen))
@@ -62,7 +62,7 @@ async def test_a_base_is_fetched_stopped_and_fetched_to_its_end(
         pilot.app.push_screen(screen)
 
         await open_download(f"{NAME} is not on this machine yet")
-        await until_shown(pilot, "not found")  # the Hub has no such repository
+        await until_shown(pilot, "is not on the Hub, or is private")
         await pilot.press("y")
         await pilot.press("escape")
         await until(pilot, lambda: pilot.app.screen is screen)
