@@ -5,6 +5,7 @@ left to a person, who may have wanted it.
 """
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -12,12 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from llamaforge.hardware import memory_kills
-from llamaforge.runs.directory import RunDirectory, RunState, is_process
+from llamaforge.hardware import boot_id, memory_kills
+from llamaforge.runs.directory import RunDirectory, RunState, Status, is_process
 
 _GOODBYE: Final = b"."
 _END_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.05
+_ABORTED: Final = re.compile(
+    rb"^memory allocation of \d+ bytes failed"  # Rust: tokenizers, safetensors
+    rb"|terminate called after throwing an instance of 'std::bad_alloc'",
+    re.MULTILINE,
+)
+"""The last words of libraries that end the process where they get no memory."""
+_LOG_TAIL_BYTES: Final = 64 * 1024
 
 
 @contextmanager
@@ -57,13 +65,44 @@ def _watch(run: RunDirectory, command: Sequence[str], worker: int, reading: int)
 
 
 def was_killed_for_memory(run: RunDirectory, worker: int) -> bool:
-    """Return whether the run's last worker was `worker`, and the system ended it for memory."""
+    """Return whether the run's last worker was `worker`, and memory ended it while it trained."""
     status = run.read_status()
-    kills = memory_kills()
+    # Only training can do with less: whatever else was ended would be ended again, without end.
     return (
-        status.state is RunState.LOST
-        and status.pid == worker
+        status.pid == worker
+        and status.stage.split()[:1] == ["train"]
+        and ended_for_memory(run, status)
+    )
+
+
+def ended_for_memory(run: RunDirectory, status: Status) -> bool:
+    """Return whether the worker of `status` came to its end because memory ran out.
+
+    Either the system ended it, or a library did, with its words in the log.
+    """
+    if status.state is not RunState.LOST:
+        return False
+    kills = memory_kills()
+    if (
+        status.boot == boot_id()
         and status.memory_kills is not None
         and kills is not None
         and kills > status.memory_kills
-    )
+    ):
+        return True
+    if status.log_bytes is None:
+        return False
+    try:
+        with run.log_file.open("rb") as log:
+            log.seek(max(status.log_bytes, log_bytes(run) - _LOG_TAIL_BYTES))
+            return _ABORTED.search(log.read(_LOG_TAIL_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def log_bytes(run: RunDirectory) -> int:
+    """Return the length of the worker's log."""
+    try:
+        return run.log_file.stat().st_size
+    except OSError:
+        return 0
