@@ -56,7 +56,7 @@ def answered(draft: Draft, facts: Facts, dialogue: "Dialogue | None") -> tuple[D
             given = getattr(draft, question.key)
             if given and question.kind.value != "yes_no":
                 _require(question, given, draft, facts)
-                draft = draft.with_answers(**_again(question, given, facts))
+                draft = draft.with_answers(**_again(question, given, draft, facts))
                 facts = looked(question.looks, draft, facts)
                 _require_judged(question, draft, facts)
                 continue
@@ -85,12 +85,13 @@ def _ask(
                 code="missing_answer",
             )
         answer = _default(question, draft, facts)
-        draft = draft.with_answers(**taken(question, answer, facts))
+        draft = draft.with_answers(**taken(question, answer, draft, facts))
         facts = looked(question.looks, draft, facts)
         _require_judged(question, draft, facts)
         return draft, facts
     while True:
-        draft = draft.with_answers(**taken(question, dialogue.ask(question, draft, facts), facts))
+        answer = dialogue.ask(question, draft, facts)
+        draft = draft.with_answers(**taken(question, answer, draft, facts))
         keep_draft(draft)
         facts = looked(question.looks, draft, facts)
         problem = question.judged(draft, facts)
@@ -99,9 +100,9 @@ def _ask(
         narrate(problem)
 
 
-def _again(question: Question, given: Any, facts: Facts) -> Mapping[str, Any]:
+def _again(question: Question, given: Any, draft: Draft, facts: Facts) -> Mapping[str, Any]:
     """Return what an answer that was given before changes in the draft, now that more is known."""
-    return taken(question, given, facts) if question.key == "goal" else {}
+    return taken(question, given, draft, facts) if question.key == "goal" else {}
 
 
 def looked(name: str, draft: Draft, facts: Facts) -> Facts:

@@ -94,8 +94,10 @@ def report_lines(known: Facts, width: int) -> list[Content]:
     pairs: list[tuple[str, str | Content]] = [
         (
             Path(source["path"]).name if len(report["sources"]) > 1 else "found",
-            f"{source['container']}, {source['format']}, {percent_words(source['confidence'])} "
-            "sure",
+            f"{source['container']}, read as you said"
+            if source["format"] == "unknown"
+            else f"{source['container']}, {source['format']}, "
+            f"{percent_words(source['confidence'])} sure",
         )
         for source in report["sources"][:_SHOWN_PROBLEMS]
     ]
@@ -141,6 +143,12 @@ def review_lines(
             (f"  {safe_line(item.hint, limit=300)}" if item.verdict != "pass" else "", MUTED),
         )
         lines += hanging(Content.styled(mark, style), text, indent=2, width=width)
+    if found is not None and not any(item.title == "Time" for item in found):
+        words = (
+            "How long it takes was not measured to its end: Esc goes back to where that is done."
+        )
+        lines += hanging(Content.styled("·", MUTED), Content.styled(words, MUTED), indent=2,
+                         width=width)  # fmt: skip
     lines += [Content(""), Content.styled("Where it goes", "bold $primary")]
     lines += facts(
         [

@@ -225,7 +225,7 @@ STEPS: Final = (
                 "The model answers them while it trains, and you see how its answers change.",
                 Kind.LINES,
                 options=lambda draft, facts: [
-                    Option(text, safe_line(text, limit=60), "from your rows")
+                    Option(text, safe_line(text, limit=54), "from your rows")
                     for text in facts.prompts
                 ],
                 problem=_probes_problem,
@@ -285,8 +285,10 @@ def open_questions(draft: Draft, facts: Facts) -> list[Question]:
     ]
 
 
-def taken(question: Question, answer: Any, facts: Facts) -> Mapping[str, Any]:
+def taken(question: Question, answer: Any, draft: Draft, facts: Facts) -> Mapping[str, Any]:
     """Return what an answer changes in the draft."""
+    if question.key == "sources" and not set(draft.sources) <= set(answer):
+        return {"sources": tuple(answer), "map": ""}  # what columns are was said of other rows
     if question.key == "settings":
         return {"settings": settings_of(str(answer))}
     if question.key == "goal":

@@ -15,6 +15,7 @@ from textual.widgets.option_list import Option
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.screens.base import ForgeScreen
 from llamaforge.tui.widgets.lines import MUTED, Lines
+from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.title_bar import TitleBar
 from llamaforge.tui.wizard_view import MARKS
 from llamaforge.wizard.checks import Check, Fix, checks
@@ -36,7 +37,6 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
     CheckScreen #doing { margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "take", "Go on, or mend it", id="check.take"),
         Binding("f", "fix_first", "Mend the first", id="check.fix"),
         Binding("u", "look_again", "Look again", id="check.look_again"),
         Binding("escape", "back", "Back", id="check.back"),
@@ -74,7 +74,7 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
         """Lay out the page."""
         yield TitleBar()
         with VerticalScroll(id="page", can_focus=False):
-            yield OptionList(id="checks", markup=False)
+            yield Menu(id="checks", markup=False)
             yield Lines(id="doing")
         yield Footer()
 
@@ -178,9 +178,6 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
         fix = self.found[int(event.option_id.removeprefix("c-"))].fix
         if fix is not None:
             self._mend(fix)
-
-    def action_take(self) -> None:
-        """Enter reaches the list itself; this names the key."""
 
     def action_fix_first(self) -> None:
         """Mend the first line that can be."""

@@ -35,7 +35,6 @@ class WizardScreen(LookingScreen[None]):
 
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "take", "Take it", id="wizard.take"),
         Binding("ctrl+t", "rows", "Rows as tokens", id="wizard.rows"),
         Binding("escape", "back", "Back", id="wizard.back"),
     ]
@@ -257,9 +256,6 @@ class WizardScreen(LookingScreen[None]):
             self._is_kept = keep_draft(self.draft)
             self._show_trail()
 
-    def action_take(self) -> None:
-        """Enter reaches the answer's own widget; this names the key."""
-
     async def _take(self, question: Question, answer: Any) -> None:
         problem = question.problem(answer, self.draft, self.facts)
         if not problem and not answer and not question.is_optional and answer is not False:
@@ -268,7 +264,7 @@ class WizardScreen(LookingScreen[None]):
             self._tell_problem(problem)
             return
         before = self.draft
-        self.draft = before.with_answers(**taken(question, answer, self.facts))
+        self.draft = before.with_answers(**taken(question, answer, before, self.facts))
         if self.is_looking and self.draft == before:
             return
         self._is_kept = keep_draft(self.draft)

@@ -16,6 +16,7 @@ from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.answers import Answered, Pending
 from llamaforge.tui.widgets.helpful import Helpful
 from llamaforge.tui.widgets.lines import MUTED, Lines, facts
+from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.wizard.columns import file_words, shown_rows
 from llamaforge.wizard.question import Option
@@ -57,7 +58,7 @@ class ColumnMapper(Vertical, Helpful, Pending):
     def compose(self) -> ComposeResult:
         """Lay out the list, the line and the rows."""
         if self._options:
-            yield OptionList(
+            yield Menu(
                 *(
                     Row(Content.assemble((safe_line(option.title), "bold"),
                                          (f"  {safe_line(option.explanation)}", MUTED)))

@@ -13,6 +13,7 @@ from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.answers import Answered, Kept, Pending
 from llamaforge.tui.widgets.helpful import Helpful
 from llamaforge.tui.widgets.lines import MUTED
+from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.wizard.question import Option
 
@@ -43,7 +44,7 @@ class LinesEditor(Vertical, Helpful, Pending):
     def compose(self) -> ComposeResult:
         """Lay out the line and the list."""
         yield SafeInput(self._typed, id="input", placeholder="Type one, or Enter to go on")
-        yield OptionList(id="texts", markup=False)
+        yield Menu(id="texts", markup=False)
 
     def on_mount(self) -> None:
         """Show what there is."""

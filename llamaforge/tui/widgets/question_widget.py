@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import OptionList
 from textual.widgets.option_list import Option as Row
 
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.column_mapper import ColumnMapper
 from llamaforge.tui.widgets.lines import MUTED
 from llamaforge.tui.widgets.lines_editor import LinesEditor
+from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.tui.widgets.settings_editor import SettingsEditor
 from llamaforge.tui.widgets.source_picker import SourcePicker
@@ -52,7 +52,7 @@ def question_widget(question: Question, draft: Draft, facts: Facts, typed: str) 
     return widget
 
 
-def _menu(options: Sequence[Option], chosen: str) -> OptionList:
+def _menu(options: Sequence[Option], chosen: str) -> Menu:
     rows = [
         Row(
             Content.assemble(
@@ -66,7 +66,7 @@ def _menu(options: Sequence[Option], chosen: str) -> OptionList:
         )
         for option in options
     ]
-    menu = OptionList(*rows, id="menu")
+    menu = Menu(*rows, id="menu")
     values = [option.value for option in options]
     menu.highlighted = values.index(chosen) if chosen in values else 0
     return menu

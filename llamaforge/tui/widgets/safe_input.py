@@ -1,12 +1,14 @@
 """A line to type in that may hold text from outside: a path, a column's name, an old answer."""
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from rich.highlighter import Highlighter
 from rich.text import Text
+from textual.binding import Binding, BindingType
 from textual.widgets import Input
 
 from llamaforge.safe_text import safe_text
+from llamaforge.tui.widgets.menu import TAKE_ID
 
 _PICTURES: Final = 0x2400
 """Where Unicode has a picture of each control character."""
@@ -16,6 +18,8 @@ _OTHER: Final = "\ufffd"
 
 class SafeInput(Input):
     """Shows a sign for each character that a terminal would obey; the value stays as it is."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "Take it", id=TAKE_ID)]
 
     def __init__(self, value: str = "", **more: Any) -> None:
         super().__init__(value, highlighter=_Visible(), **more)

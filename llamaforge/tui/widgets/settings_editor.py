@@ -17,6 +17,7 @@ from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.answers import Answered, Kept
 from llamaforge.tui.widgets.helpful import Helpful
 from llamaforge.tui.widgets.lines import MUTED, Lines, facts
+from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.effects import effect_words
@@ -55,7 +56,7 @@ class SettingsEditor(Vertical, Helpful):
 
     def compose(self) -> ComposeResult:
         """Lay out the list, the line and what is known."""
-        yield OptionList(id="settings", markup=False)
+        yield Menu(id="settings", markup=False)
         yield SafeInput(
             id="input", placeholder="KEY=VALUE, or Enter on a setting", select_on_focus=False
         )

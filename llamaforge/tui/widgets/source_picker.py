@@ -22,6 +22,7 @@ from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.answers import Answered, Pending
 from llamaforge.tui.widgets.helpful import Helpful
 from llamaforge.tui.widgets.lines import MUTED
+from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.wizard.frozen import FrozenRows, frozen_rows
 from llamaforge.wizard.questions import places
@@ -79,7 +80,7 @@ class SourcePicker(Vertical, Helpful, Pending):
     def compose(self) -> ComposeResult:
         """Lay out the line and the list."""
         yield SafeInput(self._typed, suggester=Paths(), id="input")
-        yield OptionList(id="places", markup=False)
+        yield Menu(id="places", markup=False)
 
     def on_mount(self) -> None:
         """Show what there is, and stand in the line."""
