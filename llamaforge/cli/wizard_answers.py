@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.cli.data_preview import LEGEND, preview_text
-from llamaforge.cli.output import narrate
+from llamaforge.cli.output import narrate, narrate_folded
 from llamaforge.errors import LlamaForgeError, UsageError
 from llamaforge.safe_text import safe_line
+from llamaforge.wizard.answers import said
 from llamaforge.wizard.draft import Draft, keep_draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.looking import due
@@ -48,14 +49,18 @@ def answered(draft: Draft, facts: Facts, dialogue: "Dialogue | None") -> tuple[D
     """
     for step in STEPS:
         if dialogue is not None:
-            narrate(f"\n{step.title}. {step.purpose}")
+            narrate("")
+            narrate_folded(f"{step.title}. {step.purpose}")
         for question in step.questions:
-            facts = looked(question.needs, draft, facts)
             if not question.applies(draft, facts):
                 continue
+            facts = looked(question.needs, draft, facts)
             given = getattr(draft, question.key)
             if given and question.kind.value != "yes_no":
                 _require(question, given, draft, facts)
+                if dialogue is not None:
+                    words = safe_line(said(question, draft, facts), limit=200)
+                    narrate_folded(f"{question.title}: {words}", indent=2)
                 draft = draft.with_answers(**_again(question, given, draft, facts))
                 facts = looked(question.looks, draft, facts)
                 _require_judged(question, draft, facts)
@@ -97,7 +102,7 @@ def _ask(
         problem = question.judged(draft, facts)
         if not problem:
             return draft, facts
-        narrate(problem)
+        narrate_folded(problem)
 
 
 def _again(question: Question, given: Any, draft: Draft, facts: Facts) -> Mapping[str, Any]:
@@ -162,4 +167,5 @@ def _tell_rows(facts: Facts) -> None:
         f"{rows['rejected']:,} cannot."
     )
     for item in report["problems"]:
-        narrate(f"{'✗' if item['level'] == 'stop' else '!'} {safe_line(item['message'])}")
+        mark = "✗" if item["level"] == "stop" else "!"
+        narrate_folded(f"{mark} {safe_line(item['message'])}")

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import questionary
 
-from llamaforge.cli.output import narrate
+from llamaforge.cli.output import narrate, narrate_folded
 from llamaforge.errors import UsageError
 from llamaforge.safe_text import safe_line
 from llamaforge.wizard.draft import Draft, kept_drafts
@@ -42,7 +42,7 @@ class Dialogue:
     def ask(self, question: Question, draft: Draft, facts: Facts) -> Any:
         """Return a person's answer that nothing speaks against."""
         for label, text in question.known(draft, facts):
-            narrate(f"  {label:<13}{text}")
+            narrate_folded(f"{label:<13}{text}", indent=2)
         while True:
             if question.kind in {Kind.CHOICE, Kind.COLUMNS}:
                 answer: Any = self._choice(question, draft, facts)
@@ -53,7 +53,7 @@ class Dialogue:
             elif question.kind is Kind.LINES:
                 answer = self._lines(question, draft, facts)
             else:
-                narrate(f"  {question.help}")
+                narrate_folded(question.help, indent=2)
                 if question.kind is Kind.SETTINGS:
                     narrate("  Such as learning_rate=1e-4 seed=7; ? lists them; Enter keeps all.")
                 asks = "path" if question.kind is Kind.SOURCES else "text"
@@ -66,13 +66,13 @@ class Dialogue:
             problem = question.problem(answer, draft, facts)
             if not problem and (answer or question.is_optional or answer is False):
                 return answer
-            narrate(problem or "This one is needed.")
+            narrate_folded(problem or "This one is needed.")
 
     def _lines(self, question: Question, draft: Draft, facts: Facts) -> tuple[str, ...]:
-        narrate(f"  {question.help} Enter alone goes on.")
+        narrate_folded(f"{question.help} Enter alone goes on.", indent=2)
         proposed = [option.value for option in question.options(draft, facts)]
         for text in proposed:
-            narrate(f"  Such as: {safe_line(text, limit=120)}")
+            narrate_folded(f"Such as: {safe_line(text, limit=120)}", indent=2)
         found: list[str] = []
         while text := self._answer("text", f"{question.title} ({len(found)} so far)"):
             found.append(text)
@@ -93,7 +93,7 @@ class Dialogue:
         is_told = any(len(f"{o.title}  {o.explanation}") > _WIDTH for o in options)
         if is_told:  # the menu would cut them
             for option in options:
-                narrate(f"  {option.title}: {option.explanation}")
+                narrate_folded(f"{option.title}: {option.explanation}", indent=2)
         choices = [
             questionary.Choice(
                 option.title if is_told else f"{option.title}  {option.explanation}".rstrip(),
@@ -126,8 +126,8 @@ def _list_settings(draft: Draft, facts: Facts) -> None:
         narrate(
             f"{setting.key} = {value}   ({' '.join(filter(None, (setting.bounds, setting.unit)))})"
         )
-        narrate(f"    {setting.help} Larger: {setting.cost}.")
-    narrate(f"As it stands, {safe_line(effect_words(draft, facts), limit=300)}.")
+        narrate_folded(f"{setting.help} Larger: {setting.cost}.", indent=4)
+    narrate_folded(f"As it stands, {safe_line(effect_words(draft, facts), limit=300)}.")
 
 
 def _rows_of(draft: Draft) -> str:

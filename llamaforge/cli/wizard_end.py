@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from llamaforge.cli.base import fetch
 from llamaforge.cli.launching import carry_out, note
-from llamaforge.cli.output import narrate, print_text
+from llamaforge.cli.output import narrate, narrate_folded, print_text
 from llamaforge.errors import ExitCode, LlamaForgeError, UsageError
 from llamaforge.safe_text import safe_line
 from llamaforge.wizard.beginning import automatic_name, create, prepare
@@ -42,9 +42,9 @@ def checked(draft: Draft, facts: Facts, *, measures: bool) -> list[Check]:
 
 def _tell_checks(found: list[Check]) -> None:
     for item in found:
-        narrate(f"{_SIGNS[item.verdict]} {item.title}: {safe_line(item.message, limit=300)}")
+        narrate_folded(f"{_SIGNS[item.verdict]} {item.title}: {safe_line(item.message, limit=300)}")
         if item.hint and item.verdict != "pass":
-            narrate(f"    {safe_line(item.hint, limit=300)}")
+            narrate_folded(safe_line(item.hint, limit=300), indent=4)
 
 
 def mended(
@@ -67,7 +67,7 @@ def mended(
                 if fetch(item.fix.fetches, agreed=False, as_json=False):
                     return draft
             except LlamaForgeError as error:
-                narrate(f"{error.message} {error.hint}")
+                narrate_folded(f"{error.message} {error.hint}")
         elif dialogue.agrees(f"{item.title}: {item.fix.title}?", default=item.verdict == "fail"):
             return draft.with_answers(**item.fix.answers)
         declined.add(words)

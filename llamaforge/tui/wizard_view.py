@@ -1,19 +1,19 @@
 """The wizard's screens in words: where one is, what the rows are, the whole of it to look over."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from textual.content import Content
 
 from llamaforge import paths
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.lines import MUTED, facts, hanging
+from llamaforge.wizard.answers import said
 from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
-from llamaforge.wizard.question import Kind, Question
+from llamaforge.wizard.question import Question
 from llamaforge.wizard.questions import STEPS
 from llamaforge.words import percent_words, whole_words
 
@@ -35,35 +35,12 @@ def trail_lines(draft: Draft, known: Facts, key: str, width: int) -> list[Conten
         style = "bold $primary" if here else "bold"
         lines.append(Content.styled(f"{'▸' if here else ' '} {step.title}", style))
         for question in step.questions:
-            answer = _said(question, draft, known)
+            answer = said(question, draft, known)
             if answer and question.applies(draft, known) and answer != "refuse":
                 text = Content.styled(safe_line(answer, limit=60), MUTED)
                 lines += hanging(Content(""), text, indent=2, width=width)
         lines.append(Content(""))
     return lines
-
-
-def _said(question: Question, draft: Draft, known: Facts) -> str:
-    """Return an answer as a person would say it: of a choice, its title."""
-    answer = getattr(draft, question.key)
-    if question.kind is Kind.CHOICE and answer and question.key != "model":
-        options = question.options(draft, known)
-        title = next((option.title for option in options if option.value == answer), str(answer))
-        return title.partition(" (")[0]
-    return words_of(question, answer)
-
-
-def words_of(question: Question, answer: Any) -> str:
-    """Return an answer as it is typed."""
-    if question.kind is Kind.SOURCES:
-        return shlex.join(answer) if answer else ""
-    if question.kind is Kind.LINES:
-        return "; ".join(answer or ())
-    if question.key == "settings":
-        return " ".join(f"{key}={value}" for key, value in dict(answer or {}).items())
-    if isinstance(answer, bool):
-        return "yes" if answer else ""
-    return str(answer or "")
 
 
 def question_lines(question: Question, width: int) -> list[Content]:
@@ -143,7 +120,7 @@ def review_lines(
             (f"  {safe_line(item.hint, limit=300)}" if item.verdict != "pass" else "", MUTED),
         )
         lines += hanging(Content.styled(mark, style), text, indent=2, width=width)
-    if found is not None and not any(item.title == "Time" for item in found):
+    if found and not any(item.title == "Time" or item.verdict == "fail" for item in found):
         words = (
             "How long it takes was not measured to its end: Esc goes back to where that is done."
         )

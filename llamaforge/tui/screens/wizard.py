@@ -21,7 +21,8 @@ from llamaforge.tui.widgets.answers import Answered, Kept, Pending
 from llamaforge.tui.widgets.lines import MUTED, Lines
 from llamaforge.tui.widgets.question_widget import question_widget
 from llamaforge.tui.widgets.title_bar import TitleBar
-from llamaforge.tui.wizard_view import known_lines, question_lines, trail_lines, words_of
+from llamaforge.tui.wizard_view import known_lines, question_lines, trail_lines
+from llamaforge.wizard.answers import words_of
 from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import NO_TRAINING, Draft, keep_draft
 from llamaforge.wizard.facts import Facts, Machine, gathered

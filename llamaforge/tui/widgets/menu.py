@@ -12,4 +12,4 @@ TAKE_ID = "answer.take"
 class Menu(OptionList):
     """Entries of which one is taken with Enter."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "Take it", id=TAKE_ID)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "OK", id=TAKE_ID)]

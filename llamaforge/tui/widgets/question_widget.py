@@ -14,7 +14,7 @@ from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.tui.widgets.settings_editor import SettingsEditor
 from llamaforge.tui.widgets.source_picker import SourcePicker
-from llamaforge.tui.wizard_view import words_of
+from llamaforge.wizard.answers import words_of
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.question import Kind, Option, Question

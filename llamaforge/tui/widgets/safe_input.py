@@ -19,7 +19,7 @@ _OTHER: Final = "\ufffd"
 class SafeInput(Input):
     """Shows a sign for each character that a terminal would obey; the value stays as it is."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "Take it", id=TAKE_ID)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "OK", id=TAKE_ID)]
 
     def __init__(self, value: str = "", **more: Any) -> None:
         super().__init__(value, highlighter=_Visible(), **more)
