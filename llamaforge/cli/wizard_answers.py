@@ -136,7 +136,9 @@ def _show_row(draft: Draft, facts: Facts) -> None:
 def _require_judged(question: Question, draft: Draft, facts: Facts) -> None:
     problem = question.judged(draft, facts)
     if problem:
-        raise UsageError(problem, f"Change {question.flag}.", code="bad_answer")
+        is_mapping = facts.report.get("code") in {"unknown_column", "bad_mapping"}
+        flag = "--map" if is_mapping else question.flag
+        raise UsageError(problem, f"Change {flag}.", code="bad_answer")
 
 
 def _default(question: Question, draft: Draft, facts: Facts) -> Any:
