@@ -60,7 +60,8 @@ def draft_of(folder: Path, **answers: Any) -> Draft:
     path.write_text('{"prompt": "a", "completion": "b"}\n' * 60)
     store = str(paths.embedded_store())
     draft = Draft(model="llamaforge-demo:latest", store=store, base="gguf", sources=(str(path),))
-    return draft.with_answers(goal="style", preset="quick", held_out="0.1", **answers)
+    usual = {"goal": "style", "preset": "quick", "held_out": "0.1"}
+    return draft.with_answers(**usual | answers)
 
 
 def facts_of(draft: Draft, text: str = "fine") -> Facts:
@@ -80,47 +81,53 @@ def facts_of(draft: Draft, text: str = "fine") -> Facts:
 
 
 async def shown(pilot: Pilot[Any], screen: Screen[Any], holds: Callable[[], bool]) -> None:
-    await until(pilot, lambda: is_read(pilot))
     pilot.app.push_screen(screen)
     await until(pilot, lambda: pilot.app.screen is screen and holds())
     await pilot.pause(0.05)
-
-
-def app() -> LlamaForgeApp:
-    return LlamaForgeApp(paths.embedded_store())
+    is_sound(pilot)
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=IDS)
-async def test_checks_and_what_a_download_says(
+async def test_text_from_outside_is_only_shown(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [
-        Check(text, "fail", text, text, Fix(text, {}, fetches=text)),
-        Check("Rows", "warn", text, text, Fix(text, {"map": text})),
-    ]
-    monkeypatch.setattr(check, "checks", lambda *_: found)
-    draft = draft_of(tmp_path)
-    screen = CheckScreen(draft, facts_of(draft, text))
-    plan = DownloadPlan(text, "1" * 40, text, (), 9, 5, 10, tmp_path, text, text, "manual")
-    monkeypatch.setattr("llamaforge.catalog.hub_plan.plan_download", lambda repo: plan)
-    async with app().run_test(size=SIZE) as pilot:
-        await shown(pilot, screen, lambda: screen.found is not None)
-        is_sound(pilot)
-        await pilot.press("end")
-        await pilot.pause()
-        is_sound(pilot)
-        await pilot.press("f")
-        await until(pilot, lambda: isinstance(pilot.app.screen, DownloadScreen))
-        await until_shown(pilot, "Press y to download it")
-        is_sound(pilot)
-        error = LlamaForgeError(text, text)
-        pilot.app.screen.post_message(DownloadScreen.Ended(error))
-        await until_shown(pilot, text[:5])
-        is_sound(pilot)
+    async with LlamaForgeApp(paths.embedded_store()).run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: is_read(pilot))
+        await every_question(pilot, text, tmp_path)
+        await rows_as_tokens(pilot, text, tmp_path, monkeypatch)
+        await checks_and_a_download(pilot, text, tmp_path, monkeypatch)
+        await the_last_page(pilot, text, tmp_path)
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=IDS)
-async def test_rows_as_tokens(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def every_question(pilot: Pilot[Any], text: str, folder: Path) -> None:
+    """Settings, choices, columns, files and texts, one after the other on one screen."""
+    odd = folder / f"{text.replace('/', '-').encode()[:200].decode(errors='ignore')}.csv"
+    odd.write_text(f'"{text.replace(chr(34), "")}",b\n' + "is it?,yes\n" * 60)
+    draft = draft_of(
+        folder, sources=(str(odd), f"hf:a/{'b' * 90}"), map=f"prompt={json.dumps(text)}",
+        settings={"lora_r": "8", "target_modules": json.dumps([text]), "interface": text},
+        probes=(text[:8_000], "other"), name=text, publish=text, system=text, preset="",
+    )  # fmt: skip
+    known = facts_of(draft, text)
+    known = replace(known, files=RowFiles(whole_sources(draft), (odd, odd)))
+    screen = WizardScreen(draft, known, lambda: 0.0)
+    await shown(pilot, screen, lambda: bool(screen.query("#answer > *")))
+    for question in screen._questions():
+        await screen._ask(replace(question, needs=""))
+        await pilot.pause(0.05)
+        is_sound(pilot)
+        for menu in screen.query(OptionList):
+            menu.highlighted = menu.option_count - 1 if menu.option_count else None
+        await pilot.pause(0.05)
+        is_sound(pilot)
+    screen._tell_problem(text)
+    await pilot.pause()
+    is_sound(pilot)
+
+
+async def rows_as_tokens(
+    pilot: Pilot[Any], text: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens = tuple(
         PreviewToken(number, text[number * 40 : number * 40 + 40], 0, 0, number % 2 == 0, False)
         for number in range(len(text) // 40 + 1)
@@ -130,59 +137,50 @@ async def test_rows_as_tokens(text: str, tmp_path: Path, monkeypatch: pytest.Mon
     )
     answer = PreviewAnswer(text, text, 9, (shows,))
     monkeypatch.setattr(rows, "token_row", lambda *_: answer)
-    draft = draft_of(tmp_path)
-    known = facts_of(draft)
-    place = tmp_path / text.replace("/", "-")[:40]
-    known = replace(known, files=RowFiles(whole_sources(draft), (place, place)))
+    draft = draft_of(folder)
+    place = folder / text.replace("/", "-")[:40]
+    known = replace(facts_of(draft), files=RowFiles(whole_sources(draft), (place, place)))
     screen = RowsScreen(draft, known)
-    async with app().run_test(size=SIZE) as pilot:
-        await shown(pilot, screen, lambda: "3 tokens" in screen_text(pilot))
-        is_sound(pilot)
-        for key in ("end", "f", "right"):
-            await pilot.press(key)
-            await pilot.pause(0.05)
-            is_sound(pilot)
-
-
-@pytest.mark.parametrize("text", TEXTS, ids=IDS)
-async def test_every_question(text: str, tmp_path: Path) -> None:
-    """Settings, choices, columns, files and texts, one after the other on one screen."""
-    odd = tmp_path / f"{text.replace('/', '-').encode()[:200].decode(errors='ignore')}.csv"
-    odd.write_text(f'"{text.replace(chr(34), "")}",b\n' + "is it?,yes\n" * 60)
-    draft = draft_of(
-        tmp_path, sources=(str(odd), f"hf:a/{'b' * 90}"), map=f"prompt={json.dumps(text)}",
-        settings={"lora_r": "8", "target_modules": json.dumps([text]), "interface": text},
-        probes=(text[:8_000], "other"), name=text, publish=text, system=text,
-    )  # fmt: skip
-    known = facts_of(draft, text)
-    known = replace(known, files=RowFiles(whole_sources(draft), (odd, odd)))
-    open_at_preset = draft.with_answers(preset="")
-    screen = WizardScreen(open_at_preset, known, lambda: 0.0)
-    async with app().run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: is_read(pilot))
-        pilot.app.push_screen(screen)
-        await until(pilot, lambda: bool(screen.query("#answer > *")))
-        for question in screen._questions():
-            await screen._ask(replace(question, needs=""))
-            await pilot.pause(0.05)
-            is_sound(pilot)
-            for menu in screen.query(OptionList):
-                menu.highlighted = menu.option_count - 1 if menu.option_count else None
-            await pilot.pause(0.05)
-            is_sound(pilot)
-        screen._tell_problem(text)
-        await pilot.pause()
+    await shown(pilot, screen, lambda: "3 tokens" in screen_text(pilot))
+    for key in ("end", "f"):
+        await pilot.press(key)
+        await pilot.pause(0.05)
         is_sound(pilot)
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=IDS)
-async def test_the_last_page(text: str, tmp_path: Path) -> None:
-    draft = draft_of(tmp_path, probes=(text[:8_000],), publish=text, system=text)
+async def checks_and_a_download(
+    pilot: Pilot[Any], text: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        Check(text, "fail", text, text, Fix(text, {}, fetches=text)),
+        Check("Rows", "warn", text, text, Fix(text, {"map": text})),
+    ]
+    monkeypatch.setattr(check, "checks", lambda *_: found)
+    plan = DownloadPlan(text, "1" * 40, text, (), 9, 5, 10, folder, text, text, "manual")
+    monkeypatch.setattr("llamaforge.catalog.hub_plan.plan_download", lambda repo: plan)
+    draft = draft_of(folder)
+    screen = CheckScreen(draft, facts_of(draft, text))
+    await shown(pilot, screen, lambda: screen.found is not None)
+    await pilot.press("end")
+    await pilot.pause()
+    is_sound(pilot)
+    await pilot.press("f")
+    await until(pilot, lambda: isinstance(pilot.app.screen, DownloadScreen))
+    await until_shown(pilot, "Press y to download it")
+    is_sound(pilot)
+    pilot.app.screen.post_message(DownloadScreen.Ended(LlamaForgeError(text, text)))
+    await pilot.pause(0.1)
+    is_sound(pilot)
+    await pilot.press("escape")
+    await until(pilot, lambda: pilot.app.screen is screen)
+
+
+async def the_last_page(pilot: Pilot[Any], text: str, folder: Path) -> None:
+    draft = draft_of(folder, probes=(text[:8_000],), publish=text, system=text)
     found = [Check(text, "warn", text, text)]
     screen = ReviewScreen(draft, facts_of(draft, text), lambda: 0.0, found)
-    async with app().run_test(size=SIZE) as pilot:
-        await shown(pilot, screen, lambda: "Before it begins" in screen_text(pilot))
-        for _ in range(3):
-            is_sound(pilot)
-            await pilot.press("pagedown")
-            await pilot.pause()
+    await shown(pilot, screen, lambda: "Before it begins" in screen_text(pilot))
+    for _ in range(2):
+        await pilot.press("pagedown")
+        await pilot.pause()
+        is_sound(pilot)

@@ -150,7 +150,7 @@ class DownloadScreen(ModalScreen[bool]):
             return
         again = "y tries again, and goes on with what is there." if self._plan else ""
         error = message.error
-        self._say(f"{error.message} {error.hint} {again}", bad=True)
+        self._say(f"{error.message} {error.hint}", again, bad=True)
         self.refresh_bindings()
 
     def action_close(self) -> None:
@@ -158,9 +158,12 @@ class DownloadScreen(ModalScreen[bool]):
         self._stopped.set()
         self.dismiss(False)
 
-    def _say(self, text: str, *, bad: bool = False) -> None:
+    def _say(self, text: str, hint: str = "", *, bad: bool = False) -> None:
         words = Content.styled(safe_line(text, limit=400), "$text-error" if bad else MUTED)
-        self.query_one("#state", Lines).show(words.wrap)
+        more = Content.styled(hint, MUTED)
+        self.query_one("#state", Lines).show(
+            lambda width: [*words.wrap(width), *(more.wrap(width) if hint else ())]
+        )
 
 
 def _plan_lines(plan: "DownloadPlan", width: int) -> list[Content]:
