@@ -241,6 +241,11 @@ async def test_what_keeps_a_run_from_beginning_is_mended_by_a_key(tmp_path: Path
         assert screen.draft.settings["max_rejected_fraction"] == "1"
         await pass_the_checks(pilot)
         await until_shown(pilot, "✓ Rows: 40 can be trained on")
+        await pilot.press("escape")
+        await checked(pilot)
+        await pilot.press("escape")  # going back loses nothing of what was mended
+        await until(pilot, lambda: asked(pilot, "publish"))
+        assert wizard(pilot).draft.settings["max_rejected_fraction"] == "1"
 
 
 async def test_the_way_without_training_writes_a_modelfile(

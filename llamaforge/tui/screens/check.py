@@ -27,8 +27,12 @@ from llamaforge.wizard.measured import measured_checks
 _ORDER = {"fail": 0, "warn": 1, "pass": 2}
 
 
-class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
-    """Shows the checks; its answer is the draft with what was mended, None to go back."""
+Passed = tuple[Draft, Facts, list[Check] | None]
+"""What was mended stays in the draft; None in place of the checks is the way back."""
+
+
+class CheckScreen(ForgeScreen[Passed]):
+    """Shows the checks; its answer is the draft with what was mended, and whether to go on."""
 
     CSS = """
     CheckScreen #page { padding: 1 2; }
@@ -207,7 +211,7 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
 
     def action_back(self) -> None:
         """Go back to the questions."""
-        self.dismiss(None)
+        self.dismiss((self.draft, self.facts, None))
 
 
 def _line(item: Check) -> Content:

@@ -31,7 +31,7 @@ class DownloadScreen(ModalScreen[bool]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "begin", "Download", id="download.begin"),
-        Binding("escape,n", "close", "Stop and close", key_display="Esc", id="download.close"),
+        Binding("escape,n", "close", "Close", key_display="esc", id="download.close"),
     ]
 
     class Planned(Message):

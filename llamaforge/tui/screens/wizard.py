@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.widgets import Footer, Input, OptionList
 
 from llamaforge.safe_text import safe_line
-from llamaforge.tui.screens.check import CheckScreen
+from llamaforge.tui.screens.check import CheckScreen, Passed
 from llamaforge.tui.screens.looking import LookingScreen
 from llamaforge.tui.screens.review import ReviewScreen
 from llamaforge.tui.widgets.answers import Answered, Kept, Pending
@@ -23,7 +23,6 @@ from llamaforge.tui.widgets.question_widget import question_widget
 from llamaforge.tui.widgets.title_bar import TitleBar
 from llamaforge.tui.wizard_view import known_lines, question_lines, trail_lines
 from llamaforge.wizard.answers import words_of
-from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import NO_TRAINING, Draft, keep_draft
 from llamaforge.wizard.facts import Facts, Machine, gathered
 from llamaforge.wizard.looking import due
@@ -189,11 +188,13 @@ class WizardScreen(LookingScreen[None]):
         else:
             self.app.push_screen(CheckScreen(self.draft, self.facts), self._after_checks)
 
-    def _after_checks(self, passed: tuple[Draft, Facts, list[Check]] | None) -> None:
-        if passed is None:
+    def _after_checks(self, passed: Passed | None) -> None:
+        found = None
+        if passed is not None:
+            self.draft, self.facts, found = passed
+        if found is None:
             self._ask_again()
             return
-        self.draft, self.facts, found = passed
         review = ReviewScreen(self.draft, self.facts, self._clock, found)
         self.app.push_screen(review, self._after_review)
 

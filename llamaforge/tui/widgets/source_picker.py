@@ -155,7 +155,7 @@ class SourcePicker(Vertical, Helpful, Pending):
             Option(
                 Content.assemble(
                     (safe_line(entry.title, limit=120), "bold" if entry.kind == "go" else ""),
-                    (f"  {safe_line(entry.words, limit=120)}" if entry.words else "", MUTED),
+                    (_words(entry), MUTED),
                 )
             )
             for entry in self._entries
@@ -185,6 +185,12 @@ class SourcePicker(Vertical, Helpful, Pending):
         if not self._chosen:  # they are learned alone
             found += [Entry("frozen", one.source, one.title, one.words) for one in self._frozen]
         return found
+
+
+def _words(entry: Entry) -> str:
+    """Return what is said of an entry behind its title, or below where that is long."""
+    between = "\n  " if entry.kind == "frozen" else "  "
+    return f"{between}{safe_line(entry.words, limit=120)}" if entry.words else ""
 
 
 class Paths(Suggester):
