@@ -53,7 +53,8 @@ class Objective(Protocol):
         """Return the batches of one epoch; each holds `lengths`, the tokens of its rows."""
 
     def counts(self, batches: Sequence[Any]) -> Tensor:
-        """Return by what the batches of one optimizer step are divided: one or more numbers."""
+        """Return what each batch's loss needs to know of its whole step, as one or more numbers of
+        which those of several processes are added up: by what it is divided, first of all."""
 
     def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
         """Return a batch's share of its step's loss."""

@@ -175,7 +175,7 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Tensor]], device: torch.device
     ) -> Tensor | None:
-        """Return by what the batches of one optimizer step are divided."""
+        """Return what the losses need to know of the whole optimizer step."""
         if not batch_samples:
             return None
         return self._ranks.total(self._objective.counts(batch_samples).to(device))
@@ -189,11 +189,11 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         """Return the batch's share of its optimizer step's loss."""
         del return_outputs
-        counts = self._objective.counts([inputs])
+        counts = num_items_in_batch
+        if counts is None:
+            counts = self._objective.counts([inputs])
         self._reporter.tokens += int(inputs["lengths"].sum())
-        loss = self._objective.loss(
-            model, inputs, counts if num_items_in_batch is None else num_items_in_batch
-        )
+        loss = self._objective.loss(model, inputs, counts)
         self.step_loss = self.step_loss.to(loss.device) + loss.detach()
         return loss
 

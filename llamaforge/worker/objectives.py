@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from llamaforge.data.chat import EncodedRow
     from llamaforge.training.batches import Loader
+    from llamaforge.training.labelled import LabelledRow
     from llamaforge.training.loss import OutputHead
     from llamaforge.training.objective import Objective, Trainable
     from llamaforge.training.pairs import EncodedPair
@@ -40,6 +41,7 @@ def objective_of(
     Raises:
         RefusedError: the best checkpoint is wanted, and no row is held out (`no_validation`).
     """
+    from llamaforge.training.kto import LabelledPreference
     from llamaforge.training.objective import Supervised
     from llamaforge.training.preference import DirectPreference, OddsRatio
     from llamaforge.training.ranks import ALONE
@@ -51,6 +53,17 @@ def objective_of(
             "Hold some out: --set validation_fraction=0.1; or leave out early_stopping_patience "
             "and load_best_model_at_end.",
             code="no_validation",
+        )
+    if settings.learns_from_labels:
+        return LabelledPreference(
+            head,
+            _labelled(rows.train),
+            _labelled(rows.validation),
+            settings,
+            job.run.checkpoints,
+            start=start,
+            ranks=ranks or ALONE,
+            on_progress=lambda done, total: job.progress("train", done, total, "reference answers"),
         )
     if not settings.learns_from_pairs:
         train = [item.row for item in rows.train]
@@ -107,3 +120,9 @@ def _pairs(items: Sequence[EncodedRecord]) -> "list[EncodedPair]":
     from llamaforge.training.pairs import EncodedPair
 
     return [EncodedPair(item.row, item.rejected) for item in items if item.rejected is not None]
+
+
+def _labelled(items: Sequence[EncodedRecord]) -> "list[LabelledRow]":
+    from llamaforge.training.labelled import LabelledRow
+
+    return [LabelledRow(item.row, item.label) for item in items if item.label is not None]

@@ -55,7 +55,7 @@ class _Reservoir:
             self.items.append(record)
         elif (place := self.draw.randrange(self.seen)) < _ROWS:
             self.items[place] = record
-        size = text_bytes(record.messages + record.chosen)
+        size = text_bytes(record.messages + (record.chosen or record.rejected))
         if len(self.largest) < _LONGEST or size > self.largest[-1][0]:
             self.largest.append((size, self.seen, record))
             self.largest.sort(key=lambda item: -item[0])
@@ -139,7 +139,7 @@ def _sizes(
     """Yield tokens and trained tokens of each row that can be used."""
     given_up = 0
     for record in records:
-        messages = (*record.messages, *record.chosen)
+        messages = (*record.messages, *(record.chosen or record.rejected))
         if given_up >= _MOST_GIVEN_UP or text_bytes(messages) > MOST_RENDERED_BYTES:
             continue
         try:
