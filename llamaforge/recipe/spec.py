@@ -279,11 +279,6 @@ class TrainingSettings(_Strict):
                     f"{key} is a setting of the method {' and '.join(methods)}, not of "
                     f"{self.method}"
                 )
-        if self.packing and self.neftune_noise_alpha is not None:
-            raise ValueError(
-                "noise is measured out by the length of a row, which packing hides: leave out "
-                "packing or neftune_noise_alpha"
-            )
         if self.method in REFERENCE_METHODS and not self.use_peft:
             raise ValueError(
                 f"method {self.method} holds on to the model without its adapter, so it needs one "
@@ -407,12 +402,6 @@ class Recipe(_Strict):
     evaluation: EvaluationSettings = EvaluationSettings()
     launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice = PublishChoice()
-
-    @model_validator(mode="after")
-    def _divisible(self) -> "Recipe":
-        if self.launch.world > 1 and self.then:
-            raise ValueError("several processes train one phase; leave out then or processes")
-        return self
 
     @property
     def phases(self) -> list[Phase]:

@@ -16,9 +16,9 @@ from llamaforge.training.labelled import (
     collate_labelled,
     matched,
 )
-from llamaforge.training.lora import compute_type
+from llamaforge.training.lora import Trainable, compute_type
 from llamaforge.training.loss import OutputHead
-from llamaforge.training.objective import EVAL_ROWS, Measured, Trainable
+from llamaforge.training.objective import EVAL_ROWS, Measured
 from llamaforge.training.pairs import answer_tokens
 from llamaforge.training.preference import asks_beforehand, reference_of
 from llamaforge.training.preference_loss import kto_losses

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from llamaforge.data.chat import EncodedRow
 from llamaforge.training.batches import Batch, LengthBatches, Loader, collate
-from llamaforge.training.lora import hidden_states
+from llamaforge.training.lora import Trainable, hidden_states
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses
-from llamaforge.training.objective import Trainable, computing
+from llamaforge.training.objective import computing
 
 
 @dataclass(frozen=True, slots=True)

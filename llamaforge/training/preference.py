@@ -10,9 +10,9 @@ from torch import Tensor
 
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.batches import Loader
-from llamaforge.training.lora import compute_type
+from llamaforge.training.lora import Trainable, compute_type
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead
-from llamaforge.training.objective import EVAL_ROWS, Measured, Trainable
+from llamaforge.training.objective import EVAL_ROWS, Measured
 from llamaforge.training.pairs import (
     AnswerTokens,
     EncodedPair,

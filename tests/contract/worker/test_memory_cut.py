@@ -22,7 +22,7 @@ from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, create_run
 from llamaforge.runs.launcher import worker_environment
-from llamaforge.runs.tail import EventTail
+from llamaforge.runs.tail import EventTail, follow
 from llamaforge.training import objective
 from llamaforge.training.lora import attach_lora
 from llamaforge.training.model import load_packed_model
@@ -254,3 +254,57 @@ def test_a_worker_that_is_killed_otherwise_stays_dead(tmp_path: Path) -> None:
     assert not was_killed_for_memory(run, dead.pid + 1)
     run.write_status(replace(status, state=RunState.STOPPED, memory_kills=kills - 1))
     assert not was_killed_for_memory(run, dead.pid)
+
+
+DRIVER = """
+import os, resource, signal, sys
+from pathlib import Path
+from llamaforge import hardware
+from llamaforge.evaluation import llama
+from llamaforge.worker import __main__ as worker, stages
+count, how = Path(sys.argv[1]), sys.argv[2]
+hardware._CGROUP, hardware._VM_COUNTS = count / "none", count
+stages.LAST_STAGES = stages.LAST_STAGES[:2]
+real = llama.loaded
+def loaded(files, *, vocabulary_only=False):
+    if vocabulary_only:
+        return real(files, vocabulary_only=True)
+    if how == "killed":
+        count.write_text("oom_kill 5\\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "aborted":
+        os.abort()
+    if how == "limited":
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 4096, resource.RLIM_INFINITY))
+    return real(files)
+llama.loaded = loaded
+sys.exit(worker.main(sys.argv[3:], (sys.executable, __file__, sys.argv[1], how)))
+"""
+
+
+def test_a_proof_that_memory_ran_out_on_is_told_and_made_later(small: Job, tmp_path: Path) -> None:
+    """What is trained stays; only llama.cpp, as it loads the model, meets its end."""
+    count, driver = tmp_path / "vmstat", tmp_path / "driver.py"
+    driver.write_text(DRIVER)
+    for how, code in (("killed", -signal.SIGKILL), ("aborted", -signal.SIGABRT), ("limited", 1)):
+        count.write_text("oom_kill 4\n")
+        command = [sys.executable, str(driver), str(count), how, str(small.run.path)]
+        worker = subprocess.run(command, check=False, env=worker_environment())
+        assert worker.returncode == code, how
+        told = [event for event in follow(small.run) if isinstance(event, events.Failed)]
+        assert told[-1].code == "unproven", how
+        assert "Training is done and its result is kept, but it is not proven" in told[-1].message
+        assert "prove it: llamaforge runs resume r" in told[-1].hint
+        status = small.run.read_status()
+        assert (status.state, status.stage) == (RunState.FAILED, "verify"), how
+        assert [item["kind"] for item in small.run.artifact_list()] == ["adapter"]
+    command[3] = "proven"
+    subprocess.run(command, check=True, env=worker_environment())
+    assert small.run.read_status().state is RunState.FINISHED
+    skipped = [
+        event.name
+        for event in EventTail(small.run).read_new()
+        if isinstance(event, events.Stage) and event.state == "skipped"
+    ]
+    assert skipped[-3:] == ["prepare", "train", "export"]
