@@ -126,6 +126,31 @@ def test_what_no_adapter_can_hold_becomes_one_merged_file(
     assert ("Q8_0" in types) is (name == "dora")
 
 
+def test_pairs_are_learned_from_on_the_base_and_the_result_is_proven(
+    program: Program, desk: BaseDesk, pairs: Path
+) -> None:
+    usual = {"max_steps": 8, "max_rows": 4, "max_new_tokens": 2, "eval_steps": 8}
+    events = program.events(
+        *words(desk, pairs, "liked", **usual), "--base", REPO, "--method", "dpo"
+    )
+    assert events[-1]["state"] == "finished"
+    steps = [event for event in events if event["type"] == "step"]
+    assert steps[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    evals = [event["metrics"] for event in events if event["type"] == "eval"]
+    assert evals[0]["rewards/margins"] == 0.0
+    assert evals[-1]["rewards/margins"] > 0.02
+    proof = program.json("verify", "liked")
+    assert (proof["passed"], proof["served_as"]) == (True, "adapter")
+    assert proof["adapter"]["kl_mean"] < proof["kl_mean"]
+    report_file = program.directory("liked").artifacts / "evaluation.json"
+    found = json.loads(report_file.read_text())["preferences"]
+    assert found["tuned"]["margin"] > found["base"]["margin"], "in llama.cpp, as it is served"
+    refused = program.json(
+        *words(desk, pairs, "full", use_peft="false"), "--base", REPO, "--method", "kto", code=2
+    )
+    assert "a second copy of all weights" in refused["error"]["message"]
+
+
 def published_digest(artifacts: Path) -> str:
     return str(json.loads((artifacts / "verify.json").read_text())["file_sha256"])
 

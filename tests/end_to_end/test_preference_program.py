@@ -17,21 +17,6 @@ from tests.end_to_end.program import Program
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    """The demo's first rows, each with an answer of another row as the worse one."""
-    rows = [json.loads(line) for line in paths.embedded_data().read_text().splitlines()[:120]]
-    path = tmp_path / "pairs.jsonl"
-    with path.open("w") as file:
-        for row, other in zip(rows, [*rows[7:], *rows[:7]], strict=True):
-            *prompt, chosen = row["messages"]
-            rejected = other["messages"][-1]
-            if chosen["content"] != rejected["content"]:
-                body = {"prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
-                file.write(json.dumps(body) + "\n")
-    return path
-
-
 def words(pairs: Path, name: str, *more: str, **settings: Any) -> list[str]:
     found = ["train", "--store", str(paths.embedded_store()), "--model", "llamaforge-demo"]
     found += ["--data", str(pairs), "--name", name, "--yes", *more]

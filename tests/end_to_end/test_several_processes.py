@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import yaml
 
+from llamaforge import paths
 from tests.end_to_end.program import Program
 from tests.end_to_end.test_train_program import adapter_values, train_words
 
@@ -83,6 +85,70 @@ def test_a_killed_rank_is_started_again_and_the_run_ends_right(
     assert sorted(set(steps)) == list(range(1, 13))
     assert len(steps) > 12, "some steps were done again"
     require_alike(program, "two", "one")
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, rows: Path) -> Path:
+    """Rows with their own answers, which are good, and with those of other rows, which are not."""
+    path = tmp_path / "labelled.jsonl"
+    asked = [json.loads(line)["messages"] for line in rows.read_text().splitlines()[:48]]
+    with path.open("w") as file:
+        for place, turns in enumerate(asked):
+            good = place % 3 != 0
+            answer = turns[-1] if good else asked[place - 7][-1]
+            body = {"prompt": turns[:-1], "completion": [answer], "label": good}
+            file.write(json.dumps(body) + "\n")
+    return path
+
+
+def test_processes_train_every_phase_on_packed_and_on_labelled_rows(
+    program: Program, rows: Path, labelled: Path, tmp_path: Path
+) -> None:
+    found = []
+    for name, processes, accumulation in (("one", 1, 4), ("two", 2, 2)):
+        usual = {
+            "compute_dtype": "float32",
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": accumulation,
+            "learning_rate": 1e-3,
+            "lora_r": 4,
+        }
+        body = {
+            "model": {"name": "llamaforge-demo", "store": str(paths.embedded_store())},
+            "data": {"sources": [str(rows)]},
+            "training": usual | {"max_steps": 4, "packing": True},
+            "then": [
+                {
+                    "data": {"sources": [str(labelled)]},
+                    "training": usual | {"method": "kto", "max_steps": 5},
+                }
+            ],
+            "evaluation": {"fidelity_rows": 2, "max_rows": 3, "max_new_tokens": 2},
+            "launch": {"processes": processes},
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(body))
+        found.append(program.events("train", str(path), "--name", name, "--yes"))
+    one, two = found
+    assert two[-1]["state"] == "finished"
+    steps = [(event["step"], event["total"]) for event in two if event["type"] == "step"]
+    assert steps == [(n, 4) for n in range(1, 5)] + [(n, 9) for n in range(5, 10)]
+    assert losses(two) == pytest.approx(losses(one), abs=3e-4)
+    assert "not_packed" not in [event.get("code") for event in two]
+    kto = [[event["metrics"] for event in run if event["type"] == "step"][4:] for run in found]
+    assert kto[0][0]["kl"] == kto[1][0]["kl"] == 0.0, "the reference is the first phase"
+    for ours, theirs in zip(kto[1], kto[0], strict=True):
+        assert ours == pytest.approx(theirs, abs=3e-3)
+    assert kto[0][-1]["rewards/margins"] > 0.0
+    report = json.loads((program.directory("two").artifacts / "evaluation.json").read_text())
+    assert (report["labels"]["good"], report["labels"]["bad"]) > (0, 0)
+    assert "answers that were not trained on were rewarded" in program.run("runs", "attach", "two")
+    require_alike(program, "two", "one")
+    check = ("data", "check", str(labelled), "--preference", "labelled")
+    figures = program.json(*check)["analysis"]["flags"]
+    assert figures["labelled"] == {"good": 32, "bad": 16}
+    refused = program.json("data", "check", str(labelled), code=2)
+    assert "--method kto" in refused["error"]["hint"]
 
 
 def test_several_processes_stop_save_pause_and_go_on(program: Program, rows: Path) -> None:
