@@ -201,8 +201,9 @@ def labelled_of(
     prompt = _with_system(fields, _with_links(turns[:-size], reader), mender)
     prompt = mender.prompt(prompt)
     answer = tuple(mender.answer(turns[-size:], "the labelled answer"))
-    sides = (answer, ()) if _is_good(fields["label"]) else ((), answer)
-    return Reading((*tools, *prompt), *sides, mender.rules)
+    none: tuple[Message, ...] = ()
+    chosen, rejected = (answer, none) if _is_good(fields["label"]) else (none, answer)
+    return Reading((*tools, *prompt), chosen, rejected, mender.rules)
 
 
 def _labelled_turns(fields: Fields, reader: TurnReader) -> tuple[list[Message], int]:

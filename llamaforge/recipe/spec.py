@@ -356,6 +356,9 @@ class LaunchSettings(_Strict):
     """The network device that the machines see each other through; empty means any."""
     max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
     """How often all processes are started again, from the last checkpoint, after one has failed."""
+    fsdp: bool = False
+    """Whether the frozen layers of the full-precision base are divided among the processes, each of
+    which has a whole one only while it computes with it: less memory, more exchange."""
 
     @property
     def world(self) -> int:
@@ -366,7 +369,39 @@ class LaunchSettings(_Strict):
     def _reachable(self) -> "LaunchSettings":
         if self.machines > 1 and self.rendezvous is None:
             raise ValueError("several machines need a rendezvous, HOST:PORT of the first one")
+        if self.fsdp and self.world == 1:
+            raise ValueError("fsdp divides the base among processes, and there is one")
         return self
+
+    def check_training(self, training: TrainingSettings) -> None:
+        """Return if the processes can train so.
+
+        Raises:
+            ValueError: what is asked cannot be divided.
+        """
+        if not self.fsdp:
+            return
+        if training.base == "gguf":
+            raise ValueError(
+                "fsdp is for full-precision bases (--from hub): packed blocks are mapped from the "
+                "file, which the processes of a machine share as it is"
+            )
+        for key, why in (
+            ("load_in_4bit", "NF4 blocks are not cut in two"),
+            ("use_dora", "DoRA measures whole rows of weights at its beginning"),
+            ("packing", "a process without rows would keep the others waiting"),
+        ):
+            if getattr(training, key):
+                raise ValueError(f"fsdp does not go with {key}: {why}")
+        if not training.use_peft:
+            raise ValueError(
+                "fsdp divides frozen weights, and without an adapter (use_peft: false) none are"
+            )
+        if training.method in REFERENCE_METHODS:
+            raise ValueError(
+                f"fsdp does not go with method {training.method}: its reference is asked by each "
+                "process at its own pace"
+            )
 
 
 def merged_name(quantization: str | None) -> str:
@@ -402,6 +437,16 @@ class Recipe(_Strict):
     evaluation: EvaluationSettings = EvaluationSettings()
     launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice = PublishChoice()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Recipe":
+        for phase in self.phases:
+            self.launch.check_training(phase.training)
+        if self.launch.fsdp and self.evaluation.probe_prompts:
+            raise ValueError(
+                "probe_prompts are answered by one process, and with fsdp none has the whole model"
+            )
+        return self
 
     @property
     def phases(self) -> list[Phase]:

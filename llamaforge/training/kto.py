@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from llamaforge.data.chat import EncodedRow
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.batches import Loader
 from llamaforge.training.labelled import (
@@ -119,29 +120,28 @@ class LabelledPreference:
     def get_ready(self, model: Trainable, stopped: Callable[[], bool]) -> bool:
         """Ask the reference about the validation rows and, where it pays, about all others."""
         self._model = model
-        self._reference = reference_of(model, self._head, self._dtype, self._start)
+        reference = self._reference = reference_of(model, self._head, self._dtype, self._start)
         is_asked = asks_beforehand(self._settings, len(self._rows), self._ranks)
         beforehand = [(item.row,) for item in self._rows] if is_asked else []
         held_out = [(item.item.row, item.other) for item in self._validation]
         total = len(held_out) + len(beforehand)
-        tables: list[Tensor | None] = []
-        for name, items in ((VALIDATION_TABLE, held_out), (TRAIN_TABLE, beforehand)):
-            before = 0 if name == VALIDATION_TABLE else len(held_out)
-            table = reference_table(
-                self._reference,
+
+        def asked(name: str, items: Sequence[Sequence[EncodedRow]], before: int) -> Tensor | None:
+            return reference_table(
+                reference,
                 items,
                 self._settings.per_device_eval_batch_size,
                 self._folder / name,
                 device=model.device,
                 stopped=stopped,
-                on_progress=lambda done, before=before: self._on_progress(before + done, total),
+                on_progress=lambda done: self._on_progress(before + done, total),
             )
-            if table is None:
-                return False
-            tables.append(table)
-        self._known_validation, train = tables
-        self._known = train if beforehand else None
-        return True
+
+        self._known_validation = asked(VALIDATION_TABLE, held_out, 0)
+        if self._known_validation is not None and beforehand:
+            self._known = asked(TRAIN_TABLE, beforehand, len(held_out))
+        known = self._known if beforehand else self._known_validation
+        return known is not None
 
     def loader(self) -> Loader:
         """Return the batches of one epoch."""
@@ -190,8 +190,8 @@ class LabelledPreference:
             at = batch["numbers"].cpu().clamp(min=0)
             reference = self._known[at, 0].to(batch["numbers"].device)
         rows, moved = counts.tolist()
-        losses = self._losses(model, batch, reference, moved / rows)
-        return (losses * _learned(batch)).sum() / rows
+        losses = self._losses(model, batch, reference, moved / rows) * _learned(batch)
+        return losses.sum() / counts[0].to(losses.dtype)
 
     def _losses(
         self, model: Trainable, batch: LabelledBatch, reference: Tensor, moved: float
@@ -242,4 +242,5 @@ def _learned(batch: LabelledBatch) -> Tensor:
 
 
 def _on(batch: LabelledBatch, device: torch.device) -> LabelledBatch:
-    return LabelledBatch(**{name: value.to(device) for name, value in batch.items()})  # type: ignore[typeddict-item, attr-defined]
+    found: Any = {name: value.to(device) for name, value in batch.items()}  # type: ignore[attr-defined]
+    return cast("LabelledBatch", found)

@@ -167,6 +167,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _l("machines", "Machines that train together.", "machines", time="less"),
     _l("rendezvous", "HOST:PORT of the first machine, where the others reach it."),
     _l("interface", "The network device that the machines see each other through."),
+    _l("fsdp", "Divides the frozen layers of the full-precision base among the processes.",
+       memory="less", time="more"),
     _l("max_restarts", "How often all processes begin again after one has failed.", "times"),
     _p("quantization", "The type of a merged file; empty keeps that of your model.",
        memory="same"),

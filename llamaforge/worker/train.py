@@ -31,7 +31,10 @@ from llamaforge.worker.memory import give_back_memory, memory_shortage, shortage
 from llamaforge.worker.result import tell_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
     from llamaforge.training.ranks import Ranks
 
@@ -177,7 +180,7 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_steps
     from llamaforge.worker.objectives import objective_of
-    from llamaforge.worker.probes import Prober
+    from llamaforge.worker.probes import NoProbes, Prober
     from llamaforge.worker.start import start_weights
     from llamaforge.worker.trackers import Trackers
 
@@ -205,6 +208,9 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
             },
         )
     )
+    together = job.spec.launch.fsdp
+    if together:
+        _divide(job, model, loaded.names)
     record = Record(job.run.estimate_file)
 
     def tried(sizes: RowSizes) -> Estimated:
@@ -237,8 +243,11 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
                 pause=job.wait_while_paused,
                 space=job.wait_for_space,
             ),
-            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
+            probes=NoProbes(job)
+            if together
+            else Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
             ranks=ranks,
+            together=together,
         )
     finally:
         trackers.close()
@@ -247,6 +256,21 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     if outcome.stopped:
         raise Stopped
     return outcome.step
+
+
+def _divide(job: Job, model: "PeftModel | PreTrainedModel", names: "Mapping[str, str]") -> None:
+    """Divide the frozen layers among the processes, and say what that saves."""
+    from peft import PeftModel
+
+    from llamaforge.training.sharding import shard_frozen
+
+    assert isinstance(model, PeftModel)  # noqa: S101 - a recipe without an adapter is refused
+    job.emit(
+        events.Report(
+            kind="sharded",
+            figures=asdict(shard_frozen(model, names, job.spec.training.device)),
+        )
+    )
 
 
 def _silent(spec: RunSpec) -> RunSpec:

@@ -221,7 +221,7 @@ def orpo_loss(model: Any, batch: Any, beta: float) -> tuple[torch.Tensor, dict[s
     count = len(labels) // 2
     mask = (torch.arange(labels.shape[1]) < batch["lengths"][:, None]).long()
     sides = {"chosen": slice(None, count), "rejected": slice(count, None)}
-    inputs = {}
+    inputs: Any = {}
     for side, part in sides.items():
         inputs |= {
             f"{side}_input_ids": batch["input_ids"][part],
@@ -250,14 +250,14 @@ def test_odds_ratios_are_those_of_trl(tmp_path: Path) -> None:
     unpack_in_place(unpacked)
     move_adapter(dense)
     theirs, known = orpo_loss(dense, batch, 0.2)
-    theirs.backward()
+    theirs.backward()  # type: ignore[no-untyped-call]
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     mine, other = gradients(model), gradients(dense)
     assert mine.keys() == other.keys()
     for name, value in mine.items():
         assert torch.allclose(value, other[name], rtol=1e-3, atol=1e-6), name
     figures = objective.take_metrics()
-    for name, value in known.items():
+    for name, figure in known.items():
         if name in figures:
-            assert figures[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+            assert figures[name] == pytest.approx(figure, rel=1e-4, abs=1e-5), name
     assert {"rewards/margins", "log_odds_ratio", "logps/chosen"} <= known.keys() & figures.keys()

@@ -105,7 +105,7 @@ def test_who_wants_something_else_is_told_the_way(tmp_path: Path) -> None:
     found = detect(path)
     for want in ("sft", "preference"):
         with pytest.raises(UsageError) as caught:
-            require_readable(path, found, want=want)  # type: ignore[arg-type]
+            require_readable(path, found, want=want)
         assert "--method kto" in caught.value.hint
     require_readable(path, found, want="labelled")
     path.write_text(json.dumps({"prompt": "Q", "completion": "A"}) + "\n")
