@@ -124,14 +124,20 @@ def frozen_bytes(spec: RunSpec, header: Header) -> int:
     if not training.use_peft:
         return 0
     size = _BFLOAT16_BYTES if training.compute_dtype == "bfloat16" else _FLOAT32_BYTES
-    if not training.load_in_4bit:
-        return size * header.parameters
-    inside = sum(
-        tensor.elements
-        for name, tensor in header.tensors.items()
-        if name.startswith("blk.") and len(tensor.shape) == 2
-    )
-    return int(inside * _NF4_BYTES) + size * (header.parameters - inside)
+    blocks = {name: item for name, item in header.tensors.items() if name.startswith("blk.")}
+    if training.load_in_4bit:
+        inside = sum(tensor.elements for tensor in blocks.values() if len(tensor.shape) == 2)
+        return int(inside * _NF4_BYTES) + size * (header.parameters - inside)
+    if spec.launch.fsdp:
+        # Each process has its part of every layer, and for the moment one as a whole.
+        layers: dict[str, int] = {}
+        for name, tensor in blocks.items():
+            layer = name.split(".")[1]
+            layers[layer] = layers.get(layer, 0) + tensor.elements
+        inside, largest = sum(layers.values()), max(layers.values(), default=0)
+        part = min(inside, inside // spec.launch.world + largest)
+        return size * (header.parameters - inside + part)
+    return size * header.parameters
 
 
 def check_way(spec: RunSpec, header: Header) -> None:

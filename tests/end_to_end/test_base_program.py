@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamaforge.catalog.store import Store
@@ -14,6 +16,7 @@ from llamaforge.gguf.header import read_header
 from tests.contract.publishing.fake_ollama import FakeOllama
 from tests.end_to_end.base_desk import COMMIT, MODEL, REPO, BaseDesk, lay_out
 from tests.end_to_end.program import Program
+from tests.end_to_end.test_several_processes import ranks_of
 from tests.end_to_end.test_train_program import SETTINGS
 
 pytestmark = pytest.mark.slow
@@ -151,6 +154,45 @@ def test_pairs_are_learned_from_on_the_base_and_the_result_is_proven(
     assert "a second copy of all weights" in refused["error"]["message"]
 
 
+def test_processes_that_divide_the_base_among_them_follow_one_that_has_it_whole(
+    program: Program, desk: BaseDesk, rows: Path
+) -> None:
+    """Frozen layers are divided (FSDP); adapter, checkpoints and proof are as ever.
+
+    One of the processes is killed on the way.
+    """
+    usual = {"compute_dtype": "float32", "per_device_train_batch_size": 2, "max_rows": 0}
+    usual |= {"max_steps": 8, "save_steps": 2, "eval_steps": 4, "base": "hub"}
+    one = program.events(
+        *words(desk, rows, "one", **usual, gradient_accumulation_steps=2), "--base", REPO
+    )
+    divided = {"processes": 2, "fsdp": "true", "gradient_checkpointing": "true"}
+    program.run(*words(desk, rows, "two", **usual, **divided), "--base", REPO, "--detach")
+    program.wait_for_step("two", 3)
+    ranks_of(program, "two")[-1].kill()
+    program.wait_until_over("two")
+    two = [json.loads(line) for line in program.directory("two").events_file.open()]
+    assert two[-1]["state"] == "finished", program.logs()[-3000:]
+    for kind in ("step", "eval"):
+        ours, theirs = (
+            {event["step"]: event["loss"] for event in events if event["type"] == kind}
+            for events in (two, one)
+        )
+        assert ours == pytest.approx(theirs, abs=5e-4), kind
+    assert len([event for event in two if event["type"] == "step"]) > 8, "some were done again"
+    sharded = report(two, "sharded")
+    assert sharded["layers"] > 1
+    # Half of every layer lies with the other process; embeddings and head are in both.
+    assert sharded["whole_bytes"] - sharded["kept_bytes"] > 0.25 * sharded["whole_bytes"]
+    first, second = (
+        load_file(program.directory(name).artifacts / "learned" / "adapter_model.safetensors")
+        for name in ("one", "two")
+    )
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert np.allclose(value, second[name], atol=5e-4), name
+
+
 def published_digest(artifacts: Path) -> str:
     return str(json.loads((artifacts / "verify.json").read_text())["file_sha256"])
 
@@ -212,13 +254,14 @@ def test_a_damaged_file_of_the_cache_is_named_with_its_digest(
 def test_another_models_base_is_never_trained_on(
     program: Program, desk: BaseDesk, rows: Path, tmp_path: Path
 ) -> None:
-    import torch
-    from safetensors.torch import load_file, save_file
-
     folder = tmp_path / "other"
     shutil.copytree(desk.folder, folder)
     file = folder / "model-00001-of-00001.safetensors"
-    tensors = {name: torch.randn_like(value) for name, value in load_file(file).items()}
+    random = np.random.default_rng(0)
+    tensors = {
+        name: random.standard_normal(value.shape, np.float32)
+        for name, value in load_file(file).items()
+    }
     save_file(tensors, file, metadata={"format": "pt"})
     events = program.events(*words(desk, rows, "other"), "--base", str(folder), code=3)
     failed = next(event for event in events if event["type"] == "failed")
