@@ -60,30 +60,6 @@ def test_dpo_reports_rewards_and_what_the_served_models_prefer(
     assert "Better answers that are the likelier ones" in program.run("runs", "attach", "liked")
 
 
-def test_two_processes_learn_from_pairs_as_one_does(program: Program, pairs: Path) -> None:
-    usual = {
-        "max_steps": 4,
-        "compute_dtype": "float32",
-        "per_device_train_batch_size": 2,
-        "max_rows": 2,
-        "max_new_tokens": 2,
-        "fidelity_rows": 2,
-    }
-    one = program.events(
-        *words(pairs, "one", "--method", "dpo", **(usual | {"gradient_accumulation_steps": 2}))
-    )
-    two = program.events(*words(pairs, "two", "--method", "dpo", **(usual | {"processes": 2})))
-    for kind in ("step", "eval"):
-        found, expected = (
-            [(event["loss"], event["metrics"]["rewards/margins"]) for event in events
-             if event["type"] == kind]
-            for events in (two, one)
-        )  # fmt: skip
-        assert len(found) == len(expected) > 1
-        for ours, theirs in zip(found, expected, strict=True):
-            assert ours == pytest.approx(theirs, abs=2e-3)
-
-
 def test_pairs_are_checked_frozen_and_trained_on(program: Program, pairs: Path) -> None:
     store = str(paths.embedded_store())
     check = ("data", "check", str(pairs), "--model", "llamaforge-demo", "--store", store)
