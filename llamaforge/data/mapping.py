@@ -384,7 +384,7 @@ def _require_whole(
     if columns.keys() - {"split"} == {"text"}:
         return
     ways = (
-        "prompt and completion or messages (with label or without), or chosen and rejected with or "
+        "prompt and completion, or messages, with or without label, or chosen and rejected with or "
         "without prompt, or text alone"
     )
     named = ", ".join(sorted(given)) or "no column to ask or to answer"

@@ -241,8 +241,10 @@ def raw_text_of(fields: Fields) -> Reading:
 
 
 def _given(fields: Fields) -> Fields:
-    if None in fields.values() or _has_mark(fields):
-        return {key.lstrip("\ufeff"): value for key, value in fields.items() if value is not None}
+    if _has_mark(fields):
+        fields = {key.lstrip("\ufeff"): value for key, value in fields.items()}
+    if None in fields.values():
+        return {key: value for key, value in fields.items() if value is not None}
     return fields
 
 
