@@ -1,5 +1,6 @@
 """Every test has homes of its own: nothing of the machine it runs on gets in, or is changed."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,12 @@ from hypothesis import settings
 # Machines are noisy: how long an example takes says nothing.
 settings.register_profile("noisy", deadline=None)
 settings.load_profile("noisy")
+
+
+# Started in the background or by nohup, a process ignores these, and so do all that it starts:
+# tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -156,6 +156,17 @@ class Bench:
         finally:
             os._exit(code)
 
+    @staticmethod
+    def wait_for_end(run: RunDirectory) -> int:
+        """Wait for a worker that was started by another; return 0 where the run is finished."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            state = run.read_status().state
+            if state in (RunState.FINISHED, RunState.FAILED):
+                return int(state is RunState.FAILED)
+            time.sleep(0.02)
+        raise FaultError(f"nothing went on after a library's end: {log_of(run)}")
+
     def finish(self, run: RunDirectory) -> None:
         """Resume until the run is done; then everything must be as if nothing had happened."""
         for _ in range(3):

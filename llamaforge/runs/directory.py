@@ -51,6 +51,8 @@ class Status:
     boot: str = ""
     memory_kills: int | None = None
     """How often the kernel had ended a process for memory when this one began."""
+    log_bytes: int | None = None
+    """The length of the worker's log when this one began: what stands behind it is its own."""
     host: str = ""
     message: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -28,6 +28,7 @@ from llamaforge.runs.directory import RunDirectory, RunState, Status
 from llamaforge.runs.pulse import Heart
 from llamaforge.safe_text import safe_line
 from llamaforge.words import size_words
+from llamaforge.worker.keeper import ended_for_memory, log_bytes
 from llamaforge.worker.limits import TemplateLimits
 
 _STATE_SECONDS: Final = 1.0
@@ -214,14 +215,7 @@ class Job:
         control.withdraw(self.run)  # wishes for an earlier worker
         remove_leftovers(self.run.data)
         before = self.run.read_status()
-        kills = memory_kills()
-        self.was_killed_for_memory = (
-            before.state is RunState.LOST
-            and before.boot == boot_id()
-            and before.memory_kills is not None
-            and kills is not None
-            and kills > before.memory_kills
-        )
+        self.was_killed_for_memory = ended_for_memory(self.run, before)
         self._beats.enter_context(self._heart)
         self._keep_reserve()
         self._status = Status(
@@ -232,7 +226,8 @@ class Job:
             pid=os.getpid(),
             pid_started=process_start(os.getpid()),
             boot=boot_id(),
-            memory_kills=kills,
+            memory_kills=memory_kills(),
+            log_bytes=log_bytes(self.run),
             host=socket.gethostname(),
             metrics=before.metrics,
         )

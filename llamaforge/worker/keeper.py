@@ -1,13 +1,14 @@
 """A small process that answers for a worker that ended without a word.
 
-Where the system ended it for memory while it trained, it is started again, with less. Where that
-happened in another stage, or a library crashed, the run's last event says so. Whatever else ends a
-worker is left to a person, who may have wanted it.
+Where it was ended for memory while it trained, it is started again, with less. Where that happened
+in another stage, or a library crashed, the run's last event says so. Whatever else ends a worker is
+left to a person, who may have wanted it.
 """
 
 import contextlib
 import faulthandler
 import os
+import re
 import signal
 import subprocess
 import time
@@ -17,7 +18,7 @@ from dataclasses import replace
 from typing import Final
 
 from llamaforge.errors import ExitCode, LlamaForgeError
-from llamaforge.hardware import memory_kills
+from llamaforge.hardware import boot_id, memory_kills
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, is_process
 from llamaforge.runs.lock import RunLock
@@ -29,6 +30,14 @@ _CRASH: Final = b"Fatal Python error: "
 """How faulthandler begins, and then names the signal."""
 _END_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.01
+_ABORTED: Final = re.compile(
+    rb"^memory allocation of \d+ bytes failed"  # Rust: tokenizers, safetensors
+    rb"|terminate called after throwing an instance of 'std::bad_alloc'"
+    rb"|^ggml_aligned_malloc: insufficient memory",
+    re.MULTILINE,
+)
+"""The last words of libraries that end the process where they get no memory."""
+_LOG_TAIL_BYTES: Final = 64 * 1024
 
 
 @contextmanager
@@ -68,14 +77,15 @@ def _watch(run: RunDirectory, command: Sequence[str], worker: int, reading: int)
     deadline = time.monotonic() + _END_SECONDS
     while is_process(worker, None) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    is_short = was_killed_for_memory(run, worker)
-    status = run.read_status()
-    if is_short and status.stage.startswith("train"):
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    elif is_short:
-        _tell(run, status, worker, shortage_words("host_kill"))
-    elif said.startswith(_CRASH):
+    crashed = said.startswith(_CRASH)
+    if crashed:
         os.write(2, said)  # the worker's log
+    status = run.read_status()
+    if was_killed_for_memory(run, worker):
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    elif ended_for_memory(run, status):
+        _tell(run, status, worker, shortage_words("host_kill"))
+    elif crashed:
         reason = said.removeprefix(_CRASH).split(b"\n")[0].decode("utf-8", "replace")
         _tell(run, status, worker, f"The worker crashed ({safe_line(reason, limit=60)})")
 
@@ -109,13 +119,44 @@ def _tell(run: RunDirectory, status: Status, worker: int, what: str) -> None:
 
 
 def was_killed_for_memory(run: RunDirectory, worker: int) -> bool:
-    """Return whether the run's last worker was `worker`, and the system ended it for memory."""
+    """Return whether the run's last worker was `worker`, and memory ended it while it trained."""
     status = run.read_status()
-    kills = memory_kills()
+    # Only training can do with less: whatever else was ended would be ended again, without end.
     return (
-        status.state is RunState.LOST
-        and status.pid == worker
+        status.pid == worker
+        and status.stage.split()[:1] == ["train"]
+        and ended_for_memory(run, status)
+    )
+
+
+def ended_for_memory(run: RunDirectory, status: Status) -> bool:
+    """Return whether the worker of `status` came to its end because memory ran out.
+
+    Either the system ended it, or a library did, with its words in the log.
+    """
+    if status.state is not RunState.LOST:
+        return False
+    kills = memory_kills()
+    if (
+        status.boot == boot_id()
         and status.memory_kills is not None
         and kills is not None
         and kills > status.memory_kills
-    )
+    ):
+        return True
+    if status.log_bytes is None:
+        return False
+    try:
+        with run.log_file.open("rb") as log:
+            log.seek(max(status.log_bytes, log_bytes(run) - _LOG_TAIL_BYTES))
+            return _ABORTED.search(log.read(_LOG_TAIL_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def log_bytes(run: RunDirectory) -> int:
+    """Return the length of the worker's log."""
+    try:
+        return run.log_file.stat().st_size
+    except OSError:
+        return 0

@@ -71,5 +71,5 @@ def shortage_words(kind: str) -> str:
     return {
         "cuda": "The GPU's memory is used up",
         "allocation": "The machine's memory is used up",
-        "host_kill": "The system ended the worker because memory was used up",
+        "host_kill": "The worker was ended because memory was used up",
     }[kind]

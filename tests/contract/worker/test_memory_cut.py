@@ -19,7 +19,7 @@ from llamaforge.catalog.store import Store
 from llamaforge.errors import LlamaForgeError
 from llamaforge.evaluation import llama
 from llamaforge.evaluation.llama import loaded
-from llamaforge.hardware import memory_kills
+from llamaforge.hardware import boot_id, memory_kills
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator, RowSizes
 from llamaforge.recipe.fit import Fit, fitted
@@ -241,7 +241,7 @@ def test_a_worker_that_the_system_ended_for_memory_is_started_again_with_less(
     found = EventTail(small.run).read_new()
     told = [event for event in found if isinstance(event, events.Warn) and event.kind]
     assert [(event.code, event.kind) for event in told] == [("out_of_memory", "host_kill")]
-    assert "The system ended the worker because memory was used up" in told[0].message
+    assert "The worker was ended because memory was used up" in told[0].message
     assert [event.resumed for event in found if isinstance(event, events.Started)] == [True, True]
 
 
@@ -251,13 +251,31 @@ def test_a_worker_that_is_killed_otherwise_stays_dead(tmp_path: Path) -> None:
     dead.wait()
     kills = memory_kills()
     assert kills is not None
-    status = Status(RunState.RUNNING, pid=dead.pid, pid_started=1.0, memory_kills=kills)
+    status = Status(
+        RunState.RUNNING, "train", pid=dead.pid, pid_started=1.0, boot=boot_id(), memory_kills=kills
+    )
     run.write_status(status)
     assert not was_killed_for_memory(run, dead.pid)
     run.write_status(replace(status, memory_kills=kills - 1))
     assert was_killed_for_memory(run, dead.pid)
     assert not was_killed_for_memory(run, dead.pid + 1)
     run.write_status(replace(status, state=RunState.STOPPED, memory_kills=kills - 1))
+    assert not was_killed_for_memory(run, dead.pid)
+    # No other stage can do with less.
+    run.write_status(replace(status, stage="verify", memory_kills=kills - 1))
+    assert not was_killed_for_memory(run, dead.pid)
+
+
+def test_a_library_that_ends_the_worker_for_memory_is_recognised(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    status = Status(RunState.RUNNING, "train 2", pid=dead.pid, pid_started=1.0, log_bytes=0)
+    run.write_status(status)
+    run.log_file.write_text("loading\nmemory allocation of 1048576 bytes failed\n")
+    assert was_killed_for_memory(run, dead.pid)
+    # What an earlier worker left there says nothing of this one.
+    run.write_status(replace(status, log_bytes=run.log_file.stat().st_size))
     assert not was_killed_for_memory(run, dead.pid)
 
 
