@@ -35,9 +35,9 @@ def shard_frozen(model: PeftModel, names: Mapping[str, str], device: str) -> Sha
     embeddings, the output head) stays whole.
 
     Args:
-        model: a dense model with an adapter.
+        model: a dense model with an adapter, in the host's memory.
         names: its linear layers by path, as in `LoadedModel`.
-        device: `cpu` or `cuda`, where it lies.
+        device: `cpu` or `cuda`, where it is brought, layer by layer.
     """
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
     whole = _frozen_bytes(model)
@@ -48,6 +48,9 @@ def shard_frozen(model: PeftModel, names: Mapping[str, str], device: str) -> Sha
         fully_shard(
             base.get_submodule(path), mesh=mesh, reshard_after_forward=True, ignored_params=trained
         )
+    for value in (*model.parameters(), *model.buffers()):
+        if not isinstance(value, DTensor):
+            value.data = value.data.to(device)
     return Sharded(len(paths), whole, _frozen_bytes(model))
 
 

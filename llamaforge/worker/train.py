@@ -1,7 +1,7 @@
 """Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,11 +31,12 @@ from llamaforge.worker.memory import give_back_memory, memory_shortage, shortage
 from llamaforge.worker.result import tell_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from llamaforge.training.model import LoadedModel
     from llamaforge.training.ranks import Ranks
 
 _FIT: Final = "fit.json"
@@ -210,7 +211,7 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     )
     together = job.spec.launch.fsdp
     if together:
-        _divide(job, model, loaded.names)
+        loaded = _divided(job, loaded, model)
     record = Record(job.run.estimate_file)
 
     def tried(sizes: RowSizes) -> Estimated:
@@ -258,19 +259,20 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     return outcome.step
 
 
-def _divide(job: Job, model: "PeftModel | PreTrainedModel", names: "Mapping[str, str]") -> None:
-    """Divide the frozen layers among the processes, and say what that saves."""
+def _divided(
+    job: Job, loaded: "LoadedModel", model: "PeftModel | PreTrainedModel"
+) -> "LoadedModel":
+    """Divide the frozen layers among the processes, say what that saves, and return the rest."""
     from peft import PeftModel
 
+    from llamaforge.training.dense import frozen_weight
     from llamaforge.training.sharding import shard_frozen
 
     assert isinstance(model, PeftModel)  # noqa: S101 - a recipe without an adapter is refused
-    job.emit(
-        events.Report(
-            kind="sharded",
-            figures=asdict(shard_frozen(model, names, job.spec.training.device)),
-        )
-    )
+    found = shard_frozen(model, loaded.names, job.spec.training.device)
+    job.emit(events.Report(kind="sharded", figures=asdict(found)))
+    weight = loaded.model.get_output_embeddings().weight  # where it lies by now
+    return replace(loaded, head=replace(loaded.head, weight=frozen_weight(weight)))
 
 
 def _silent(spec: RunSpec) -> RunSpec:
