@@ -108,7 +108,7 @@ def encode_splits(
                     items = [EncodedRecord(record, *pair)]
                 elif preference == "labelled":
                     rows = encode_labelled(record, renderer, max_length)
-                    items = [*map(EncodedRecord, _one_sided(record), rows)]
+                    items = [*map(EncodedRecord, one_sided(record), rows)]
                 else:
                     _require_learnable(record, preference)
                     messages = record.messages + record.chosen
@@ -137,7 +137,7 @@ def _require_learnable(record: Record, preference: Preference) -> None:
         raise RowError("it is a preference pair")
 
 
-def _one_sided(record: Record) -> list[Record]:
+def one_sided(record: Record) -> list[Record]:
     """Return a record for each labelled answer of `record`, the better one first."""
     sides = []
     if record.chosen:

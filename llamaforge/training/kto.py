@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llamaforge.data.chat import EncodedRow
+from llamaforge.recipe.batching import asks_beforehand
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.batches import Loader
 from llamaforge.training.labelled import (
@@ -21,7 +22,7 @@ from llamaforge.training.lora import Trainable, compute_type
 from llamaforge.training.loss import OutputHead
 from llamaforge.training.objective import EVAL_ROWS, Measured
 from llamaforge.training.pairs import answer_tokens
-from llamaforge.training.preference import asks_beforehand, reference_of
+from llamaforge.training.preference import reference_of
 from llamaforge.training.preference_loss import kto_losses
 from llamaforge.training.ranks import ALONE, Ranks
 from llamaforge.training.reference import (
@@ -121,7 +122,7 @@ class LabelledPreference:
         """Ask the reference about the validation rows and, where it pays, about all others."""
         self._model = model
         reference = self._reference = reference_of(model, self._head, self._dtype, self._start)
-        is_asked = asks_beforehand(self._settings, len(self._rows), self._ranks)
+        is_asked = asks_beforehand(self._settings, len(self._rows), self._ranks.world)
         beforehand = [(item.row,) for item in self._rows] if is_asked else []
         held_out = [(item.item.row, item.other) for item in self._validation]
         total = len(held_out) + len(beforehand)

@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from llamaforge.recipe.batching import asks_beforehand
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.batches import Loader
 from llamaforge.training.lora import Trainable, compute_type
@@ -20,7 +21,6 @@ from llamaforge.training.pairs import (
     PairLoader,
     answer_tokens,
     collate_pairs,
-    planned_pairs,
 )
 from llamaforge.training.preference_loss import (
     PairScores,
@@ -126,7 +126,9 @@ class DirectPreference:
         """
         settings = self._settings
         reference = self._reference = reference_of(model, self._head, self._dtype, self._start)
-        beforehand = self._pairs if asks_beforehand(settings, len(self._pairs), self._ranks) else []
+        beforehand = (
+            self._pairs if asks_beforehand(settings, len(self._pairs), self._ranks.world) else []
+        )
         total = len(self._validation) + len(beforehand)
 
         def asked(name: str, pairs: Sequence[EncodedPair], before: int) -> PairScores | None:
@@ -211,16 +213,6 @@ def reference_of(
     if start is not None:
         start = {name: value.to(model.device) for name, value in start.items()}
     return Reference(cast("PeftModel", model), head, dtype, start)
-
-
-def asks_beforehand(settings: TrainingSettings, items: int, ranks: Ranks) -> bool:
-    """Return whether the reference is asked about all of so many `items` before training."""
-    if settings.precompute_ref_log_probs is not None:
-        return settings.precompute_ref_log_probs
-    step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    step *= ranks.world
-    planned = planned_pairs(items, settings.num_train_epochs, settings.max_steps, step)
-    return planned > items
 
 
 class OddsRatio:
