@@ -357,15 +357,16 @@ def _print_preferences(found: Preferences) -> None:
 def _print_labels(found: Labels) -> None:
     _print_title("Good and bad answers, after training against before")
     parts = [
-        f"{whole_words(count)} {label} answers that were not trained on were rewarded by "
-        f"{short_number(reward)} in the mean"
+        f"{count:,} {label} {'answer' if count == 1 else 'answers'} by {short_number(reward)}"
         for label, count, reward in (
             ("good", found.good, found.rewards.chosen),
             ("bad", found.bad, found.rewards.rejected),
         )
         if count
     ]
-    _print(f"{', '.join(parts)} (β times what log P gained).")
+    _print(
+        f"Not trained on, and rewarded in the mean: {', '.join(parts)} (β times what log P gained)."
+    )
 
 
 def _print_next(run: RunDirectory, spec: RunSpec, published: str) -> None:

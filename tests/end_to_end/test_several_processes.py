@@ -140,7 +140,7 @@ def test_two_processes_follow_one_with_twice_the_accumulation_through_all_phases
     report = json.loads((program.directory("two").artifacts / "evaluation.json").read_text())
     assert report["labels"]["good"] > 0
     assert report["labels"]["bad"] > 0
-    assert "answers that were not trained on were rewarded" in program.run("runs", "attach", "two")
+    assert "Not trained on, and rewarded in the mean" in program.run("runs", "attach", "two")
     check = ("data", "check", str(labelled), "--preference", "labelled")
     figures = program.json(*check)["analysis"]["flags"]
     assert figures["labelled"] == {"good": 32, "bad": 16}
