@@ -54,7 +54,7 @@ contracts: install-dev ## which room may import which
 	$(BIN)/lint-imports
 
 unit: install-dev ## pytest
-	OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses $(WORKERS) -m 'not campaign'
+	OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal -m 'not campaign'
 
 fuzz: install-dev ## stores that are damaged at random, for LLAMAFORGE_FUZZ_SECONDS seconds
 	$(BIN)/python -m tools.fuzz --seconds $${LLAMAFORGE_FUZZ_SECONDS:-60}

@@ -1,5 +1,6 @@
 """Every test has homes of its own: nothing of the machine it runs on gets in, or is changed."""
 
+import gc
 import signal
 from pathlib import Path
 
@@ -15,6 +16,18 @@ settings.load_profile("noisy")
 # tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+# Modules and tests are millions of objects that stay: looking through them again and again for
+# garbage takes most of the time of tests that make many objects of their own.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
