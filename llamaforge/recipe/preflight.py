@@ -55,10 +55,11 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     """Return what the run takes on a model, whose `header` is as the server reads it."""
     trained = trained_parameters(header, spec.training)
     adapter = trained * _FLOAT32_BYTES
-    sources = [source for phase in spec.phases for source in phase.data.sources]
-    local = [source for source in sources if not source.is_on_the_hub]
-    snapshot = sum(map(_snapshot_bytes, expand(local).files)) if local else 0
-    for phase in spec.phases:
+    snapshot = 0
+    for phase in spec.phases:  # each has a snapshot of its own, also of the same files
+        local = [source for source in phase.data.sources if not source.is_on_the_hub]
+        if local:
+            snapshot += sum(map(_snapshot_bytes, expand(local).files))
         if phase.data.snapshot is not None:
             files = find(phase.data.snapshot).manifest.files.values()
             snapshot += sum(file.bytes for file in files)

@@ -24,7 +24,7 @@ from llamaforge.training.packing import (
     keeps_apart,
     layout,
 )
-from llamaforge.training.trainer import train
+from llamaforge.training.trainer import Wishes, train
 from tests.contract.engine.engine_bench import (
     SETTINGS,
     VOCABULARY,
@@ -168,6 +168,36 @@ def test_noise_is_measured_out_by_each_rows_own_length(tmp_path: Path) -> None:
     model.eval()
     with noisy_embeddings(model, 5.0, positions):
         assert torch.equal(embeddings(ids), clean), "nothing is added where nothing is trained"
+
+
+def test_packed_training_with_noise_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    rows = make_rows(12)
+    losses: dict[str, list[float]] = {}
+
+    def run(name: str, folder: str, stop_after: int = 99, **changes: Any) -> None:
+        settings = SETTINGS.model_copy(update={"max_steps": 4, "packing": True} | changes)
+        packed, model = make_lora(header)
+        loader = PackedLoader(rows, 4, settings.seed, accumulation=1)
+        objective = Supervised(packed.head, rows, [], settings, loader)
+        found = losses.setdefault(name, [])
+        stop = len(found) + stop_after
+        train(
+            model,
+            objective,
+            settings,
+            tmp_path / folder,
+            emit=lambda event: found.append(event.loss) if event.type == "step" else None,  # type: ignore[attr-defined]
+            wishes=Wishes(stop=lambda: len(found) >= stop, save=lambda: False),
+        )
+
+    noise: dict[str, Any] = {"neftune_noise_alpha": 20.0}
+    run("clean", "a")
+    run("noisy", "b", **noise)
+    run("stopped", "c", 2, **noise)
+    run("stopped", "c", **noise)
+    assert losses["stopped"] == losses["noisy"]
+    assert all(abs(a - b) > 1e-4 for a, b in zip(losses["clean"], losses["noisy"], strict=True))
 
 
 @pytest.mark.parametrize(
