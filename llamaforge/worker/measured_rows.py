@@ -80,10 +80,11 @@ class RenderedRows:
 
     def _rendered(self, record: Record) -> RowLength:
         """Return the length of a row; of a pair, that of its longer side."""
-        if not record.rejected:
-            return self._side(record, record.messages + record.chosen)
+        if not (record.chosen or record.rejected):
+            return self._side(record, record.messages)
         prompt = tuple(replace(turn, trained=False) for turn in record.messages)
-        sides = [self._side(record, prompt + turns) for turns in (record.chosen, record.rejected)]
+        answers = filter(None, (record.chosen, record.rejected))
+        sides = [self._side(record, prompt + turns) for turns in answers]
         return RowLength(
             max(side.tokens for side in sides), max(side.last_exchange for side in sides)
         )
