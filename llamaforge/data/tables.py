@@ -7,11 +7,18 @@ its place: rows are counted by the line on which they begin.
 import csv
 from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from llamaforge.data.json_rows import skip_line
 from llamaforge.data.privacy import masked_line
-from llamaforge.data.raw_rows import MAX_ROW_BYTES, TOO_LONG, Row, cell_value, require_unicode
+from llamaforge.data.raw_rows import (
+    JSON_COLUMNS,
+    MAX_ROW_BYTES,
+    TOO_LONG,
+    Row,
+    cell_value,
+    require_unicode,
+)
 from llamaforge.data.records import Rejection, RowError
 from llamaforge.data.sniff import Dialect
 from llamaforge.errors import InvalidFileError
@@ -39,7 +46,7 @@ def table_rows(stream: BinaryIO, name: str, dialect: Dialect) -> Iterator[Row | 
     while (record := table.record()) is not None:
         if isinstance(record, Rejection):
             yield record
-        elif any(map(str.strip, record)) or len(record) > 1:
+        elif len(record) > 1 or any(map(str.strip, record)):
             yield table.row(names, record)
 
 
@@ -59,12 +66,15 @@ class _Lines:
         self._size = 0
         self.quotes = 0
         """Quotes in the record in work."""
+        self.is_unicode = True
+        """Whether all bytes of the record in work are UTF-8."""
 
     def begin(self) -> None:
         """Begin a record with the next line."""
         self.first = self.number + 1
         self._size = 0
         self.quotes = 0
+        self.is_unicode = True
 
     @property
     def size(self) -> int:
@@ -85,7 +95,11 @@ class _Lines:
                 skip_line(self._stream)
             raise _TooLongError
         self.quotes += line.count(b'"')
-        return line.decode("utf-8", "surrogateescape")
+        try:
+            return line.decode("utf-8")
+        except UnicodeDecodeError:
+            self.is_unicode = False
+            return line.decode("utf-8", "surrogateescape")
 
 
 class _Table:
@@ -185,9 +199,12 @@ class _Table:
             return self._broken(f"the row has {_cells(len(cells))}, the header {len(names):,}")
         self._shaken = False
         try:
-            for cell in cells:
-                require_unicode(cell)
-            fields = {name: cell_value(name, cell) for name, cell in zip(names, cells, strict=True)}
+            if not self._lines.is_unicode:
+                for cell in cells:
+                    require_unicode(cell)
+            fields: dict[str, Any] = dict(zip(names, cells, strict=True))
+            for name in JSON_COLUMNS.intersection(names):
+                fields[name] = cell_value(name, fields[name])
         except RowError as error:
             return Rejection(self._name, number, str(error))
         return Row(number, fields)

@@ -26,6 +26,7 @@ from llamaforge.data.repairs import repaired_rows
 from llamaforge.data.row_refs import Example, ref_of, text_bytes
 from llamaforge.data.snapshot import write_snapshot
 from llamaforge.data.templates import choose_template
+from llamaforge.data.unlearned import unlearned_example, unlearned_sentence
 from llamaforge.errors import (
     ExitCode,
     InvalidFileError,
@@ -182,6 +183,11 @@ class _Rendered:
     refused: Counter[str] = field(default_factory=Counter)
     examples: list[Example] = field(default_factory=list)
     unterminated: int = 0
+    unlearned: list[Example] = field(default_factory=list)
+    """The first rows with words that the template keeps from being learned."""
+    unlearned_rows: int = 0
+    unlearned_beside: int = 0
+    """Those in which they stand beside a call of a tool."""
 
     def __post_init__(self) -> None:
         tokenizer = self.renderer.tokenizer
@@ -205,7 +211,9 @@ class _Rendered:
             started = time.monotonic()
             try:
                 with program_limits(self.row_seconds):
-                    return self._rendered(record)
+                    length, unlearned = self._rendered(record)
+                self._note(record, unlearned)
+                return length
             except (TooSlow, MemoryError):
                 self.given_up += 1
             except RowError:
@@ -214,17 +222,27 @@ class _Rendered:
                 self.seconds += time.monotonic() - started
         return self._by_text(record)
 
-    def _rendered(self, record: Record) -> RowLength:
-        """Return the length of a row; of a pair, that of its longer side."""
+    def _note(self, record: Record, unlearned: tuple[Message, ...]) -> None:
+        if not unlearned:
+            return
+        self.unlearned_rows += 1
+        self.unlearned_beside += any(turn.calls for turn in unlearned)
+        if len(self.unlearned) < _EXAMPLES:
+            self.unlearned.append(unlearned_example(ref_of(record), unlearned))
+
+    def _rendered(self, record: Record) -> tuple[RowLength, tuple[Message, ...]]:
+        """Return the length of a row, of a pair of its longer side, and what is not learned."""
         if not record.rejected:
             return self._side(record, record.messages + record.chosen)
         prompt = tuple(replace(turn, trained=False) for turn in record.messages)
         sides = [self._side(record, prompt + turns) for turns in (record.chosen, record.rejected)]
         return RowLength(
-            max(side.tokens for side in sides), max(side.last_exchange for side in sides)
-        )
+            max(side.tokens for side, _ in sides), max(side.last_exchange for side, _ in sides)
+        ), sides[0][1] + sides[1][1]
 
-    def _side(self, record: Record, messages: tuple[Message, ...]) -> RowLength:
+    def _side(
+        self, record: Record, messages: tuple[Message, ...]
+    ) -> tuple[RowLength, tuple[Message, ...]]:
         try:
             row = self.renderer.encode(messages)
         except RowError as error:
@@ -236,11 +254,10 @@ class _Rendered:
             raise
         self.unterminated += not row.terminated
         if is_raw_text(messages):  # it is cut into rows that fit
-            return RowLength(len(row.ids), 0)
+            return RowLength(len(row.ids), 0), ()
         last = _last_exchange(messages)
-        if len(last) == len(messages):
-            return RowLength(len(row.ids), len(row.ids))
-        return RowLength(len(row.ids), len(self.renderer.encode(last).ids))
+        last_ids = row.ids if len(last) == len(messages) else self.renderer.encode(last).ids
+        return RowLength(len(row.ids), len(last_ids)), row.unlearned
 
     def problems(self) -> Iterator[dict[str, str]]:
         """Yield what stands in the way of training on rows as this model is shown them."""
@@ -262,6 +279,14 @@ class _Rendered:
                 "message": f"{total:,} of {measured:,} rows cannot be rendered for {self.name}; "
                 f"most often: {first}.",
             }
+        if self.unlearned:
+            yield {
+                "level": "warn",
+                "code": "unlearned_words",
+                "message": unlearned_sentence(
+                    self.unlearned_rows, self.unlearned_beside, measured, self.unlearned[0]
+                ),
+            }
         if self.unterminated:
             yield {
                 "level": "stop",
@@ -282,6 +307,8 @@ class _Rendered:
             "refused": dict(self.refused.most_common(_EXAMPLES)),
             "refused_examples": [example.to_json() for example in self.examples],
             "unterminated": self.unterminated,
+            "unlearned": self.unlearned_rows,
+            "unlearned_examples": [example.to_json() for example in self.unlearned],
         }
 
 
