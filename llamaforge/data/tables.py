@@ -64,8 +64,9 @@ class _Lines:
         self.first = 1
         """The line on which the record in work begins."""
         self._size = 0
+        self.counts_quotes = False
         self.quotes = 0
-        """Quotes in the record in work."""
+        """Quotes in the record in work, where they are counted."""
         self.is_unicode = True
         """Whether all bytes of the record in work are UTF-8."""
 
@@ -81,25 +82,25 @@ class _Lines:
         """Bytes of the record in work."""
         return self._size
 
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = self._stream.readline(MAX_ROW_BYTES + 1)
-        if not line:
-            raise StopIteration
-        self.number += 1
-        self._size += len(line)
-        if self._size > MAX_ROW_BYTES:
-            if not line.endswith(b"\n"):
-                skip_line(self._stream)
-            raise _TooLongError
-        self.quotes += line.count(b'"')
-        try:
-            return line.decode("utf-8")
-        except UnicodeDecodeError:
-            self.is_unicode = False
-            return line.decode("utf-8", "surrogateescape")
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines that are left; after an error it has to be asked for anew."""
+        # As a generator: a call of a method for each line takes a third of all the time.
+        read = self._stream.readline
+        while line := read(MAX_ROW_BYTES + 1):
+            self.number += 1
+            self._size += len(line)
+            if self._size > MAX_ROW_BYTES:
+                if not line.endswith(b"\n"):
+                    skip_line(self._stream)
+                raise _TooLongError
+            if self.counts_quotes:
+                self.quotes += line.count(b'"')
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                self.is_unicode = False
+                text = line.decode("utf-8", "surrogateescape")
+            yield text
 
 
 class _Table:
@@ -110,19 +111,19 @@ class _Table:
         self._quoted = dialect.quoted
         # The module's limit is one for the whole process; ours is `MAX_ROW_BYTES` a record.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-        self._reader = csv.reader(
-            self._lines,
-            delimiter=dialect.delimiter,
-            quoting=csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE,
-            strict=True,
-        )
+        self._delimiter = dialect.delimiter
+        self._reader = self._new_reader()
         self._shaken = False
         """A row above was broken, so that a cell of it may be taken for a row."""
+
+    def _new_reader(self) -> Iterator[list[str]]:
+        quoting = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
+        return csv.reader(self._lines, delimiter=self._delimiter, quoting=quoting, strict=True)
 
     def header(self) -> list[str] | None:
         """Return the names of the columns; none where there is nothing at all."""
         for _ in range(self._skipped_lines):
-            next(self._lines, None)
+            next(iter(self._lines), None)
         cells: list[str] | Rejection | None = []
         while cells == []:
             cells = self.record()
@@ -162,11 +163,13 @@ class _Table:
         """
         lines = self._lines
         lines.begin()
+        lines.counts_quotes = self._shaken
         try:
             cells = next(self._reader)
         except StopIteration:
             return None
         except _TooLongError:
+            self._reader = self._new_reader()
             if lines.number > lines.first:
                 raise self._unclosed() from None
             return self._broken(TOO_LONG)
