@@ -117,8 +117,12 @@ class _Table:
         """A row above was broken, so that a cell of it may be taken for a row."""
 
     def _new_reader(self) -> Iterator[list[str]]:
-        quoting = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
-        return csv.reader(self._lines, delimiter=self._delimiter, quoting=quoting, strict=True)
+        return csv.reader(
+            self._lines,
+            delimiter=self._delimiter,
+            quoting=csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE,
+            strict=True,
+        )
 
     def header(self) -> list[str] | None:
         """Return the names of the columns; none where there is nothing at all."""
