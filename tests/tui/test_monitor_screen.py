@@ -1,5 +1,6 @@
 """The monitor shows what a run's directory says, and changes nothing unless asked to."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,8 @@ from llamaforge.tui.screens import run_keys
 from llamaforge.tui.screens.dialogs import Question
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.runs import RunsScreen
+from llamaforge.tui.screens.welcome import WelcomeScreen
+from llamaforge.tui.widgets.lines import Lines
 from tests.tui.run_builder import RunBuilder, step
 from tests.tui.waiting import screen_text, text_of, until, until_shown
 
@@ -401,3 +404,42 @@ async def test_p_starts_a_worker_for_a_run_that_was_left(
         await pilot.press("p")
         await until(pilot, lambda: started == ["tickets"])
         await until_shown(pilot, "The worker process did not start.")
+
+
+async def test_what_is_hidden_costs_nothing_until_it_is_shown(
+    running: RunBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MonitorScreen, "PERIOD_SECONDS", 0.01)
+    monkeypatch.setattr(WelcomeScreen, "PERIOD_SECONDS", 0.01)
+    app = LlamaForgeApp(None, running.run.id)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        screen = monitor(pilot)
+        below = app.screen_stack[1]
+        assert isinstance(below, WelcomeScreen)
+        read: list[str] = []
+        watched: list[str] = []
+        monkeypatch.setattr(below, "read", partial(_noting, read, below.read))
+        monkeypatch.setattr(screen, "read", partial(_noting, watched, screen.read))
+        machine = screen.query_one("#machine", Lines)
+        layouts: list[bool] = []
+        refresh = machine.refresh
+
+        def noted(*regions: Any, layout: bool = False, **more: Any) -> Any:
+            layouts.append(layout)
+            return refresh(*regions, layout=layout, **more)
+
+        monkeypatch.setattr(machine, "refresh", noted)
+        await until(pilot, lambda: len(watched) >= 5)
+        assert len(read) <= 1  # one may have been under way
+        assert not any(layouts)
+        await pilot.resize_terminal(120, 40)
+        await until_shown(pilot, "This machine")
+        await until(pilot, lambda: "memory" in text_of(pilot, "#machine"))
+        await pilot.press("escape")
+        await until(pilot, lambda: len(read) >= 3)
+
+
+def _noting(calls: list[str], read: Callable[[], Any]) -> Any:
+    calls.append("read")
+    return read()
