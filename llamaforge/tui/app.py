@@ -47,6 +47,10 @@ class LlamaForgeApp(App[ExitCode]):
         Binding("f1", "help", "Help", show=False, priority=True, id="app.help_anywhere"),
         Binding("q", "leave", "Quit", id="app.quit"),
         Binding("ctrl+q", "leave", "Quit", show=False, priority=True, id="app.quit_anywhere"),
+        # With priority the focus moves before the next key is handed on: Textual's own are found
+        # after a key has gone up from the focused widget, and what is typed meanwhile goes there.
+        Binding("tab", "focus_next", "Next part", show=False, priority=True),
+        Binding("shift+tab", "focus_previous", "Part before", show=False, priority=True),
     ]
 
     def __init__(
