@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _WIDTH: Final = 74
 """Characters of a line of tokens in a terminal of 80."""
+_SHOWN_FILES: Final = 3
 
 
 def require_all(draft: Draft, facts: Facts) -> None:
@@ -69,7 +70,7 @@ def answered(draft: Draft, facts: Facts, dialogue: "Dialogue | None") -> tuple[D
             if question.key == "held_out" and dialogue is not None:
                 words = "See the first row as the model sees it?"
                 if dialogue.agrees(words, default=False):
-                    _show_row(draft, facts)
+                    _show_rows(draft, facts)
     return draft, facts
 
 
@@ -122,15 +123,18 @@ def looked(name: str, draft: Draft, facts: Facts) -> Facts:
     return seen
 
 
-def _show_row(draft: Draft, facts: Facts) -> None:
-    """Print the first row as tokens; what cannot be shown keeps nothing from going on."""
-    try:
-        shown = token_row(draft, files_for(draft, facts.files), 0, 1).previews
-    except LlamaForgeError as error:
-        narrate(f"{error.message} {error.hint}")
-        return
-    for preview in shown:
-        narrate(f"{preview_text(preview, colour=False, width=_WIDTH)}\n{LEGEND}")
+def _show_rows(draft: Draft, facts: Facts) -> None:
+    """Print the first row of each file as tokens; what cannot be shown keeps nothing up."""
+    files = files_for(draft, facts.files)
+    for number in range(max(min(len(files.paths), _SHOWN_FILES), 1)):
+        try:
+            shown = token_row(draft, files, number, 1).previews
+        except LlamaForgeError as error:
+            narrate_folded(f"{error.message} {error.hint}")
+            continue
+        for preview in shown:
+            narrate(preview_text(preview, colour=False, width=_WIDTH))
+    narrate(LEGEND)
 
 
 def _require_judged(question: Question, draft: Draft, facts: Facts) -> None:

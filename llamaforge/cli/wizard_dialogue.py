@@ -90,15 +90,16 @@ class Dialogue:
                 "Pull one with: ollama pull qwen2.5:3b, or try: llamaforge demo",
                 code="no_models",
             )
-        is_told = any(len(f"{o.title}  {o.explanation}") > _WIDTH for o in options)
+        is_told = any(len(f"{o.title}  {o.refusal or o.explanation}") > _WIDTH for o in options)
         if is_told:  # the menu would cut them
             for option in options:
-                narrate_folded(f"{option.title}: {option.explanation}", indent=2)
+                why = f"not possible: {option.refusal}" if option.refusal else option.explanation
+                narrate_folded(f"{option.title}: {why}", indent=2)
         choices = [
             questionary.Choice(
                 option.title if is_told else f"{option.title}  {option.explanation}".rstrip(),
                 value=option.value,
-                disabled=option.refusal or None,
+                disabled="not possible" if is_told and option.refusal else option.refusal or None,
             )
             for option in options
         ]

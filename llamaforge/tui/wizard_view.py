@@ -109,7 +109,12 @@ def review_lines(
     draft: Draft, found: Sequence[Check] | None, recipe: str, command: str, width: int
 ) -> list[Content]:
     """Return everything at once: the checks, the recipe with its reasons, the command."""
-    lines = [Content.styled("Before it begins", "bold $primary")]
+    if any(item.verdict == "fail" for item in found or ()):
+        head = "It cannot begin like this; Esc goes back to where that is mended."
+    else:
+        head = "Look it over, then press b to begin. Nothing has been written yet."
+    lines = [*Content.styled(head, "bold").wrap(width), Content("")]
+    lines.append(Content.styled("Before it begins", "bold $primary"))
     if found is None:
         lines.append(Content.styled("looking …", MUTED))
     for item in found or ():

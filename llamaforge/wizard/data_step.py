@@ -68,6 +68,12 @@ def rows_problem(draft: Draft, facts: Facts) -> str:
     report = facts.report
     if "rows" in report or (not draft.map and needs_map(draft, facts)):
         return ""
+    if draft.map and report.get("code") == "unknown_format":  # another file than the mapped one
+        return (
+            f"{report['message']} One mapping is for all files: write this one anew with names "
+            "that are known, for example: llamaforge data convert FILE --map prompt=COLUMN,"
+            "completion=COLUMN --to chat --out rows.jsonl"
+        )
     return f"{report['message']} {report['hint']}"
 
 

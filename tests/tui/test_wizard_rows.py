@@ -97,17 +97,30 @@ async def test_columns_are_asked_for_the_file_that_needs_it(german: Path, englis
         await until(pilot, lambda: asked(pilot, "goal"))
 
 
-async def test_what_is_written_of_columns_survives_going_back(german: Path) -> None:
+async def test_a_second_table_with_other_columns_says_how_to_go_on(
+    german: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("thema,text2\n" + "a b c,d e f\n" * 20)
     async with app().run_test(size=(80, 24)) as pilot:
         await begin(pilot)
-        await say(pilot, str(german))
+        await say(pilot, f"{german} {other}")
         await until(pilot, lambda: asked(pilot, "map"))
+        await until_shown(pilot, "cannot be read")
         wizard(pilot).query_one(Input).value = "prompt=frage,completion="
         await pilot.press("escape")
         await until(pilot, lambda: asked(pilot, "sources"))
         await pilot.press("enter")
         await until(pilot, lambda: asked(pilot, "map"))
         assert wizard(pilot).query_one(Input).value == "prompt=frage,completion="
+        await say(pilot, "prompt=frage,completion=antwort")
+        await until_shown(pilot, "One mapping is for all files")
+        await pilot.press("escape")
+        await until(pilot, lambda: asked(pilot, "sources"))
+        await pilot.press("down", "down", "down", "enter")  # the other file is taken away
+        await until_shown(pilot, "Go on with 1 file")
+        await pilot.press("enter")
+        await until(pilot, lambda: asked(pilot, "map"))
 
 
 async def test_chosen_files_and_lines_survive_going_back(german: Path, english: Path) -> None:
