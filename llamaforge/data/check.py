@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LISTED: Final = 1_000
 """Rows that cannot be used of which a check says more than how many."""
 _PROGRESS_ROWS: Final = 500
+_LABELS_OR_NOT: Final = frozenset({"prompt_completion", "unpaired_preference"})
+"""What rows with a label of 0 or 1 could be."""
 
 Progress = Callable[[str, int], None]
 """Called with what is going on (`read`, `look`) and how many rows it has come to."""
@@ -445,7 +447,9 @@ def _detected(source: Source, choices: ReadChoices) -> Detection:
             "Leave the format out, or say what the columns mean with a mapping.",
             code="other_format",
         )
-    if found.ambiguous and choices.mapping is None and named is None:
+    # Whoever wants labelled answers has said what a label of 0 or 1 means.
+    is_settled = choices.want == "labelled" and set(found.ambiguous) <= _LABELS_OR_NOT
+    if found.ambiguous and not is_settled and choices.mapping is None and named is None:
         raise UsageError(
             f"The rows of {safe_line(source_name(path))} could be "
             f"{' or '.join(found.ambiguous)}: {found.reason}.",

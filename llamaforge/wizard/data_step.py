@@ -64,6 +64,12 @@ def are_pairs(facts: Facts) -> bool:
     return any(source.get("format") == "preference" for source in facts.report.get("sources", ()))
 
 
+def are_labelled(facts: Facts) -> bool:
+    """Return whether the rows are answers that are labelled good or bad by themselves."""
+    sources = facts.report.get("sources", ())
+    return any(source.get("format") == "unpaired_preference" for source in sources)
+
+
 def rows_problem(draft: Draft, facts: Facts) -> str:
     """Return why the rows cannot be looked through, unless the next question mends that."""
     report = facts.report
