@@ -215,7 +215,7 @@ def _notes(
             "note",
             "words_left_out",
             "the template leaves out what the assistant says beside "
-            f"{_count(beside, 'call')} of a tool, so these words are not trained",
+            f"{plural(beside, 'call')} of a tool, so these words are not trained",
         )
     missing = traced.answers - traced.found
     if missing > 0:
