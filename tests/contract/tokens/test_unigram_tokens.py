@@ -13,7 +13,7 @@ from llamaforge.evaluation.llama import loaded, tokenize
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.gguf.vocabulary import check_chat
-from tools.random_models import Shape, write_random_model
+from tools.random_models import write_vocabulary
 from tools.unigram_vocabularies import FORMS, unigram
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[GgufTokenizer, Any]]:
     path: Path = tmp_path_factory.mktemp("vocabulary") / "m.gguf"
-    write_random_model(path, Shape(), unigram(**VARIANTS[request.param]), "F32")
+    write_vocabulary(path, unigram(**VARIANTS[request.param]))
     with loaded(path, vocabulary_only=True) as model:
         yield GgufTokenizer(read_header(path)), model
     path.unlink()
@@ -82,7 +82,7 @@ def test_what_was_cut_is_joined_again(pair: tuple[GgufTokenizer, Any]) -> None:
 
 def built(folder: Path, **changes: Any) -> GgufTokenizer:
     path = folder / "m.gguf"
-    write_random_model(path, Shape(), unigram(**changes), "F32")
+    write_vocabulary(path, unigram(**changes))
     return GgufTokenizer(read_header(path))
 
 
@@ -108,7 +108,7 @@ def test_transformers_gets_no_tokenizer_that_cuts_otherwise(tmp_path: Path) -> N
 def test_a_model_that_ends_every_prompt_does_not_chat(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     for ends, refused in ((True, True), (False, False)):
-        write_random_model(path, Shape(), unigram(add_eos_token=ends), "F32")
+        write_vocabulary(path, unigram(add_eos_token=ends))
         header = read_header(path)
         if refused:
             with pytest.raises(RefusedError, match="end-of-text token after every prompt"):
