@@ -220,7 +220,14 @@ def _print_lengths(lengths: dict[str, Any] | None) -> None:
 
 def _print_verdict(problems: list[dict[str, str]]) -> None:
     stops = [item for item in problems if item["level"] == "stop"]
-    others = {"sources", "template_refuses", "template_slow", "rejected_rows", "empty_dataset"}
+    others = {
+        "sources",
+        "template_refuses",
+        "template_slow",
+        "rejected_rows",
+        "empty_dataset",
+        "unlearned_words",
+    }
     for item in problems:
         if item["level"] == "warn" and item["code"] in others:
             print_folded(f"! {safe_line(item['message'])}")

@@ -36,6 +36,7 @@ __all__ = [
     "Detection",
     "MappedRow",
     "detect",
+    "is_mapped",
     "preview_mapping",
     "read_records",
     "require_readable",
@@ -323,6 +324,16 @@ def preview_mapping(
         MappedRow(row.row, tuple(_cells(row)), reader.record(row))
         for row in islice(_valid_rows(path), rows)
     ]
+
+
+def is_mapped(path: Path, mapping: Mapping) -> bool:
+    """Return whether a mapping speaks of this file: one of its columns is in the first rows.
+
+    Raises:
+        NotFoundError, RefusedError, InvalidFileError: as `containers.rows`.
+    """
+    head = [row.fields for row in islice(_valid_rows(path), CHECKED_ROWS)]
+    return not head or mapping.has_columns(head)
 
 
 def _require_columns(path: Path, mapping: Mapping | None) -> None:

@@ -181,6 +181,11 @@ class Mapping:
             mapped[target] = None if target == "split" and found == "" else found
         return mapped
 
+    def has_columns(self, rows: Iterable[Fields]) -> bool:
+        """Return whether any of its columns is in one of `rows`; one that names none fits all."""
+        paths = [path for value in self.columns.values() for path in value.paths]
+        return not paths or any(_has(path, fields) for fields in rows for path in paths)
+
     def require_columns(self, rows: Iterable[Fields], name: str) -> None:
         """Check that each column is in one of `rows` at least; without rows nothing is wrong.
 

@@ -45,7 +45,7 @@ class PreviewProblem:
     level: str
     code: str
     """`refused`, `too_long`, `no_trained_token`, `untrained_end`, `unreadable`, or of a note
-    `shortened`, `answers_left_out`, `control_text`, `cut_preview`."""
+    `shortened`, `answers_left_out`, `words_left_out`, `control_text`, `cut_preview`."""
     message: str
     """A clause that is safe to print."""
 
@@ -208,6 +208,14 @@ def _shown(
 def _notes(
     messages: Sequence[Message], traced: TracedRow, renderer: ChatRenderer
 ) -> Iterator[PreviewProblem]:
+    beside = sum(bool(turn.calls) for turn in traced.unlearned)
+    if beside:
+        yield PreviewProblem(
+            "note",
+            "words_left_out",
+            "the template leaves out what the assistant says beside "
+            f"{_count(beside, 'call')} of a tool, so these words are not trained",
+        )
     missing = traced.answers - traced.found
     if missing > 0:
         yield PreviewProblem(

@@ -16,6 +16,7 @@ from llamaforge.words import size_words
 if TYPE_CHECKING:
     from llamaforge.wizard.bases import BaseFacts
     from llamaforge.wizard.columns import ColumnFacts
+    from llamaforge.wizard.row_files import RowFiles
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Facts:
     """The check of the rows, as `worker.data_check` writes it; empty before it was made."""
     report_of: tuple[Any, ...] = ()
     """The answers that it was made for."""
+    files: "RowFiles | None" = None
+    """The files that the rows lie in; None before they were looked for."""
     prompts: tuple[str, ...] = ()
     """Some questions out of the rows."""
     base: "BaseFacts | None" = None

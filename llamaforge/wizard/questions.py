@@ -47,12 +47,13 @@ def _model_problem(answer: Any, draft: Draft, facts: Facts) -> str:
 
 
 def _goals(draft: Draft, facts: Facts) -> list[Option]:
-    del draft
     pairs, labelled = are_pairs(facts), are_labelled(facts)
     options = []
     for goal in GOALS:
         words, refusal = goal.explanation, ""
-        if pairs and goal.key not in {PREFER, NO_TRAINING}:
+        if pairs and draft.snapshot and goal.key not in {PREFER, NO_TRAINING}:
+            refusal = "these rows were frozen as pairs of a better and a worse answer"
+        elif pairs and goal.key not in {PREFER, NO_TRAINING}:
             words = f"Learns the better answers alone. {words}"
         elif labelled and goal.key == PREFER:
             words = "Learns from answers that are labelled good or bad (KTO)."
@@ -228,7 +229,7 @@ STEPS: Final = (
                 "The model answers them while it trains, and you see how its answers change.",
                 Kind.LINES,
                 options=lambda draft, facts: [
-                    Option(text, safe_line(text, limit=60), "from your rows")
+                    Option(text, safe_line(text, limit=54), "from your rows")
                     for text in facts.prompts
                 ],
                 problem=_probes_problem,
@@ -288,8 +289,10 @@ def open_questions(draft: Draft, facts: Facts) -> list[Question]:
     ]
 
 
-def taken(question: Question, answer: Any, facts: Facts) -> Mapping[str, Any]:
+def taken(question: Question, answer: Any, draft: Draft, facts: Facts) -> Mapping[str, Any]:
     """Return what an answer changes in the draft."""
+    if question.key == "sources" and not set(draft.sources) <= set(answer):
+        return {"sources": tuple(answer), "map": ""}  # what columns are was said of other rows
     if question.key == "settings":
         return {"settings": settings_of(str(answer))}
     if question.key == "goal":

@@ -10,8 +10,10 @@ from llamaforge.data import library
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import Collected, StoppedError, Watch, collect
 from llamaforge.data.encoding import EncodedRecord, EncodedSplits
-from llamaforge.data.records import RowError
+from llamaforge.data.records import Message, RowError
+from llamaforge.data.row_refs import ref_of
 from llamaforge.data.snapshot import read_snapshot, write_snapshot
+from llamaforge.data.unlearned import unlearned_example, unlearned_sentence
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.files import write_json
 from llamaforge.gguf.served import hidden_parts
@@ -232,11 +234,27 @@ def _warn(job: Job, conversations: Conversations, collected: Collected | None) -
             f"{shortened:,} conversations are longer than {job.max_length:,} tokens: their oldest "
             "turns are left out.",
         )
+    _warn_of_unlearned_words(job, conversations.rows)
     if not conversations.rows.held_out:
         job.warn(
             "nothing_held_out",
             "No row is held out of training, so nothing can be said about new questions.",
         )
+
+
+def _warn_of_unlearned_words(job: Job, rows: EncodedSplits) -> None:
+    """Tell of what the assistant says in rows to train on and the template does not show."""
+    found = [(item, told) for item in rows.train if (told := _unlearned(item))]
+    if found:
+        item, told = found[0]
+        beside = sum(any(turn.calls for turn in turns) for _, turns in found)
+        example = unlearned_example(ref_of(item.record), told)
+        sentence = unlearned_sentence(len(found), beside, len(rows.train), example)
+        job.warn("unlearned_words", sentence)
+
+
+def _unlearned(item: EncodedRecord) -> tuple[Message, ...]:
+    return item.row.unlearned + (item.rejected.unlearned if item.rejected else ())
 
 
 def _warn_of_other_template(job: Job, conversations: Conversations) -> None:

@@ -150,7 +150,8 @@ def _rows(request: PreviewRequest) -> Iterator[_Named]:
         yield "", number, turns
     if not request.data:
         return
-    wanted = set(request.rows)
+    by_place = bool(request.positions)
+    wanted = set(request.positions or request.rows)
     last = max(wanted, default=0)
     path = Path(request.data)
     labelled = request.map is None and detect(path).format == LABELLED
@@ -161,12 +162,13 @@ def _rows(request: PreviewRequest) -> Iterator[_Named]:
         images=request.images,
         mapping=None if request.map is None else Mapping.parse(request.map),
     )
-    for item in items:
-        if item.row in wanted:
-            wanted.discard(item.row)
+    for place, item in enumerate(items, 1):
+        number = place if by_place else item.row
+        if number in wanted:
+            wanted.discard(number)
             what = tuple(_whole(item)) if isinstance(item, Record) else item.reason
             yield item.source, item.row, what
-        if item.row >= last or not wanted:
+        if number >= last or not wanted:
             break
     if wanted:
         numbers = ", ".join(f"{number:,}" for number in sorted(wanted)[:5])

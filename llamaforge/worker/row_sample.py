@@ -111,7 +111,7 @@ def _records(spec: RunSpec, local: list) -> Iterator[tuple[Record, bool]]:  # ty
                 yield record, side != "train"
     elif local:
         intake = take_in_nothing(local, choices=data.choices, brief=True)
-        for record in streamed(intake, choices=data.choices, seed=data.split_seed):
+        for record in streamed(intake, seed=data.split_seed):
             yield record, record.split in {"validation", "test"}
 
 

@@ -33,7 +33,7 @@ def test_labelled_rows_are_looked_at_as_such(
     for key in found.keys() - {"prefer"}:
         assert "labelled bad" in found[key].refusal
         assert "That is not possible" in goal.problem(key, draft, facts)
-    draft = replace(draft, model="m", **taken(goal, "prefer", facts), preset="balanced")
+    draft = replace(draft, model="m", **taken(goal, "prefer", draft, facts), preset="balanced")
     recipe = draft.recipe(advice_for(draft, facts))
     assert recipe.training.method == "kto"
     assert recipe.training.undesirable_weight == 3.0
