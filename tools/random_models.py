@@ -127,6 +127,12 @@ def write_random_model(
     return path
 
 
+def write_vocabulary(path: Path, vocabulary: Vocabulary) -> Path:
+    """Write a file of metadata alone, and return it: what holds no weights is quickly written."""
+    _write(path, Shape(), vocabulary, [])
+    return path
+
+
 def write_packed_model(
     path: Path,
     shape: Shape,

@@ -82,7 +82,7 @@ def _rows(text: str, mapping: "Mapping | None") -> "Sides":
     except (NotFoundError, UsageError):
         pass
     try:
-        return read_snapshot(library.find(text.removeprefix("snapshot:")).folder)[1]
+        return read_snapshot(library.find(text.removeprefix(library.PREFIX)).folder)[1]
     except (NotFoundError, UsageError) as error:
         raise NotFoundError(
             f"There is no run, snapshot or file {safe_line(text, limit=80)}.",

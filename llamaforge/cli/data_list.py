@@ -1,8 +1,6 @@
 """`llamaforge data list`: the rows that were frozen, and which runs were trained on them."""
 
 import argparse
-import json
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,8 @@ from llamaforge.cli.rows import Column, RowPrinter
 from llamaforge.errors import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llamaforge.data.library import KeptSnapshot
 
 
@@ -30,11 +30,12 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Print the snapshots."""
     from llamaforge.data.library import snapshots
+    from llamaforge.runs.frozen_rows import runs_by_snapshot
 
-    users = _users()
+    users = runs_by_snapshot()
     found = snapshots()
     if arguments.json:
-        print_json([_body(item, users[item.manifest.id]) for item in found])
+        print_json([_body(item, users.get(item.manifest.id, ())) for item in found])
         return ExitCode.DONE
     if not found:
         narrate("No rows were frozen yet; every run freezes the rows that it is trained on.")
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     for item in found:
         counts = item.manifest.counts
         names = ", ".join(Path(source.path).name for source in item.manifest.sources)
-        runs = ", ".join(users[item.manifest.id])
+        runs = ", ".join(users.get(item.manifest.id, ()))
         printer.row(
             [
                 item.short_id, f"{counts.train:,}", f"{counts.validation + counts.test:,}",
@@ -60,26 +61,12 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
-def _body(item: "KeptSnapshot", runs: list[str]) -> dict[str, Any]:
+def _body(item: "KeptSnapshot", runs: "Sequence[str]") -> dict[str, Any]:
     return {
         "id": item.manifest.id,
         "folder": str(item.folder),
         "kept": item.kept.isoformat(),
         "counts": item.manifest.counts.model_dump(),
         "sources": [source.model_dump() for source in item.manifest.sources],
-        "runs": runs,
+        "runs": list(runs),
     }
-
-
-def _users() -> dict[str, list[str]]:
-    """Return the runs that were trained on each snapshot, by its id."""
-    from llamaforge import paths
-
-    found: dict[str, list[str]] = defaultdict(list)
-    for manifest in sorted(paths.runs_folder().glob("*/data/manifest.json")):
-        try:
-            body = json.loads(manifest.read_bytes())
-            found[str(body["id"])].append(manifest.parents[1].name)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found

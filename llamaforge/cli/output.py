@@ -46,20 +46,27 @@ def print_folded(text: str, *, indent: int = 0) -> None:
         text: the line, made safe here.
         indent: cells before it; those below it stand two further in.
     """
-    out = console()
-    line = safe_text(text)
-    if sys.stdout.isatty():
-        lines = textwrap.wrap(
-            line,
-            max(out.width, _LEAST_COLUMNS),
-            initial_indent=" " * indent,
-            subsequent_indent=" " * (indent + 2),
-            break_on_hyphens=False,
-        )
-        line = "\n".join(lines)
-    else:
-        line = " " * indent + line
-    _print_out(line + "\n")
+    _print_out(_folded(text, indent, console().width if sys.stdout.isatty() else None) + "\n")
+
+
+def narrate_folded(text: str, *, indent: int = 0) -> None:
+    """Say one line on standard error, folded as `print_folded` does."""
+    width = error_console().width if sys.stderr.isatty() else None
+    sys.stderr.write(_folded(text, indent, width) + "\n")
+    sys.stderr.flush()
+
+
+def _folded(text: str, indent: int, width: int | None) -> str:
+    if width is None:
+        return " " * indent + safe_text(text)
+    lines = textwrap.wrap(
+        safe_text(text),
+        max(width, _LEAST_COLUMNS),
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 2),
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)
 
 
 def console() -> "Console":

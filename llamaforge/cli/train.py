@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from llamaforge.cli.options import READING, add_json, add_reading, add_store
 from llamaforge.cli.output import confirm, has_dialogue, narrate, print_json, print_text
@@ -11,8 +11,6 @@ from llamaforge.safe_text import safe_line
 
 if TYPE_CHECKING:
     from llamaforge.recipe.spec import Recipe
-
-_SNAPSHOT: Final = "snapshot:"
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -63,9 +61,9 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--method",
-        choices=("sft", "dpo", "orpo"),
-        help="how to train: on answers (sft, the default), or on pairs of a better and a worse "
-        "answer (dpo, orpo)",
+        choices=("sft", "dpo", "orpo", "kto"),
+        help="how to train: on answers (sft, the default), on pairs of a better and a worse "
+        "answer (dpo, orpo), or on answers that are labelled good or bad (kto)",
     )
     parser.add_argument(
         "--continue",
@@ -207,9 +205,9 @@ def _lay_data(data: dict[str, Any], given: list[str] | None) -> None:
     Raises:
         UsageError: a snapshot stands beside other data.
     """
-    from llamaforge.data.library import find
+    from llamaforge.data.library import find, named
 
-    chosen = [item.removeprefix(_SNAPSHOT) for item in given or [] if _is_snapshot(item)]
+    chosen = [item for item in map(named, given or []) if item]
     if not chosen:
         _lay(data, "sources", given)
         if given:
@@ -223,12 +221,6 @@ def _lay_data(data: dict[str, Any], given: list[str] | None) -> None:
         )
     data.pop("sources", None)
     data["snapshot"] = find(chosen[0]).manifest.id
-
-
-def _is_snapshot(source: str) -> bool:
-    from llamaforge.data.sources import exists
-
-    return source.startswith(_SNAPSHOT) and not exists(Path(source))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -192,6 +192,7 @@ def _overview(rows: int, flags: FlagReport) -> Section:
     figures: dict[str, Figure] = {
         "rows": rows,
         "preference_pairs": flags.pairs,
+        **{f"labelled_{label}": count for label, count in flags.labelled.items()},
         "with_system_message": flags.system_rows,
     }
     figures |= {f"messages_{role}": count for role, count in flags.roles.items()}
@@ -199,6 +200,7 @@ def _overview(rows: int, flags: FlagReport) -> Section:
     parts = [_rows(rows)]
     if flags.pairs:
         parts.append(f"{flags.pairs:,} preference pairs")
+    parts += [f"{count:,} labelled {label}" for label, count in flags.labelled.items()]
     if flags.system_rows:
         parts.append(f"{flags.system_rows:,} with a system message")
     return Section("rows", "Rows", Severity.INFO, f"{', '.join(parts)}.", figures)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge.data.containers import MAX_ROW_BYTES, place_word, reading
-from llamaforge.data.formats import Detection, detect, read_records, require_readable
+from llamaforge.data.formats import Detection, detect, is_mapped, read_records, require_readable
 from llamaforge.data.mapping import Mapping
 from llamaforge.data.quality import RowCounts, count
 from llamaforge.data.reading import ReadChoices
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LISTED: Final = 1_000
 """Rows that cannot be used of which a check says more than how many."""
 _PROGRESS_ROWS: Final = 500
+_LABELS_OR_NOT: Final = frozenset({"prompt_completion", "unpaired_preference"})
+"""What rows with a label of 0 or 1 could be."""
 
 Progress = Callable[[str, int], None]
 """Called with what is going on (`read`, `look`) and how many rows it has come to."""
@@ -83,6 +85,8 @@ class Intake:
     """One sentence each, of what was left out of folders and how files were taken."""
     stamps: tuple[tuple[int, int], ...]
     """Size and time of change of each file before it was read."""
+    choices: tuple[ReadChoices, ...] = ()
+    """How each of the files is read."""
     read: int = 0
     """Rows, but for those left out."""
     left_out: int = 0
@@ -255,7 +259,7 @@ def take_in(
         StoppedError: `watch` ended it.
     """
     intake = take_in_nothing(sources, choices=choices, fetch=fetch, brief=not keep)
-    for record in streamed(intake, choices=choices, seed=seed, watch=watch):
+    for record in streamed(intake, seed=seed, watch=watch):
         if keep:
             intake.records.append(record)
     return intake
@@ -276,17 +280,16 @@ def take_in_nothing(
     if not sources:
         raise UsageError("No data file is named.", "Name one with --data FILE.", code="no_data")
     expansion = expand([_source(item) for item in sources], fetch)
-    found = tuple(
-        _detected(item, _choices_of(item, choices or ReadChoices())) for item in expansion.files
-    )
+    each, told = _choices_of_all(expansion.files, choices or ReadChoices())
+    found = tuple(map(_detected, expansion.files, each))
     stamps = tuple(_stamp(item.place) for item in expansion.files)
-    return Intake([], [], expansion.files, found, expansion.warnings, stamps, brief=brief)
+    warnings = (*expansion.warnings, *told)
+    return Intake([], [], expansion.files, found, warnings, stamps, each, brief=brief)
 
 
 def streamed(
     intake: Intake,
     *,
-    choices: ReadChoices | None = None,
     seed: int = 0,
     watch: Watch | None = None,
 ) -> Iterator[Record]:
@@ -295,8 +298,7 @@ def streamed(
     Raises:
         as `take_in`.
     """
-    for item in intake.files:
-        mine = _choices_of(item, choices or ReadChoices())
+    for item, mine in zip(intake.files, intake.choices, strict=True):
         yield from _file_records(intake, item, mine, seed=seed, watch=watch or Watch())
 
 
@@ -388,6 +390,35 @@ def _source(value: Source | Path) -> Source:
     return value if isinstance(value, Source) else parse_source(str(value))
 
 
+def _choices_of_all(
+    files: Sequence[Source], choices: ReadChoices
+) -> tuple[tuple[ReadChoices, ...], list[str]]:
+    """Return the choices for each file, and a sentence for each that the mapping leaves alone.
+
+    One mapping for several files is for those that have a column of it; where none has, it is held
+    against all of them, and refused.
+    """
+    each = tuple(_choices_of(item, choices) for item in files)
+    mapping = choices.mapping
+    if mapping is None or len(files) < 2:
+        return each, []
+    other = [
+        number
+        for number, item in enumerate(files)
+        if not item.mapping and not is_mapped(item.place, mapping)
+    ]
+    if len(other) == len(files):
+        return each, []
+    others = replace(mapping, columns={})
+    own = replace(choices, mapping=None if others == Mapping() else others)
+    told = [
+        f"The mapping names no column of {safe_line(source_name(files[number].place))}, which is "
+        "read as what it is."
+        for number in other
+    ]
+    return tuple(own if n in other else mine for n, mine in enumerate(each)), told
+
+
 def _choices_of(source: Source, choices: ReadChoices) -> ReadChoices:
     """Return the choices for one file: its own mapping, else the one for all."""
     if not source.mapping:
@@ -415,7 +446,9 @@ def _detected(source: Source, choices: ReadChoices) -> Detection:
             "Leave the format out, or say what the columns mean with a mapping.",
             code="other_format",
         )
-    if found.ambiguous and choices.mapping is None and named is None:
+    # Whoever wants labelled answers has said what a label of 0 or 1 means.
+    is_settled = choices.want == "labelled" and set(found.ambiguous) <= _LABELS_OR_NOT
+    if found.ambiguous and not is_settled and choices.mapping is None and named is None:
         raise UsageError(
             f"The rows of {safe_line(source_name(path))} could be "
             f"{' or '.join(found.ambiguous)}: {found.reason}.",

@@ -17,6 +17,7 @@ from llamaforge.data.reading import CHOSEN_HINT, Preference, ReadChoices, Record
 from llamaforge.data.records import Record, Rejection, source_name
 from llamaforge.data.sample import SAMPLE_ROWS, Sampled, sample
 from llamaforge.data.shapes import (
+    LABELLED,
     PREFERENCE,
     SHAPES,
     TEXT,
@@ -35,6 +36,7 @@ __all__ = [
     "Detection",
     "MappedRow",
     "detect",
+    "is_mapped",
     "preview_mapping",
     "read_records",
     "require_readable",
@@ -208,7 +210,14 @@ def require_readable(
     if not found.keys or (mapping is not None and mapping.columns):
         return
     takes_pairs = want != "sft" or preference == "chosen"
-    readable = {"sft": _CONVERSATIONS | {TREE}, "preference": {PREFERENCE, TREE}, "any": _READABLE}
+    readable = {
+        "sft": _CONVERSATIONS | {TREE},
+        "preference": {PREFERENCE, TREE},
+        "labelled": {LABELLED, PREFERENCE, TREE},
+        "any": _READABLE,
+    }
+    if want == "labelled" and LABELLED in found.ambiguous:
+        return
     if found.format in readable[want] or (found.format == PREFERENCE and takes_pairs):
         return
     name = safe_line(source_name(path))
@@ -225,6 +234,19 @@ def require_readable(
             f"{name} cannot be trained on: {_refusal(found.format)} ({keys}).",
             f"{CHOSEN_HINT} To learn from both, train with --method dpo (data check: --preference "
             "pairs).",
+            code="unsupported_format",
+        )
+    if found.format == LABELLED:
+        raise UsageError(
+            f"{name} cannot be trained on: {_refusal(found.format)} ({keys}).",
+            "To learn from labels, train with --method kto (data check: --preference labelled).",
+            code="unsupported_format",
+        )
+    if found.format in _CONVERSATIONS and want == "labelled":
+        raise UsageError(
+            f"{name} holds no labelled answers: its rows are {found.format} ({keys}).",
+            "Name a file whose rows have prompt, completion and label (true or false), or train on "
+            "conversations with --method sft.",
             code="unsupported_format",
         )
     if found.format in _CONVERSATIONS:
@@ -302,6 +324,16 @@ def preview_mapping(
         MappedRow(row.row, tuple(_cells(row)), reader.record(row))
         for row in islice(_valid_rows(path), rows)
     ]
+
+
+def is_mapped(path: Path, mapping: Mapping) -> bool:
+    """Return whether a mapping speaks of this file: one of its columns is in the first rows.
+
+    Raises:
+        NotFoundError, RefusedError, InvalidFileError: as `containers.rows`.
+    """
+    head = [row.fields for row in islice(_valid_rows(path), CHECKED_ROWS)]
+    return not head or mapping.has_columns(head)
 
 
 def _require_columns(path: Path, mapping: Mapping | None) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 
 from llamaforge import paths
 from llamaforge.data.snapshot import MANIFEST_NAME, SnapshotManifest, read_manifest
+from llamaforge.data.sources import exists
 from llamaforge.errors import LlamaForgeError, NotFoundError, UsageError
 from llamaforge.files import commit, sha256_of
 from llamaforge.safe_text import safe_line
@@ -24,6 +25,8 @@ from llamaforge.safe_text import safe_line
 _DIGITS: Final = 16
 _SHORTEST: Final = 4
 _TEMPORARY: Final = ".new-"
+PREFIX: Final = "snapshot:"
+"""How the id of frozen rows begins where files could be named."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class KeptSnapshot:
     def short_id(self) -> str:
         """The digits by which it is named."""
         return self.manifest.id[:_DIGITS]
+
+
+def named(text: str) -> str:
+    """Return the id in `snapshot:ID`; empty where `text` is another place of rows, or a file."""
+    return text.removeprefix(PREFIX) if text.startswith(PREFIX) and not exists(Path(text)) else ""
 
 
 def folder() -> Path:

@@ -26,7 +26,7 @@ from llamaforge.safe_text import safe_line
 Fields = AnyMapping[str, Any]
 
 TARGETS: Final = (
-    "prompt", "completion", "system", "messages", "chosen", "rejected", "text", "split",
+    "prompt", "completion", "system", "messages", "chosen", "rejected", "label", "text", "split",
 )  # fmt: skip
 """What a column can be."""
 SETTINGS: Final = ("message.role", "message.content")
@@ -180,6 +180,11 @@ class Mapping:
             # A table has an empty cell where a row asks for no side.
             mapped[target] = None if target == "split" and found == "" else found
         return mapped
+
+    def has_columns(self, rows: Iterable[Fields]) -> bool:
+        """Return whether any of its columns is in one of `rows`; one that names none fits all."""
+        paths = [path for value in self.columns.values() for path in value.paths]
+        return not paths or any(_has(path, fields) for fields in rows for path in paths)
 
     def require_columns(self, rows: Iterable[Fields], name: str) -> None:
         """Check that each column is in one of `rows` at least; without rows nothing is wrong.
@@ -377,13 +382,15 @@ def _require_whole(
     given = columns.keys() - {"system", "split"}
     if given in ({"prompt", "completion"}, {"messages"}, {"chosen", "rejected"}):
         return
+    if given in ({"prompt", "completion", "label"}, {"messages", "label"}):
+        return
     if given == {"prompt", "chosen", "rejected"} or (not columns and (settings or roles)):
         return
     if columns.keys() - {"split"} == {"text"}:
         return
     ways = (
-        "prompt and completion, or messages, or chosen and rejected with or without prompt, or "
-        "text alone"
+        "prompt and completion, or messages, with or without label, or chosen and rejected with or "
+        "without prompt, or text alone"
     )
     named = ", ".join(sorted(given)) or "no column to ask or to answer"
     raise _bad(f"it names {named}; name {ways}")

@@ -30,6 +30,9 @@ class PreviewRequest(BaseModel):
     """A data file to take rows from."""
     rows: tuple[int, ...] = Field(default=(), max_length=MOST_ROWS)
     """Their 1-based numbers in it."""
+    positions: tuple[int, ...] = Field(default=(), max_length=MOST_ROWS)
+    """The same by their places among the rows of the file, from 1 on, where these are not known
+    by number: a table begins with a line of names, and lines may be empty."""
     map: str | None = None
     """What the columns of the data file are, as `data.mapping.Mapping` reads it."""
     preference: Literal["refuse", "chosen"] = "chosen"

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -205,6 +206,26 @@ def _verified(path: Path, expected: SnapshotFile) -> bytes:
     if actual != expected.sha256:
         raise _differs(path, "sha256", expected.sha256, actual)
     return data
+
+
+def record_at(path: Path, place: int) -> Record | None:
+    """Return the record on a line of one of a snapshot's data files; None behind the last one.
+
+    Args:
+        path: the file, which is not held against the manifest.
+        place: of the line, from 1.
+
+    Raises:
+        InvalidFileError: it cannot be read, or the line is not a record.
+    """
+    try:
+        with path.open("rb") as file:
+            line = next(islice(file, place - 1, place), None)
+        return None if line is None else _RECORD.validate_python(json.loads(line))
+    except OSError as error:
+        raise _invalid(path, f"cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        raise _invalid(path, "holds a line that is not a record") from None
 
 
 def _parse(path: Path, data: bytes, manifest: SnapshotManifest) -> list[Record]:

@@ -24,7 +24,7 @@ from llamaforge.gguf.unigram import (
 _HIDDEN: Final = "\U0010fffd"
 """What stands in front of tokens that no text is cut into, and is taken away when decoding."""
 _MOST_REPLACED: Final = 256
-"""Different texts that a table puts in, up to which each gets a step of its own."""
+"""Texts of a table, up to which each gets a step of its own."""
 _NOT_EMPTY: Final = r"\A(?=[\s\S]*[^ ])"
 
 
@@ -71,21 +71,38 @@ def unigram_tokenizer(
 
 def is_exact(header: Header) -> bool:
     """Return whether `unigram_tokenizer` writes every replacement of the table as it is."""
-    return len(set(replacements(header).values())) <= _MOST_REPLACED
+    return _steps(header) is not None
+
+
+def _steps(header: Header) -> list[tuple[str, str]] | None:
+    """Return the table as replacements that give the same one after the other.
+
+    None where there are too many, where one step would take up what an earlier one has put in, or
+    where two texts of several characters can overlap: the table takes the first of them, steps the
+    longer one.
+    """
+    table = replacements(header)
+    if len(table) > _MOST_REPLACED:
+        return None
+    steps = sorted(table.items(), key=lambda item: (-len(item[0]), item[0]))
+    put_in: set[str] = set()
+    for text, instead in steps:
+        if not put_in.isdisjoint(text):
+            return None
+        put_in.update(instead)
+    several = [text for text in table if len(text) > 1]
+    begins = {text[0] for text in several}
+    return steps if all(begins.isdisjoint(text[1:]) for text in several) else None
 
 
 def _table_steps(header: Header) -> list[Any]:
     """Return what puts in the replacements of the file's table: longer texts before shorter."""
     if not header.numbers(TABLE_KEY):
         return []
-    if not is_exact(header):
+    steps = _steps(header)
+    if steps is None:
         return [normalizers.Precompiled(charsmap_bytes(header))]
-    return [
-        normalizers.Replace(text, instead)
-        for text, instead in sorted(
-            replacements(header).items(), key=lambda item: -len(item[0].encode())
-        )
-    ]
+    return [normalizers.Replace(text, instead) for text, instead in steps]
 
 
 def _space_steps(header: Header) -> list[Any]:

@@ -189,10 +189,21 @@ def _preference(phase: Phase) -> str:
                 code="preference",
             )
         return "pairs"
-    if asked == "pairs":
+    if phase.training.learns_from_labels:
+        if asked == "chosen":
+            raise UsageError(
+                f"Method {method} learns from good and bad answers, not from the better one alone.",
+                f"Leave --preference out, or train with --method sft instead of {method}.",
+                code="preference",
+            )
+        return "labelled"
+    if asked in {"pairs", "labelled"}:
+        what, other = (
+            ("pairs of answers", "dpo") if asked == "pairs" else ("labels of answers", "kto")
+        )
         raise UsageError(
-            f"Method {method} does not learn from pairs of answers.",
-            "Train with --method dpo, or on the better answers with --preference chosen.",
+            f"Method {method} does not learn from {what}.",
+            f"Train with --method {other}, or on the better answers with --preference chosen.",
             code="preference",
         )
     return asked

@@ -1,19 +1,19 @@
 """The wizard's screens in words: where one is, what the rows are, the whole of it to look over."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from textual.content import Content
 
 from llamaforge import paths
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.lines import MUTED, facts, hanging
+from llamaforge.wizard.answers import said
 from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
-from llamaforge.wizard.question import Kind, Question
+from llamaforge.wizard.question import Question
 from llamaforge.wizard.questions import STEPS
 from llamaforge.words import percent_words, whole_words
 
@@ -35,7 +35,7 @@ def trail_lines(draft: Draft, known: Facts, key: str, width: int) -> list[Conten
         style = "bold $primary" if here else "bold"
         lines.append(Content.styled(f"{'▸' if here else ' '} {step.title}", style))
         for question in step.questions:
-            answer = _said(question, draft, known)
+            answer = said(question, draft, known)
             if answer and question.applies(draft, known) and answer != "refuse":
                 text = Content.styled(safe_line(answer, limit=60), MUTED)
                 lines += hanging(Content(""), text, indent=2, width=width)
@@ -43,27 +43,13 @@ def trail_lines(draft: Draft, known: Facts, key: str, width: int) -> list[Conten
     return lines
 
 
-def _said(question: Question, draft: Draft, known: Facts) -> str:
-    """Return an answer as a person would say it: of a choice, its title."""
-    answer = getattr(draft, question.key)
-    if question.kind is Kind.CHOICE and answer and question.key != "model":
-        options = question.options(draft, known)
-        title = next((option.title for option in options if option.value == answer), str(answer))
-        return title.partition(" (")[0]
-    return words_of(question, answer)
-
-
-def words_of(question: Question, answer: Any) -> str:
-    """Return an answer as it is typed."""
-    if question.kind is Kind.SOURCES:
-        return shlex.join(answer) if answer else ""
-    if question.kind is Kind.LINES:
-        return "; ".join(answer or ())
-    if question.key == "settings":
-        return " ".join(f"{key}={value}" for key, value in dict(answer or {}).items())
-    if isinstance(answer, bool):
-        return "yes" if answer else ""
-    return str(answer or "")
+def question_lines(question: Question, width: int) -> list[Content]:
+    """Return a question in words: its title, and what it is about."""
+    return [
+        *Content.styled(question.title, "bold $primary").wrap(width),
+        *hanging(Content(""), Content.styled(question.help, MUTED), indent=0, width=width),
+        Content(""),
+    ]
 
 
 def known_lines(question: Question, draft: Draft, known: Facts, width: int) -> list[Content]:
@@ -85,8 +71,10 @@ def report_lines(known: Facts, width: int) -> list[Content]:
     pairs: list[tuple[str, str | Content]] = [
         (
             Path(source["path"]).name if len(report["sources"]) > 1 else "found",
-            f"{source['container']}, {source['format']}, {percent_words(source['confidence'])} "
-            "sure",
+            f"{source['container']}, read as you said"
+            if source["format"] == "unknown"
+            else f"{source['container']}, {source['format']}, "
+            f"{percent_words(source['confidence'])} sure",
         )
         for source in report["sources"][:_SHOWN_PROBLEMS]
     ]
@@ -121,17 +109,28 @@ def review_lines(
     draft: Draft, found: Sequence[Check] | None, recipe: str, command: str, width: int
 ) -> list[Content]:
     """Return everything at once: the checks, the recipe with its reasons, the command."""
-    lines = [Content.styled("Before it begins", "bold $primary")]
+    if any(item.verdict == "fail" for item in found or ()):
+        head = "It cannot begin like this; Esc goes back to where that is mended."
+    else:
+        head = "Look it over, then press b to begin. Nothing has been written yet."
+    lines = [*Content.styled(head, "bold").wrap(width), Content("")]
+    lines.append(Content.styled("Before it begins", "bold $primary"))
     if found is None:
         lines.append(Content.styled("looking …", MUTED))
     for item in found or ():
         mark, style = MARKS[item.verdict]
         text = Content.assemble(
-            (f"{item.title}: ", "bold"),
+            (f"{safe_line(item.title, limit=80)}: ", "bold"),
             safe_line(item.message, limit=300),
             (f"  {safe_line(item.hint, limit=300)}" if item.verdict != "pass" else "", MUTED),
         )
         lines += hanging(Content.styled(mark, style), text, indent=2, width=width)
+    if found and not any(item.title == "Time" or item.verdict == "fail" for item in found):
+        words = (
+            "How long it takes was not measured to its end: Esc goes back to where that is done."
+        )
+        lines += hanging(Content.styled("·", MUTED), Content.styled(words, MUTED), indent=2,
+                         width=width)  # fmt: skip
     lines += [Content(""), Content.styled("Where it goes", "bold $primary")]
     lines += facts(
         [

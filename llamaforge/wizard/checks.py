@@ -67,7 +67,10 @@ def checks(draft: Draft, facts: Facts) -> list[Check]:
         header = read_model(spec.model.blob, spec.model.files)
     except LlamaForgeError as error:
         if not any(item.verdict == "fail" for item in found):
-            found.append(Check("Recipe", "fail", error.message, error.hint))
+            fit, left_out = draft.fitting(advice_for(draft, facts))
+            names = ", ".join(safe_line(text, limit=60) for text in left_out)
+            fix = Fix(f"Leave out {names}", {"settings": fit.settings}) if left_out else None
+            found.append(Check("Recipe", "fail", error.message, error.hint, fix))
         return found
     found += _machine(draft, facts, spec, header)
     found += _template(draft, facts)
@@ -142,15 +145,23 @@ def _network(draft: Draft, facts: Facts) -> Check:
     base = facts.base
     if draft.trains_on_base and base is not None and base.must_fetch:
         size = base.cache.missing_bytes
-        words = f" ({size_words(size)})" if size else ""
+        words = f" ({size_words(size)} to fetch)" if size else ""
+        there = "complete on this machine" if base.cache.bytes else "on this machine yet"
         return Check(
             "Weights",
             "fail",
-            f"{safe_line(base.repo)} is not on this machine yet{words}.",
+            f"{safe_line(base.repo)} is not {there}{words}.",
             "Download it, or train on the model's own file.",
             Fix("Download it", {}, fetches=base.repo),
         )
     hub = [text for text in draft.sources if parse_source(text).is_on_the_hub]
+    if hub and "rows" in facts.report:  # looking through them has fetched them
+        name = safe_line(hub[0], limit=80)
+        return Check(
+            "Offline",
+            "pass",
+            f"{name} was fetched; the Hub is only asked whether it has changed since.",
+        )
     if hub:
         return Check(
             "Offline",

@@ -18,11 +18,18 @@ _PARTS: Final = (
 
 def _sources_problem(answer: Any, draft: Draft, facts: Facts) -> str:
     del draft, facts
-    from llamaforge.data.sources import expand, parse_source  # noqa: PLC0415 - asked late
+    from llamaforge.data import library  # noqa: PLC0415 - asked late
+    from llamaforge.data.sources import expand, parse_source  # noqa: PLC0415
 
     if not answer:
         return "Name at least one file."
+    frozen = [text for text in answer if library.named(text)]
     try:
+        if frozen and len(answer) > 1:
+            return "Frozen rows are learned alone: they were divided when they were frozen."
+        if frozen:
+            library.find(library.named(frozen[0]))
+            return ""
         found = [parse_source(text) for text in answer]
         expand([source for source in found if not source.is_on_the_hub])
     except LlamaForgeError as error:
@@ -56,11 +63,23 @@ def are_pairs(facts: Facts) -> bool:
     return any(source.get("format") == "preference" for source in facts.report.get("sources", ()))
 
 
+def are_labelled(facts: Facts) -> bool:
+    """Return whether the rows are answers that are labelled good or bad by themselves."""
+    sources = facts.report.get("sources", ())
+    return any(source.get("format") == "unpaired_preference" for source in sources)
+
+
 def rows_problem(draft: Draft, facts: Facts) -> str:
     """Return why the rows cannot be looked through, unless the next question mends that."""
     report = facts.report
     if "rows" in report or (not draft.map and needs_map(draft, facts)):
         return ""
+    if draft.map and report.get("code") == "unknown_format":  # another file than the mapped one
+        return (
+            f"{report['message']} One mapping is for all files: write this one anew with names "
+            "that are known, for example: llamaforge data convert FILE --map prompt=COLUMN,"
+            "completion=COLUMN --to chat --out rows.jsonl"
+        )
     return f"{report['message']} {report['hint']}"
 
 
@@ -101,7 +120,8 @@ STEP: Final = Step(
             "sources",
             "--data",
             "Files, folders or datasets",
-            "JSON Lines, JSON, CSV, Parquet, text; a folder, a pattern or hf:OWNER/NAME.",
+            "JSON Lines, JSON, CSV, Parquet, text; a folder, a pattern or hf:OWNER/NAME; or rows "
+            "that were frozen earlier.",
             Kind.SOURCES,
             problem=_sources_problem,
             looks="rows",
@@ -145,6 +165,7 @@ STEP: Final = Step(
             options=_parts,
             default=lambda draft, facts: _USUAL_PART,
             problem=_part_problem,
+            applies=lambda draft, facts: not draft.snapshot,
             needs="rows",
         ),
     ),

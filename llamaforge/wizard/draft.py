@@ -11,8 +11,9 @@ from typing import Any, Final
 import yaml
 
 from llamaforge import paths
+from llamaforge.data import library
 from llamaforge.data.sources import absolute_source
-from llamaforge.errors import LlamaForgeError
+from llamaforge.errors import LlamaForgeError, UsageError
 from llamaforge.files import write_atomic, write_json
 from llamaforge.recipe.resolve import with_settings
 from llamaforge.recipe.spec import Recipe
@@ -37,7 +38,7 @@ class Draft:
     full_base: str = ""
     """A repository or a folder that the person named."""
     sources: tuple[str, ...] = ()
-    """Files, folders, patterns and datasets, as they were typed."""
+    """Files, folders, patterns and datasets as they were typed; or one `snapshot:ID` alone."""
     map: str = ""
     """What the columns are, where the rows do not say it themselves."""
     preference: str = "refuse"
@@ -61,16 +62,46 @@ class Draft:
         """Return the draft with other answers."""
         return replace(self, **answers)
 
+    def setting(self, name: str) -> str | None:
+        """Return what the person chose for a setting, named with or without its section."""
+        found = (v for key, v in self.settings.items() if key.rpartition(".")[2] == name)
+        return next(found, None)
+
     @property
     def trains_on_base(self) -> bool:
         """Whether the full-precision base is trained on."""
         return self.base in {"hub", "other"}
 
+    @property
+    def snapshot(self) -> str:
+        """The id of the frozen rows that are learned from, as it was typed; empty without any."""
+        return library.named(self.sources[0]) if self.sources else ""
+
+    def with_whole_paths(self) -> "Draft":
+        """Return the draft with sources as any other process finds them.
+
+        Raises:
+            UsageError: as `absolute_source`.
+        """
+        if self.snapshot:
+            return self
+        return replace(self, sources=tuple(map(absolute_source, self.sources)))
+
+    def rows(self) -> dict[str, Any]:
+        """Return what is learned from as a recipe's part `data` names it.
+
+        Raises:
+            LlamaForgeError: there are no such frozen rows.
+        """
+        if self.snapshot:
+            return {"snapshot": library.find(self.snapshot).manifest.id}
+        return {"sources": list(self.sources)}
+
     def body(self, advice: tuple[Advice, ...]) -> dict[str, Any]:
         """Return the recipe as a person would write it, with what is advised."""
         recipe: dict[str, Any] = {
             "model": {"name": self.model},
-            "data": {"sources": list(self.sources)},
+            "data": self.rows(),
             "training": {},
         }
         if self.name:
@@ -80,7 +111,7 @@ class Draft:
         for key, usual in (("map", ""), ("preference", "refuse"), ("allow_secrets", False)):
             if getattr(self, key) != usual:
                 recipe["data"][key] = getattr(self, key)
-        if self.held_out:
+        if self.held_out and not self.snapshot:  # those are divided as they were
             recipe["data"]["validation_fraction"] = float(self.held_out)
         if self.trains_on_base:
             recipe["training"]["base"] = "hub"
@@ -99,8 +130,25 @@ class Draft:
 
         Raises:
             UsageError: an answer is none that a recipe can have.
+            NotFoundError: the frozen rows are not there any more.
         """
         return with_settings(self.body(advice), [f"{k}={v}" for k, v in self.settings.items()])
+
+    def fitting(self, advice: tuple[Advice, ...]) -> "tuple[Draft, tuple[str, ...]]":
+        """Return the draft without settings that it cannot have, and these as `KEY=VALUE`.
+
+        Another goal may leave settings behind that mean nothing to its method.
+        """
+        fit, left_out = replace(self, settings={}), []
+        for key, value in self.settings.items():
+            more = replace(fit, settings={**fit.settings, key: value})
+            try:
+                more.recipe(advice)
+            except UsageError:
+                left_out.append(f"{key}={value}")
+            else:
+                fit = more
+        return fit, tuple(left_out)
 
     def yaml(self, advice: tuple[Advice, ...]) -> str:
         """Return the recipe as a file, with the reason of each number beside it.
@@ -139,7 +187,7 @@ class Draft:
         if self.name:
             words += ["--name", self.name]
         settings = {item.key: str(item.value) for item in advice}
-        if self.held_out:
+        if self.held_out and not self.snapshot:
             settings["validation_fraction"] = self.held_out
         if self.probes:
             settings["probe_prompts"] = json.dumps(list(self.probes), ensure_ascii=False)
@@ -232,15 +280,16 @@ def _files() -> list[Path]:
 
 def _file(draft: Draft) -> Path:
     """Return the file of a draft: the same for the same model and rows."""
-    about = json.dumps([draft.model, draft.store, [_absolute(text) for text in draft.sources]])
+    about = json.dumps([draft.model, draft.store, whole_sources(draft)])
     return _folder() / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
 
 
-def _absolute(text: str) -> str:
+def whole_sources(draft: Draft) -> tuple[str, ...]:
+    """Return the sources as any other process finds them; as they were typed if that fails."""
     try:
-        return absolute_source(text)
+        return draft.with_whole_paths().sources
     except LlamaForgeError:
-        return text
+        return draft.sources
 
 
 def _folder() -> Path:

@@ -16,6 +16,7 @@ from llamaforge.words import size_words
 if TYPE_CHECKING:
     from llamaforge.wizard.bases import BaseFacts
     from llamaforge.wizard.columns import ColumnFacts
+    from llamaforge.wizard.row_files import RowFiles
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Facts:
     """The check of the rows, as `worker.data_check` writes it; empty before it was made."""
     report_of: tuple[Any, ...] = ()
     """The answers that it was made for."""
+    files: "RowFiles | None" = None
+    """The files that the rows lie in; None before they were looked for."""
     prompts: tuple[str, ...] = ()
     """Some questions out of the rows."""
     base: "BaseFacts | None" = None
@@ -69,11 +72,15 @@ class Facts:
     def rows(self) -> Rows:
         """What the check says of the rows."""
         counts = self.report.get("rows", {})
-        lengths = (self.report.get("analysis") or {}).get("lengths") or {}
+        analysis = self.report.get("analysis") or {}
+        lengths = analysis.get("lengths") or {}
+        labelled = (analysis.get("flags") or {}).get("labelled") or {}
         return Rows(
             count=int(counts.get("accepted", 0)) + int(counts.get("repaired", 0)),
             p50=int((lengths.get("tokens") or {}).get("p50", 0)),
             suggested_max_length=int(lengths.get("suggested_max_length", 0)),
+            good=int(labelled.get("good", 0)),
+            bad=int(labelled.get("bad", 0)),
         )
 
     def model(self, name: str) -> StoredModel | None:

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from llamaforge.data.sources import absolute_source
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.recipe.spec import DataChoice, parse
 from llamaforge.runs.data_checks import check
 from llamaforge.wizard.bases import about, base_facts
 from llamaforge.wizard.columns import column_facts
-from llamaforge.wizard.draft import Draft
+from llamaforge.wizard.draft import Draft, whole_sources
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.no_training import examples
 from llamaforge.wizard.recent import remember_sources
+from llamaforge.wizard.row_files import RowFiles, files_for, files_of_report
 
 _LONGEST_PROMPT: Final = 200
 """Characters of a question that is proposed."""
@@ -38,14 +38,14 @@ def report_on(draft: Draft, on_progress: OnProgress) -> dict[str, Any]:
         data = parse(
             DataChoice,
             {
-                "sources": [absolute_source(text) for text in draft.sources],
+                **draft.with_whole_paths().rows(),
                 "map": draft.map or None,
                 "preference": draft.preference,
                 "allow_secrets": draft.allow_secrets,
                 **{
-                    key: draft.settings[key]
+                    key: value
                     for key in _OF_ROWS
-                    if key in draft.settings and key != "chat_template"
+                    if key != "chat_template" and (value := draft.setting(key)) is not None
                 },
             },
             "The rows",
@@ -54,7 +54,7 @@ def report_on(draft: Draft, on_progress: OnProgress) -> dict[str, Any]:
             data=data,
             model=draft.model or None,
             store=Path(draft.store) if draft.store else None,
-            chat_template=draft.settings.get("chat_template"),
+            chat_template=draft.setting("chat_template"),
         )
         return check(request.model_dump_json(), on_progress)
     except LlamaForgeError as error:
@@ -77,32 +77,43 @@ def rows_about(draft: Draft) -> tuple[Any, ...]:
     """Return the answers on which the check of the rows depends."""
     return (
         draft.model, draft.store, draft.sources, draft.map, draft.preference, draft.allow_secrets,
-        tuple(draft.settings.get(key) for key in _OF_ROWS),
+        tuple(map(draft.setting, _OF_ROWS)),
     )  # fmt: skip
 
 
-def _refuses_pairs(report: Mapping[str, Any]) -> bool:
-    return report.get("code") == "unsupported_format" and "preference" in report["message"]
+def _other_reading(report: Mapping[str, Any]) -> str | None:
+    """Return how rows that are no conversations can be read, by the words of the refusal."""
+    if report.get("code") != "unsupported_format":
+        return None
+    if "labelled good or bad" in report["message"]:
+        return "labelled"
+    return "pairs" if "preference" in report["message"] else None
 
 
 def _at_rows(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
     report = report_on(draft, on_progress)
-    if draft.preference == "refuse" and _refuses_pairs(report):
-        # What becomes of pairs is asked with the goal; until then they are looked at as pairs.
-        report = report_on(replace(draft, preference="pairs"), on_progress)
-    if "rows" in report:
-        remember_sources([absolute_source(text) for text in draft.sources])
+    other = _other_reading(report) if draft.preference == "refuse" else None
+    if other is not None:
+        # What becomes of them is asked with the goal; until then they are looked at as they are.
+        report = report_on(replace(draft, preference=other), on_progress)
+    if "rows" in report and not draft.snapshot:
+        remember_sources(draft.with_whole_paths().sources)
+    files = files_of_report(draft, report) or facts.files
     return replace(
-        facts, report=report, report_of=rows_about(draft), prompts=_prompts(draft, report)
+        facts,
+        report=report,
+        report_of=rows_about(draft),
+        files=files,
+        prompts=_prompts(draft, report, files),
     )
 
 
-def _prompts(draft: Draft, report: Mapping[str, Any]) -> tuple[str, ...]:
+def _prompts(draft: Draft, report: Mapping[str, Any], files: RowFiles | None) -> tuple[str, ...]:
     """Return some short questions out of the rows, to be proposed."""
-    if "rows" not in report or draft.map:
+    if "rows" not in report:
         return ()
     try:
-        found = examples([absolute_source(text) for text in draft.sources], 3)
+        found = examples(draft, files_for(draft, files), 3)
     except (LlamaForgeError, OSError):
         return ()
     asked = [turn["content"] for turn in found if turn["role"] == "user"]
@@ -111,7 +122,8 @@ def _prompts(draft: Draft, report: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _at_columns(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
     del on_progress
-    return replace(facts, columns=column_facts(draft))
+    files = files_for(draft, facts.files)
+    return replace(facts, files=files, columns=column_facts(files))
 
 
 def _at_base(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
@@ -127,7 +139,7 @@ LOOKS: Final[Mapping[str, Look]] = {
     ),
     "columns": Look(
         "Looking at the columns",
-        lambda draft, facts: facts.columns is None or facts.columns.of != draft.sources,
+        lambda draft, facts: facts.columns is None or facts.columns.of != whole_sources(draft),
         _at_columns,
     ),
     "base": Look(

@@ -1,35 +1,43 @@
 """The way without training: a system text and some rows as examples, as a Modelfile."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from llamaforge.data.formats import read_records
+from llamaforge.data.mapping import Mapping
 from llamaforge.data.records import Record
-from llamaforge.data.sources import expand, parse_source
 from llamaforge.errors import RefusedError
 from llamaforge.export.modelfile import modelfile_text, two_commands
 from llamaforge.files import write_atomic
+from llamaforge.wizard.draft import Draft
+from llamaforge.wizard.row_files import RowFiles, map_for
 
 EXAMPLES: Final = 4
 _LONGEST: Final = 2_000
 """Characters of an example: they are sent along with every question."""
 
 
-def examples(sources: Sequence[str], count: int = EXAMPLES) -> list[dict[str, str]]:
-    """Return some short conversations of the sources as messages, from different places of them.
+def examples(draft: Draft, files: RowFiles, count: int = EXAMPLES) -> list[dict[str, str]]:
+    """Return some short conversations of the draft's rows as messages, from different places.
+
+    Args:
+        draft: says how rows are read.
+        files: what its sources stand for.
+        count: of conversations.
 
     Raises:
-        LlamaForgeError: a source cannot be read.
+        LlamaForgeError: a file cannot be read.
         RefusedError: there is no row that is short enough (`no_examples`).
     """
-    files = expand([parse_source(text) for text in sources]).paths
     short: list[Record] = []
-    for path in files:
-        for item in read_records(path, preference="chosen"):
+    for number, path in enumerate(files.paths):
+        text = map_for(draft, files, number)
+        mapping = None if text is None else Mapping.parse(text)
+        enough = 50 * count * (number + 1) // len(files.paths)
+        for item in read_records(path, preference="chosen", mapping=mapping):
             if isinstance(item, Record) and _length(item) <= _LONGEST:
                 short.append(item)
-            if len(short) >= 50 * count:
+            if len(short) >= enough:
                 break
     if not short:
         raise RefusedError(
@@ -46,16 +54,14 @@ def examples(sources: Sequence[str], count: int = EXAMPLES) -> list[dict[str, st
     ]
 
 
-def write_modelfile(
-    path: Path, model: str, system: str, sources: Sequence[str], name: str
-) -> list[str]:
+def write_modelfile(path: Path, draft: Draft, files: RowFiles, name: str) -> list[str]:
     """Write the Modelfile and return the commands that make and run the model `name` with it.
 
     Raises:
-        LlamaForgeError: a source cannot be read, or a text cannot stand in a Modelfile.
+        LlamaForgeError: a file cannot be read, or a text cannot stand in a Modelfile.
     """
-    messages = examples(sources) if sources else []
-    text = modelfile_text(model, None, system=system or None, messages=messages)
+    messages = examples(draft, files) if files.paths else []
+    text = modelfile_text(draft.model, None, system=draft.system or None, messages=messages)
     commands = two_commands(name, path)
     write_atomic(path, text, mode=0o644)
     return commands

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from llamaforge.data import library
+from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import DataChoice, EvaluationSettings, RunSpec, TrainingSettings
 from llamaforge.wizard.draft import Draft
 
@@ -52,17 +54,18 @@ def reused(spec: RunSpec) -> Reused:
         left_out.append("each further phase of training")
     if spec.start is not None:
         left_out.append(f"that it went on from the run {spec.start.run}")
+    frozen = ""
     if spec.data.snapshot:
-        left_out.append("its frozen rows")
+        try:
+            frozen = f"{library.PREFIX}{library.find(spec.data.snapshot).short_id}"
+        except LlamaForgeError:
+            left_out.append("its frozen rows, which are gone")
     if any(source.split or source.format or source.mapping for source in spec.data.sources):
         left_out.append("what was said of single sources")
     draft = Draft(
         model=spec.model.name,
         store=str(spec.model.store),
-        sources=tuple(
-            source.path if source.weight == 1.0 else f"{source.path}@{source.weight:g}"
-            for source in spec.data.sources
-        ),
+        sources=(frozen,) if frozen else tuple(source.text() for source in spec.data.sources),
         map=spec.data.map or "",
         preference=spec.data.preference,
         allow_secrets=spec.data.allow_secrets,

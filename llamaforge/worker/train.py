@@ -1,7 +1,7 @@
 """Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +33,10 @@ from llamaforge.worker.result import tell_result
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from llamaforge.training.model import LoadedModel
     from llamaforge.training.ranks import Ranks
 
 _FIT: Final = "fit.json"
@@ -177,7 +181,7 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_steps
     from llamaforge.worker.objectives import objective_of
-    from llamaforge.worker.probes import Prober
+    from llamaforge.worker.probes import NoProbes, Prober
     from llamaforge.worker.start import start_weights
     from llamaforge.worker.trackers import Trackers
 
@@ -205,6 +209,9 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
             },
         )
     )
+    together = job.spec.launch.fsdp
+    if together:
+        loaded = _divided(job, loaded, model)
     record = Record(job.run.estimate_file)
 
     def tried(sizes: RowSizes) -> Estimated:
@@ -237,8 +244,11 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
                 pause=job.wait_while_paused,
                 space=job.wait_for_space,
             ),
-            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
+            probes=NoProbes(job)
+            if together
+            else Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
             ranks=ranks,
+            together=together,
         )
     finally:
         trackers.close()
@@ -247,6 +257,22 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     if outcome.stopped:
         raise Stopped
     return outcome.step
+
+
+def _divided(
+    job: Job, loaded: "LoadedModel", model: "PeftModel | PreTrainedModel"
+) -> "LoadedModel":
+    """Divide the frozen layers among the processes, say what that saves, and return the rest."""
+    from peft import PeftModel
+
+    from llamaforge.training.dense import frozen_weight
+    from llamaforge.training.sharding import shard_frozen
+
+    assert isinstance(model, PeftModel)  # noqa: S101 - a recipe without an adapter is refused
+    found = shard_frozen(model, loaded.names, job.spec.training.device)
+    job.emit(events.Report(kind="sharded", figures=asdict(found)))
+    weight = loaded.model.get_output_embeddings().weight  # where it lies by now
+    return replace(loaded, head=replace(loaded.head, weight=frozen_weight(weight)))
 
 
 def _silent(spec: RunSpec) -> RunSpec:

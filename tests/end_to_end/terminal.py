@@ -1,6 +1,8 @@
 """A real terminal, by tmux: what a person types, and what then stands on the screen."""
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ class Terminal:
     def __init__(self, folder: Path, width: int = 80, height: int = 24) -> None:
         self._socket = folder / "tmux"
         self._size = (width, height)
+        self._again: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -36,9 +39,36 @@ class Terminal:
         """Start a program in the window."""
         settings = [part for key, value in environment.items() for part in ("-e", f"{key}={value}")]
         width, height = map(str, self._size)
-        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", width, "-y", height,
-                   "-c", str(folder), *settings, *words)  # fmt: skip
+        self._again = ["-c", str(folder), *settings, *words]
+        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", width, "-y", height, *self._again)
         self._tmux("set-option", "-g", "remain-on-exit", "on")
+
+    @property
+    def process(self) -> int:
+        """The id of the program's process."""
+        return int(self._tmux("list-panes", "-F", "#{pane_pid}"))
+
+    def kill(self) -> None:
+        """Kill the program in the window, which can do nothing about it."""
+        os.kill(self.process, signal.SIGKILL)
+        self.wait_until_ended()
+
+    def wait_until_ended(self) -> None:
+        """Return once the program in the window has ended."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self._tmux("list-panes", "-F", "#{pane_dead}").strip() != "1":
+            assert time.monotonic() < deadline, self.screen
+            time.sleep(0.05)
+
+    def start_again(self) -> None:
+        """Start the same program in the window once more."""
+        self._tmux("respawn-pane", "-k", *self._again)
+
+    def storm(self, *, times: int = 1) -> None:
+        """Give the window all sorts of sizes, and at the end the one it had."""
+        for width, height in ((40, 12), (120, 40), (20, 5), (1, 1), (200, 60)) * times:
+            self.resize(width, height)
+        self.resize(*self._size)
 
     def _tmux(self, *words: str, check: bool = True) -> str:
         command = ["tmux", "-S", str(self._socket), *words]
@@ -65,6 +95,13 @@ class Terminal:
             assert time.monotonic() < deadline, f"{text!r} is not on the screen:\n{shown}"
             time.sleep(0.1)
         return shown
+
+    def wait_until_gone(self, text: str) -> None:
+        """Return once `text` is not on the screen any more."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while text in (shown := self.screen):
+            assert time.monotonic() < deadline, f"{text!r} is still on the screen:\n{shown}"
+            time.sleep(0.1)
 
     def resize(self, width: int, height: int) -> None:
         """Give the window another size."""

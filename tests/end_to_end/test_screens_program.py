@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from llamaforge.runs.control import end_now
@@ -109,17 +108,3 @@ def test_a_run_is_steered_from_the_screen_and_survives_its_death(
     assert end_now(run)
     watching.until(b"stopped")
     watching.kill()
-
-
-def test_a_finished_run_is_talked_to(program: Program, rows: Path) -> None:
-    program.run(*train_words(rows, "r"))
-    screens = Screens(program, "runs", "attach", "r", "--screen", size=(120, 40))
-    screens.until(b"What to do next")
-    screens.press(b"t")
-    screens.until(b"llama.cpp answers")
-    screens.press(b"hello\r")
-    screens.until(b"tokens,")
-    models = psutil.Process(screens.process.pid).children()
-    assert any("llamaforge.worker.chat" in " ".join(child.cmdline()) for child in models)
-    screens.kill()
-    until(lambda: not any(child.is_running() for child in models))

@@ -4,11 +4,14 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llamaforge import paths
 from llamaforge.catalog.store import Store
 from llamaforge.files import sha256_of
+from llamaforge.runs import control
+from llamaforge.runs.directory import RunState
 from tests.contract.publishing.fake_ollama import FakeOllama
 from tests.end_to_end.program import Program
 from tests.end_to_end.terminal import Terminal, needs_tmux
@@ -41,8 +44,7 @@ def test_the_screens_lead_to_a_published_model(
         terminal.type(str(rows))
         terminal.press("Enter")
         terminal.wait_for("How many rows to hold back")
-        for width, height in ((40, 12), (120, 40), (20, 5), (80, 24)):
-            terminal.resize(width, height)
+        terminal.storm()
         terminal.press("Enter")
         terminal.wait_for("What you want")
         terminal.press("Down", "Enter")  # classify or extract
@@ -51,9 +53,9 @@ def test_the_screens_lead_to_a_published_model(
         terminal.wait_for("takes  memory")
         terminal.press("Down", "Down", "Down", "Enter")
         terminal.wait_for("max_steps=")
-        terminal.type("4")
+        terminal.type("20 max_rows=4 samples=2 fidelity_rows=4")
         terminal.press("Enter")
-        terminal.wait_for("Go on with 1 changed")
+        terminal.wait_for("Go on with 4 changed")
         terminal.press("Enter")
         terminal.wait_for("Questions to watch")
         terminal.press("Enter")
@@ -61,22 +63,60 @@ def test_the_screens_lead_to_a_published_model(
         terminal.type("typed")
         terminal.press("Enter")
         terminal.wait_for("The name in Ollama")
-        terminal.type("graded:v1")
-        terminal.press("Enter")
+        terminal.press("Enter")  # published later, from the result
         terminal.wait_for("Go on to the last page")
         assert not (program.home / "runs" / "typed").exists(), "nothing is written before the end"
         terminal.press("Enter")
         terminal.wait_for("The recipe")
         terminal.press("b")
-        terminal.wait_for("typed")
-        events = program.directory("typed").events_file
-        program.wait(lambda: events.exists() and '"type": "finished"' in events.read_text())
-        assert "graded:v1" in server.models
-        adapter = program.directory("typed").artifacts / "adapter.gguf"
-        assert server.models["graded:v1"].adapters == [sha256_of(adapter)]
-        terminal.wait_for("finished")
+        run = program.directory("typed")
+        terminal.wait_for("Run typed")
+        program.wait_for_step("typed", 2)
+
+        terminal.kill()  # the screens are gone, and the run goes on
+        program.wait_for_step("typed", run.read_status().step + 2)
+        control.ask(run, control.Request.PAUSE)
+        program.wait(lambda: run.read_status().state is RunState.PAUSED)
+
+        terminal.start_again()
+        terminal.wait_for("Watch typed")
+        terminal.press("Down", "Enter")
+        terminal.wait_for("Paused after step")
+        terminal.storm(times=5)
+        terminal.wait_for("Paused after step")
+
+        program.kill("typed")  # the worker is gone under the screens
+        terminal.wait_for("The worker is gone")
+        terminal.press("p")
+        program.wait(lambda: run.read_status().state is RunState.FINISHED)
+        terminal.wait_for("Finished.")
+
+        terminal.press("u")
+        terminal.wait_for("Under which name?")
+        terminal.type("graded:v1")
+        terminal.press("Enter")
+        terminal.wait_for("graded:v1 is in Ollama")
+        adapter = sha256_of(run.artifacts / "adapter.gguf")
+        assert server.models["graded:v1"].adapters == [adapter]
+        terminal.press("Escape")
+        terminal.wait_until_gone("Under which name?")
+        terminal.press("t")
+        terminal.wait_for("Ask something that your rows teach")
+        terminal.type("hello")
+        terminal.press("Enter")
+        terminal.wait_for("tokens,")
+        models = [
+            child
+            for child in psutil.Process(terminal.process).children()
+            if child.status() != psutil.STATUS_ZOMBIE
+            and "llamaforge.worker.chat" in " ".join(child.cmdline())
+        ]
+        assert models, "llama.cpp answers in a process of its own"
+        terminal.press("Escape")
+        terminal.wait_for("Finished.")
+        program.wait(lambda: not any(child.is_running() for child in models))
         terminal.press("q")
-        terminal.wait_for("Pane is dead")
+        terminal.wait_until_ended()
 
 
 def test_the_plain_way_asks_the_same_and_ends_with_the_recipe(

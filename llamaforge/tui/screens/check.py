@@ -1,7 +1,6 @@
 """The page before the last: what stands for and against the run, each with a way out by a key."""
 
 from dataclasses import replace
-from functools import partial
 from typing import ClassVar
 
 from textual import on
@@ -12,13 +11,11 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Footer, OptionList
 from textual.widgets.option_list import Option
-from textual.worker import get_current_worker
 
-from llamaforge.errors import LlamaForgeError
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.screens.base import ForgeScreen
-from llamaforge.tui.screens.dialogs import Question
 from llamaforge.tui.widgets.lines import MUTED, Lines
+from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.title_bar import TitleBar
 from llamaforge.tui.wizard_view import MARKS
 from llamaforge.wizard.checks import Check, Fix, checks
@@ -26,13 +23,16 @@ from llamaforge.wizard.draft import Draft, keep_draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.looking import LOOKS, due
 from llamaforge.wizard.measured import measured_checks
-from llamaforge.words import size_words
 
 _ORDER = {"fail": 0, "warn": 1, "pass": 2}
 
 
-class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
-    """Shows the checks; its answer is the draft with what was mended, None to go back."""
+Passed = tuple[Draft, Facts, list[Check] | None]
+"""What was mended stays in the draft; None in place of the checks is the way back."""
+
+
+class CheckScreen(ForgeScreen[Passed]):
+    """Shows the checks; its answer is the draft with what was mended, and whether to go on."""
 
     CSS = """
     CheckScreen #page { padding: 1 2; }
@@ -41,7 +41,6 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
     CheckScreen #doing { margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "take", "Go on, or mend it", id="check.take"),
         Binding("f", "fix_first", "Mend the first", id="check.fix"),
         Binding("u", "look_again", "Look again", id="check.look_again"),
         Binding("escape", "back", "Back", id="check.back"),
@@ -69,15 +68,6 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
             self.words = words
             self.found = found
 
-    class Fetched(Message):
-        """A download went on, ended or failed."""
-
-        def __init__(self, words: str, *, is_over: bool = False, bad: bool = False) -> None:
-            super().__init__()
-            self.words = words
-            self.is_over = is_over
-            self.bad = bad
-
     def __init__(self, draft: Draft, facts: Facts) -> None:
         super().__init__()
         self.draft = draft
@@ -88,7 +78,7 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
         """Lay out the page."""
         yield TitleBar()
         with VerticalScroll(id="page", can_focus=False):
-            yield OptionList(id="checks", markup=False)
+            yield Menu(id="checks", markup=False)
             yield Lines(id="doing")
         yield Footer()
 
@@ -193,9 +183,6 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
         if fix is not None:
             self._mend(fix)
 
-    def action_take(self) -> None:
-        """Enter reaches the list itself; this names the key."""
-
     def action_fix_first(self) -> None:
         """Mend the first line that can be."""
         fix = self._first_fix()
@@ -204,58 +191,18 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
 
     def _mend(self, fix: Fix) -> None:
         if fix.fetches:
-            self._ask_to_fetch(fix.fetches)
+            self._fetch(fix.fetches)
             return
         self.draft = self.draft.with_answers(**fix.answers)
         keep_draft(self.draft)
         self._look()
 
-    def _ask_to_fetch(self, repo: str) -> None:
-        base = self.facts.base
-        size = base.cache.missing_bytes if base is not None else None
-        words = f"{size_words(size)} are fetched" if size else "Some gigabytes are fetched"
-        terms = f" Its licence: {base.license or 'not stated'}." if base is not None else ""
-        question = Question(
-            "Download it?",
-            f"{words} from the Hugging Face Hub into its cache: {repo}.{terms}",
-            "Download",
-            "Not now",
-        )
-        self.app.push_screen(question, lambda yes: self._fetch(repo) if yes else None)
-
     def _fetch(self, repo: str) -> None:
-        self._tell("Asking the Hub …")
-        self.run_worker(
-            partial(self._download, repo), thread=True, group="fetch", exit_on_error=False
+        from llamaforge.tui.screens.download import DownloadScreen  # noqa: PLC0415 - seldom
+
+        self.app.push_screen(
+            DownloadScreen(repo), lambda is_there: self.action_look_again() if is_there else None
         )
-
-    def _download(self, repo: str) -> None:
-        from llamaforge.catalog.hub_download import (  # noqa: PLC0415 - seldom
-            Progress,
-            download,
-            plan_download,
-        )
-
-        worker = get_current_worker()
-
-        def tell(progress: Progress) -> None:
-            done = f"{size_words(progress.done_bytes)} of {size_words(progress.total_bytes)}"
-            self.post_message(self.Fetched(f"Downloading  {done}  {progress.name}"))
-
-        try:
-            download(plan_download(repo), tell, lambda: worker.is_cancelled)
-        except LlamaForgeError as error:
-            self.post_message(self.Fetched(f"{error.message} {error.hint}", bad=True))
-        else:
-            self.post_message(self.Fetched("", is_over=True))
-
-    def on_check_screen_fetched(self, message: Fetched) -> None:
-        """Say how far it is; look again at the end."""
-        if message.is_over:
-            self.facts = replace(self.facts, base=None)
-            self._look()
-        else:
-            self._tell(message.words, bad=message.bad)
 
     def action_look_again(self) -> None:
         """Make the checks anew."""
@@ -264,7 +211,7 @@ class CheckScreen(ForgeScreen[tuple[Draft, Facts, list[Check]] | None]):
 
     def action_back(self) -> None:
         """Go back to the questions."""
-        self.dismiss(None)
+        self.dismiss((self.draft, self.facts, None))
 
 
 def _line(item: Check) -> Content:
@@ -272,11 +219,12 @@ def _line(item: Check) -> Content:
     hint = safe_line(item.hint, limit=300) if item.verdict != "pass" else ""
     parts = [
         Content.styled(f"{mark} ", style),
-        Content.styled(f"{item.title}: ", "bold"),
+        Content.styled(f"{safe_line(item.title, limit=80)}: ", "bold"),
         Content(safe_line(item.message, limit=300)),
     ]
     if hint:
         parts.append(Content.styled(f"  {hint}", MUTED))
     if item.fix is not None:
-        parts.append(Content.styled(f"\n  Enter: {item.fix.title}", "bold $primary"))
+        words = safe_line(item.fix.title, limit=120)
+        parts.append(Content.styled(f"\n  Enter: {words}", "bold $primary"))
     return Content("").join(parts)

@@ -15,13 +15,16 @@ from textual.widgets.option_list import Option
 
 from llamaforge.tui.app import LlamaForgeApp
 from llamaforge.tui.screens.base import ForgeScreen
+from llamaforge.tui.screens.check import CheckScreen
 from llamaforge.tui.screens.models import ModelsScreen
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.review import ReviewScreen
+from llamaforge.tui.screens.rows import RowsScreen
 from llamaforge.tui.screens.runs import RunsScreen
 from llamaforge.tui.screens.welcome import WelcomeScreen
 from llamaforge.tui.screens.wizard import WizardScreen
 from llamaforge.tui.widgets.lines import MUTED, Lines
+from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.title_bar import TitleBar
 
 _OWNERS: Final = (
@@ -29,6 +32,9 @@ _OWNERS: Final = (
     ("Welcome", WelcomeScreen),
     ("Models", ModelsScreen),
     ("Questions", WizardScreen),
+    ("Answers", Menu),
+    ("Checks", CheckScreen),
+    ("Rows as tokens", RowsScreen),
     ("Review", ReviewScreen),
     ("A run", MonitorScreen),
     ("History", RunsScreen),

@@ -13,7 +13,6 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer
 
-from llamaforge.data.sources import absolute_source
 from llamaforge.errors import LlamaForgeError
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.runs.launcher import launch
@@ -28,6 +27,7 @@ from llamaforge.wizard.draft import NO_TRAINING, Draft, forget_draft, write_reci
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.no_training import write_modelfile
 from llamaforge.wizard.questions import advice_for
+from llamaforge.wizard.row_files import files_for
 
 
 class ReviewScreen(Screen[bool]):
@@ -65,9 +65,8 @@ class ReviewScreen(Screen[bool]):
     ) -> None:
         """Show a draft; checks that are not given are made."""
         super().__init__()
-        self._draft = draft.with_answers(
-            sources=tuple(map(absolute_source, draft.sources)),
-            name=draft.name or automatic_name(draft.model),
+        self._draft = draft.with_whole_paths().with_answers(
+            name=draft.name or automatic_name(draft.model)
         )
         self._facts = facts
         self._clock = clock
@@ -168,7 +167,7 @@ class ReviewScreen(Screen[bool]):
             self._tell(f"{path} is there already; move it first.", bad=True)
             return
         name = draft.publish or "mine"
-        commands = write_modelfile(path, draft.model, draft.system, draft.sources, name)
+        commands = write_modelfile(path, draft, files_for(draft, self._facts.files), name)
         forget_draft(self._draft)
         lines = [f"The Modelfile is {path}. Make the model and talk to it with:", *commands]
         self.query_one("#review", Lines).show(

@@ -16,6 +16,7 @@ from textual.widgets.option_list import Option
 from llamaforge.tui.home import Entry, Home, advice_lines, entries, machine_lines
 from llamaforge.tui.screens.base import FollowingScreen
 from llamaforge.tui.widgets.lines import MUTED, Lines
+from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.title_bar import TitleBar
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ class WelcomeScreen(FollowingScreen[None]):
     CSS_PATH = "welcome.tcss"
     PERIOD_SECONDS = 1.0
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "take", "Choose", id="welcome.take"),
         Binding("n", "open('start')", "Start", id="welcome.start"),
         Binding("h", "open('history')", "History", id="welcome.history"),
         Binding("m", "open('models')", "Models", id="welcome.models"),
@@ -67,7 +67,7 @@ class WelcomeScreen(FollowingScreen[None]):
         yield TitleBar()
         with VerticalScroll(id="page", can_focus=False):
             yield Lines(id="greeting")
-            yield OptionList(id="menu", classes="menu", markup=False)
+            yield Menu(id="menu", classes="menu", markup=False)
             yield Lines(id="advice")
             yield Lines(id="machine")
         yield Footer()
@@ -126,9 +126,6 @@ class WelcomeScreen(FollowingScreen[None]):
     def on_chosen(self, event: OptionList.OptionSelected) -> None:
         """Go where the entry leads."""
         self.action_open(self._entries[event.option_index].key)
-
-    def action_take(self) -> None:
-        """Enter reaches the menu itself; this names the key."""
 
     def action_open(self, key: str) -> None:
         """Go where an entry leads."""

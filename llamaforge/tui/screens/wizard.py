@@ -1,9 +1,9 @@
 """The way to a run, one question at a time; the questions are those of the plain wizard."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -11,40 +11,30 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
-from textual.widget import Widget
 from textual.widgets import Footer, Input, OptionList
-from textual.widgets.option_list import Option as Row
 
 from llamaforge.safe_text import safe_line
-from llamaforge.tui.screens.base import ForgeScreen
-from llamaforge.tui.screens.check import CheckScreen
+from llamaforge.tui.screens.check import CheckScreen, Passed
+from llamaforge.tui.screens.looking import LookingScreen
 from llamaforge.tui.screens.review import ReviewScreen
-from llamaforge.tui.widgets.answers import Answered
-from llamaforge.tui.widgets.column_mapper import ColumnMapper
-from llamaforge.tui.widgets.lines import MUTED, Lines, hanging
-from llamaforge.tui.widgets.lines_editor import LinesEditor
-from llamaforge.tui.widgets.settings_editor import SettingsEditor
-from llamaforge.tui.widgets.source_picker import SourcePicker
+from llamaforge.tui.widgets.answers import Answered, Kept, Pending
+from llamaforge.tui.widgets.lines import MUTED, Lines
+from llamaforge.tui.widgets.question_widget import question_widget
 from llamaforge.tui.widgets.title_bar import TitleBar
-from llamaforge.tui.wizard_view import known_lines, trail_lines, words_of
-from llamaforge.wizard.checks import Check
+from llamaforge.tui.wizard_view import known_lines, question_lines, trail_lines
+from llamaforge.wizard.answers import words_of
 from llamaforge.wizard.draft import NO_TRAINING, Draft, keep_draft
 from llamaforge.wizard.facts import Facts, Machine, gathered
-from llamaforge.wizard.looking import Look, due
-from llamaforge.wizard.question import Kind, Option, Question
+from llamaforge.wizard.looking import due
+from llamaforge.wizard.question import Kind, Question
 from llamaforge.wizard.questions import MODEL, STEPS, open_questions, questions_of, taken
-from llamaforge.wizard.recent import recent_sources
-
-_TYPED: Final = frozenset({Kind.TEXT, Kind.SOURCES})
-"""Kinds whose answer is typed and taken with Enter."""
 
 
-class WizardScreen(ForgeScreen[None]):
+class WizardScreen(LookingScreen[None]):
     """Asks what is still open, and goes on to the review."""
 
     CSS_PATH = "wizard.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "take", "Take it", id="wizard.take"),
         Binding("ctrl+t", "rows", "Rows as tokens", id="wizard.rows"),
         Binding("escape", "back", "Back", id="wizard.back"),
     ]
@@ -63,31 +53,9 @@ class WizardScreen(ForgeScreen[None]):
             super().__init__()
             self.facts = facts
 
-    class Looked(Message):
-        """Something was looked at."""
-
-        def __init__(self, number: int, facts: Facts) -> None:
-            super().__init__()
-            self.number = number
-            """Of the look."""
-            self.facts = facts
-
-    class Counted(Message):
-        """More rows were read."""
-
-        def __init__(self, rows: int) -> None:
-            super().__init__()
-            self.rows = rows
-
-        def can_replace(self, message: Message) -> bool:
-            """Only the newest number counts."""
-            return isinstance(message, WizardScreen.Counted)
-
     def __init__(self, draft: Draft, facts: Facts | None, clock: Callable[[], float]) -> None:
         """Begin with a draft that has its model; facts that are not given are gathered."""
-        super().__init__()
-        self.draft = draft
-        self.facts = facts or Facts(Machine(0, 0, 0))
+        super().__init__(draft, facts or Facts(Machine(0, 0, 0)))
         self._gathers = facts is None
         self._clock = clock
         self._path: list[str] = []
@@ -95,10 +63,6 @@ class WizardScreen(ForgeScreen[None]):
         self._typed: dict[str, str] = {}
         """What was typed for a question and not yet taken, by its key."""
         self._is_kept = True
-        self._looking = False
-        self._looks = 0
-        """How often something was looked at: what came too late is told by it."""
-        self._then: Callable[[], Awaitable[None]] = self._resume
 
     def compose(self) -> ComposeResult:
         """Lay out the steps, the question with its answer, and what is known beside it."""
@@ -118,7 +82,7 @@ class WizardScreen(ForgeScreen[None]):
         """Ask the first question that is open, once the machine and its models are known."""
         self.query_one(TitleBar).tell(f"New run  {safe_line(self.draft.model, limit=50)}")
         if self._gathers:
-            self._tell("Looking at your models …")
+            self.tell_state("Looking at your models …")
             self.run_worker(self._gather, thread=True, group="gather", exit_on_error=False)
         else:
             await self._resume()
@@ -142,7 +106,7 @@ class WizardScreen(ForgeScreen[None]):
         for name in ("base", "rows") if self.draft.sources else ("base",):
             look = due(name, self.draft, self.facts)
             if look is not None:
-                self._look(look, self._resume)
+                self.look(look, self._resume)
                 return
         questions = self._questions()
         given = [item for item in questions if getattr(self.draft, item.key)]
@@ -169,13 +133,14 @@ class WizardScreen(ForgeScreen[None]):
     def _remember_typed(self) -> None:
         """Remember a text that was typed and not taken."""
         question = self.question
-        field = next(iter(self.query("#answer Input").results(Input)), None)
-        if question is None or field is None or question.kind not in _TYPED:
+        answer = next(iter(self.query("#answer > *")), None)
+        if question is None or not isinstance(answer, Input | Pending):
             return
-        taken_before = words_of(question, getattr(self.draft, question.key))
+        text = answer.value if isinstance(answer, Input) else answer.pending
+        before = "" if question.kind is Kind.LINES else getattr(self.draft, question.key)
         self._typed.pop(question.key, None)
-        if field.value.strip() and field.value.strip() != taken_before:
-            self._typed[question.key] = field.value
+        if text.strip() and text.strip() != words_of(question, before):
+            self._typed[question.key] = text
 
     @property
     def question(self) -> Question | None:
@@ -199,17 +164,18 @@ class WizardScreen(ForgeScreen[None]):
             return
         look = due(question.needs, self.draft, self.facts)
         if look is not None:
-            self._look(look, partial(self._ask, question))
+            self.look(look, partial(self._ask, question))
             return
         if not self._path or self._path[-1] != question.key:
             self._path.append(question.key)
         place = self.query_one("#answer", Container)
         await place.remove_children()
-        await place.mount(self._widget(question))
+        typed = self._typed.get(question.key, "")
+        await place.mount(question_widget(question, self.draft, self.facts, typed))
         if place.children[0].can_focus:
             place.children[0].focus()
         # Words come last: who reads the question can type the answer.
-        self.query_one("#question", Lines).show(partial(_question_lines, question))
+        self.query_one("#question", Lines).show(partial(question_lines, question))
         self._tell_problem("")
         self._show_known()
         self._show_trail()
@@ -222,11 +188,13 @@ class WizardScreen(ForgeScreen[None]):
         else:
             self.app.push_screen(CheckScreen(self.draft, self.facts), self._after_checks)
 
-    def _after_checks(self, passed: tuple[Draft, Facts, list[Check]] | None) -> None:
-        if passed is None:
+    def _after_checks(self, passed: Passed | None) -> None:
+        found = None
+        if passed is not None:
+            self.draft, self.facts, found = passed
+        if found is None:
             self._ask_again()
             return
-        self.draft, self.facts, found = passed
         review = ReviewScreen(self.draft, self.facts, self._clock, found)
         self.app.push_screen(review, self._after_review)
 
@@ -241,29 +209,6 @@ class WizardScreen(ForgeScreen[None]):
     def _ask_again(self) -> None:
         """Ask the last question again: an answer may have been changed on the pages after it."""
         self.call_later(self._ask, self.question or self._questions()[-1])
-
-    def _widget(self, question: Question) -> Widget:
-        now = getattr(self.draft, question.key) or question.default(self.draft, self.facts)
-        options = question.options(self.draft, self.facts)
-        match question.kind:
-            case Kind.CHOICE:
-                widget: Widget = _menu(options, str(now))
-            case Kind.YES_NO:
-                choices = [Option("no", "No"), Option("yes", "Yes")]
-                widget = _menu(choices, "yes" if now else "no")
-            case Kind.SOURCES:
-                typed = self._typed.get(question.key, "")
-                widget = SourcePicker(tuple(now or ()), recent_sources(), typed)
-            case Kind.COLUMNS:
-                widget = ColumnMapper(self.draft, options, str(now))
-            case Kind.SETTINGS:
-                widget = SettingsEditor(self.draft, self.facts)
-            case Kind.LINES:
-                widget = LinesEditor(tuple(now or ()), options)
-            case Kind.TEXT:
-                text = self._typed.get(question.key) or words_of(question, now)
-                widget = Input(text, id="input")
-        return widget
 
     def _show_trail(self) -> None:
         key = self._path[-1] if self._path else ""
@@ -306,14 +251,12 @@ class WizardScreen(ForgeScreen[None]):
         if self.question is not None:
             await self._take(self.question, message.answer)
 
-    def on_settings_editor_changed(self, message: SettingsEditor.Changed) -> None:
-        """Keep a changed setting at once: going back loses none."""
-        self.draft = self.draft.with_answers(settings=message.settings)
-        self._is_kept = keep_draft(self.draft)
-        self._show_trail()
-
-    def action_take(self) -> None:
-        """Enter reaches the answer's own widget; this names the key."""
+    def on_kept(self, message: Kept) -> None:
+        """Keep a part of the answer at once: going back loses none."""
+        if self.question is not None:
+            self.draft = self.draft.with_answers(**{self.question.key: message.answer})
+            self._is_kept = keep_draft(self.draft)
+            self._show_trail()
 
     async def _take(self, question: Question, answer: Any) -> None:
         problem = question.problem(answer, self.draft, self.facts)
@@ -323,14 +266,14 @@ class WizardScreen(ForgeScreen[None]):
             self._tell_problem(problem)
             return
         before = self.draft
-        self.draft = before.with_answers(**taken(question, answer, self.facts))
-        if self._looking and self.draft == before:
+        self.draft = before.with_answers(**taken(question, answer, before, self.facts))
+        if self.is_looking and self.draft == before:
             return
         self._is_kept = keep_draft(self.draft)
         self._typed.pop(question.key, None)
         look = due(question.looks, self.draft, self.facts)
         if look is not None:
-            self._look(look, partial(self._go_on, question))
+            self.look(look, partial(self._go_on, question))
         else:
             await self._go_on(question)
 
@@ -345,37 +288,8 @@ class WizardScreen(ForgeScreen[None]):
         self._show_known()
         self._tell_problem(problem)
 
-    def _look(self, look: Look, then: Callable[[], Awaitable[None]]) -> None:
-        """Look at something in a thread, and go on with `then` once it was seen."""
-        self._looking, self._then = True, then
-        self._looks += 1
-        self._tell(f"{look.words} …")
-        number, draft, facts = self._looks, self.draft, self.facts
-
-        def work() -> None:
-            seen = look.at(draft, facts, lambda what, rows: self._count(rows))
-            self.post_message(self.Looked(number, seen))
-
-        self.run_worker(work, thread=True, exclusive=True, group="look", exit_on_error=False)
-
-    def _count(self, rows: int) -> None:
-        self.post_message(self.Counted(rows))
-
-    def on_wizard_screen_counted(self, message: Counted) -> None:
-        """Say how many rows were read."""
-        if self._looking and message.rows:
-            self._tell(f"Looking through the rows … {message.rows:,}")
-
-    async def on_wizard_screen_looked(self, message: Looked) -> None:
-        """Go on with what was seen, unless somebody went back meanwhile."""
-        if message.number != self._looks or not self._looking:
-            return
-        self._looking = False
-        self.facts = message.facts
-        self.refresh_bindings()
-        await self._then()
-
-    def _tell(self, text: str) -> None:
+    def tell_state(self, text: str) -> None:
+        """Say what is being done."""
         self.query_one("#known", Lines).show(lambda width: Content.styled(text, MUTED).wrap(width))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -387,11 +301,11 @@ class WizardScreen(ForgeScreen[None]):
         """Show the rows as the model will see them."""
         from llamaforge.tui.screens.rows import RowsScreen  # noqa: PLC0415 - seldom opened
 
-        self.app.push_screen(RowsScreen(self.draft))
+        self.app.push_screen(RowsScreen(self.draft, self.facts))
 
     async def action_back(self) -> None:
         """Go to the question before, or leave; the answers are kept."""
-        self._looking = False
+        self.look_no_more()
         self._remember_typed()
         self._path = self._path[:-1]
         question = self.question
@@ -399,36 +313,3 @@ class WizardScreen(ForgeScreen[None]):
             self.dismiss()
         else:
             await self._ask(question)
-
-
-def _begun(text: str) -> str:
-    """Return a clause as the beginning of a sentence."""
-    return text[:1].upper() + text[1:]
-
-
-def _menu(options: list[Option], chosen: str) -> OptionList:
-    rows = [
-        Row(
-            Content.assemble(
-                (safe_line(option.title), "bold"),
-                (f"\n{_begun(option.refusal) or option.explanation}", MUTED)
-                if option.refusal or option.explanation
-                else "",
-            ),
-            id=f"o-{option.value}",
-            disabled=bool(option.refusal),
-        )
-        for option in options
-    ]
-    menu = OptionList(*rows, id="menu")
-    values = [option.value for option in options]
-    menu.highlighted = values.index(chosen) if chosen in values else 0
-    return menu
-
-
-def _question_lines(question: Question, width: int) -> list[Content]:
-    return [
-        *Content.styled(question.title, "bold $primary").wrap(width),
-        *hanging(Content(""), Content.styled(question.help, MUTED), indent=0, width=width),
-        Content(""),
-    ]

@@ -1,4 +1,4 @@
-"""What widgets that take an answer have in common: the message with it."""
+"""What widgets that take an answer have in common: the messages with it."""
 
 from typing import Any
 
@@ -11,3 +11,20 @@ class Answered(Message):
     def __init__(self, answer: Any) -> None:
         super().__init__()
         self.answer = answer
+
+
+class Kept(Message):
+    """A part of the answer was given, and is to be kept whatever comes."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class Pending:
+    """Mixed into widgets in which something can be typed and not be taken yet."""
+
+    @property
+    def pending(self) -> str:
+        """What was typed or put together so far, as the widget takes it again."""
+        raise NotImplementedError

@@ -13,15 +13,17 @@ from textual.widgets.option_list import Option as Row
 
 from llamaforge.errors import LlamaForgeError
 from llamaforge.safe_text import safe_line
-from llamaforge.tui.widgets.answers import Answered
+from llamaforge.tui.widgets.answers import Answered, Pending
 from llamaforge.tui.widgets.helpful import Helpful
 from llamaforge.tui.widgets.lines import MUTED, Lines, facts
-from llamaforge.wizard.columns import row_words, shown_rows
-from llamaforge.wizard.draft import Draft
+from llamaforge.tui.widgets.menu import Menu
+from llamaforge.tui.widgets.safe_input import SafeInput
+from llamaforge.wizard.columns import file_words, shown_rows
 from llamaforge.wizard.question import Option
+from llamaforge.wizard.row_files import RowFiles
 
 
-class ColumnMapper(Vertical, Helpful):
+class ColumnMapper(Vertical, Helpful, Pending):
     """Ways to read the columns, a line to write another, and what becomes of the first rows."""
 
     @dataclass
@@ -32,9 +34,10 @@ class ColumnMapper(Vertical, Helpful):
         words: Sequence[tuple[str, str]]
         problem: str = ""
 
-    def __init__(self, draft: Draft, options: Sequence[Option], now: str) -> None:
+    def __init__(self, files: RowFiles, options: Sequence[Option], now: str) -> None:
+        """Begin with a mapping of the rows in `files`."""
         super().__init__()
-        self._draft = draft
+        self._files = files
         self._options = options
         self._now = now
 
@@ -46,10 +49,16 @@ class ColumnMapper(Vertical, Helpful):
             "of turns, and text=body takes a text to go on reading."
         )
 
+    @property
+    def pending(self) -> str:
+        """A mapping that was written by hand; empty where it is one of the list."""
+        text = self.query_one(Input).value.strip()
+        return "" if text in {option.value for option in self._options} else text
+
     def compose(self) -> ComposeResult:
         """Lay out the list, the line and the rows."""
         if self._options:
-            yield OptionList(
+            yield Menu(
                 *(
                     Row(Content.assemble((safe_line(option.title), "bold"),
                                          (f"  {safe_line(option.explanation)}", MUTED)))
@@ -57,7 +66,7 @@ class ColumnMapper(Vertical, Helpful):
                 ),
                 id="ways",
             )  # fmt: skip
-        yield Input(self._now, id="input")
+        yield SafeInput(self._now, id="input")
         yield Lines(id="rows")
 
     def on_mount(self) -> None:
@@ -97,15 +106,15 @@ class ColumnMapper(Vertical, Helpful):
         self.post_message(Answered(event.value.strip()))
 
     def _look(self, text: str) -> None:
-        draft = self._draft
+        files = self._files
 
         def work() -> None:
             try:
-                rows = shown_rows(draft, text)
+                found = shown_rows(files, text)
             except (LlamaForgeError, OSError) as error:
                 self.post_message(self.Shown(text, (), safe_line(str(error), limit=300)))
             else:
-                words = [pair for row in rows for pair in row_words(row)]
+                words = [pair for shown in found for pair in file_words(shown)]
                 self.post_message(self.Shown(text, words))
 
         self.run_worker(work, thread=True, exclusive=True, group="rows", exit_on_error=False)

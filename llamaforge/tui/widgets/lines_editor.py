@@ -10,17 +10,21 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option as Row
 
 from llamaforge.safe_text import safe_line
-from llamaforge.tui.widgets.answers import Answered
+from llamaforge.tui.widgets.answers import Answered, Kept, Pending
 from llamaforge.tui.widgets.helpful import Helpful
 from llamaforge.tui.widgets.lines import MUTED
+from llamaforge.tui.widgets.menu import Menu
+from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.wizard.question import Option
 
 
-class LinesEditor(Vertical, Helpful):
+class LinesEditor(Vertical, Helpful, Pending):
     """A line to type in over what was typed before and what is proposed."""
 
-    def __init__(self, texts: Sequence[str], proposed: Sequence[Option]) -> None:
+    def __init__(self, texts: Sequence[str], proposed: Sequence[Option], typed: str = "") -> None:
+        """Begin with the texts of before; `typed` stands in the line and was not taken yet."""
         super().__init__()
+        self._typed = typed
         self._texts = list(texts)
         self._proposed = [option for option in proposed if option.value not in texts]
         self._rows: list[str] = []
@@ -32,10 +36,15 @@ class LinesEditor(Vertical, Helpful):
             "what is proposed, and takes away what was taken."
         )
 
+    @property
+    def pending(self) -> str:
+        """What stands in the line."""
+        return self.query_one(Input).value
+
     def compose(self) -> ComposeResult:
         """Lay out the line and the list."""
-        yield Input(id="input", placeholder="Type one, or Enter to go on")
-        yield OptionList(id="texts", markup=False)
+        yield SafeInput(self._typed, id="input", placeholder="Type one, or Enter to go on")
+        yield Menu(id="texts", markup=False)
 
     def on_mount(self) -> None:
         """Show what there is."""
@@ -75,7 +84,7 @@ class LinesEditor(Vertical, Helpful):
         if text not in self._texts:
             self._texts.append(text)
         event.input.value = ""
-        self._fill()
+        self._changed()
 
     @on(OptionList.OptionSelected)
     def on_row(self, event: OptionList.OptionSelected) -> None:
@@ -86,5 +95,9 @@ class LinesEditor(Vertical, Helpful):
             self._texts.remove(value)
         else:
             self._texts.append(value)
-        self._fill()
+        self._changed()
         self.query_one(Input).focus()
+
+    def _changed(self) -> None:
+        self._fill()
+        self.post_message(Kept(tuple(self._texts)))

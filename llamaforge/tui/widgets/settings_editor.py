@@ -14,9 +14,11 @@ from textual.widgets.option_list import Option
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import Recipe
 from llamaforge.safe_text import safe_line
-from llamaforge.tui.widgets.answers import Answered
+from llamaforge.tui.widgets.answers import Answered, Kept
 from llamaforge.tui.widgets.helpful import Helpful
 from llamaforge.tui.widgets.lines import MUTED, Lines, facts
+from llamaforge.tui.widgets.menu import Menu
+from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.effects import effect_words
 from llamaforge.wizard.facts import Facts
@@ -28,12 +30,6 @@ class SettingsEditor(Vertical, Helpful):
     """A list of settings over a line to change one, and what is known of it."""
 
     @dataclass
-    class Changed(Message):
-        """A setting has another value now."""
-
-        settings: Mapping[str, str]
-
-    @dataclass
     class Known(Message):
         """What the run takes now, in words."""
 
@@ -42,9 +38,9 @@ class SettingsEditor(Vertical, Helpful):
 
     def __init__(self, draft: Draft, known: Facts) -> None:
         super().__init__()
-        self.draft = draft
+        self.draft, self._left_out = draft.fitting(advice_for(draft, known))
         self._known = known
-        self._recipe: Recipe = self._made(draft)
+        self._recipe: Recipe = self._made(self.draft)
         self._words = ""
 
     def help_text(self) -> str:
@@ -60,8 +56,8 @@ class SettingsEditor(Vertical, Helpful):
 
     def compose(self) -> ComposeResult:
         """Lay out the list, the line and what is known."""
-        yield OptionList(id="settings", markup=False)
-        yield Input(
+        yield Menu(id="settings", markup=False)
+        yield SafeInput(
             id="input", placeholder="KEY=VALUE, or Enter on a setting", select_on_focus=False
         )
         yield Lines(id="about")
@@ -71,6 +67,8 @@ class SettingsEditor(Vertical, Helpful):
         self._fill(0)
         self.query_one(OptionList).focus()
         self._look()
+        if self._left_out:
+            self.post_message(Kept(dict(self.draft.settings)))
 
     def _fill(self, place: int) -> None:
         menu = self.query_one(OptionList)
@@ -153,11 +151,11 @@ class SettingsEditor(Vertical, Helpful):
         except LlamaForgeError as error:
             self._show(f"{error.message} {error.hint}")
             return
-        self.draft = draft
+        self.draft, self._left_out = draft, ()
         event.input.value = ""
         self._fill(0)
         self.query_one(OptionList).focus()
-        self.post_message(self.Changed(settings))
+        self.post_message(Kept(settings))
         self._look()
 
     def _look(self) -> None:
@@ -175,6 +173,10 @@ class SettingsEditor(Vertical, Helpful):
             self._show()
 
     def _show(self, problem: str = "") -> None:
+        if self._left_out and not problem:
+            problem = (
+                f"Left out, as it does not go with your other answers: {', '.join(self._left_out)}"
+            )
         setting, words = self.chosen, self._words
         why = "" if setting is None or self._own(setting) else self._reasons.get(setting.key, "")
 

@@ -12,15 +12,19 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.message import Message
 from textual.suggester import Suggester
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from llamaforge import paths
 from llamaforge.safe_text import safe_line
-from llamaforge.tui.widgets.answers import Answered
+from llamaforge.tui.widgets.answers import Answered, Pending
 from llamaforge.tui.widgets.helpful import Helpful
 from llamaforge.tui.widgets.lines import MUTED
+from llamaforge.tui.widgets.menu import Menu
+from llamaforge.tui.widgets.safe_input import SafeInput
+from llamaforge.wizard.frozen import FrozenRows, frozen_rows
 from llamaforge.wizard.questions import places
 from llamaforge.words import size_words
 
@@ -36,13 +40,13 @@ _SUFFIXES: Final = frozenset(
 class Entry:
     """One line of the list."""
 
-    kind: Literal["go", "chosen", "file", "folder", "recent", "demo"]
+    kind: Literal["go", "chosen", "file", "folder", "recent", "demo", "frozen"]
     place: str
     title: str
     words: str = ""
 
 
-class SourcePicker(Vertical, Helpful):
+class SourcePicker(Vertical, Helpful, Pending):
     """A line to type in over a list: what is chosen, what was used before, what is in a folder."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -56,24 +60,48 @@ class SourcePicker(Vertical, Helpful):
         self._typed = typed or (shlex.join(chosen) if len(chosen) == 1 else "")
         self._recent = recent
         self._entries: list[Entry] = []
+        self._frozen: tuple[FrozenRows, ...] = ()
+
+    @dataclass
+    class Found(Message):
+        """The rows that were frozen earlier are known."""
+
+        frozen: tuple[FrozenRows, ...]
 
     def help_text(self) -> str:
         """Return how files are chosen."""
         return (
             "Type a path, a pattern such as data/*.jsonl, or hf:OWNER/NAME, and press Enter. The "
             "right arrow takes the proposed ending. The down arrow goes to the list, where Enter "
-            "opens a folder or adds a file, so that several can be taken."
+            "opens a folder or adds a file, so that several can be taken. Rows that were frozen "
+            "for an earlier run are there too, divided as they were."
         )
 
     def compose(self) -> ComposeResult:
         """Lay out the line and the list."""
-        yield Input(self._typed, suggester=Paths(), id="input")
-        yield OptionList(id="places", markup=False)
+        yield SafeInput(self._typed, suggester=Paths(), id="input")
+        yield Menu(id="places", markup=False)
 
     def on_mount(self) -> None:
         """Show what there is, and stand in the line."""
         self._show()
         self.query_one(Input).focus()
+        self.run_worker(self._look, thread=True, group="frozen", exit_on_error=False)
+
+    def _look(self) -> None:
+        self.post_message(self.Found(frozen_rows()))
+
+    def on_source_picker_found(self, message: Found) -> None:
+        """Show them too."""
+        if message.frozen:
+            self._frozen = message.frozen
+            self._show()
+
+    @property
+    def pending(self) -> str:
+        """What is chosen and typed so far, as a line."""
+        typed = self.query_one(Input).value.strip()
+        return " ".join([*map(shlex.quote, self._chosen), *([typed] if typed else [])])
 
     @on(Input.Changed)
     def on_typed(self, event: Input.Changed) -> None:
@@ -103,6 +131,9 @@ class SourcePicker(Vertical, Helpful):
         if entry.kind == "folder":
             field.value = entry.place
             field.cursor_position = len(entry.place)
+        elif entry.kind == "frozen":
+            self.post_message(Answered((entry.place,)))
+            return
         elif entry.kind == "chosen":
             self._chosen.remove(entry.place)
         else:
@@ -124,7 +155,7 @@ class SourcePicker(Vertical, Helpful):
             Option(
                 Content.assemble(
                     (safe_line(entry.title, limit=120), "bold" if entry.kind == "go" else ""),
-                    (f"  {safe_line(entry.words, limit=120)}" if entry.words else "", MUTED),
+                    (_words(entry), MUTED),
                 )
             )
             for entry in self._entries
@@ -151,7 +182,15 @@ class SourcePicker(Vertical, Helpful):
         demo = str(paths.embedded_data())
         if demo not in {*recent, *self._chosen}:
             found.append(Entry("demo", demo, "Built-in practice rows", "to see how it goes"))
+        if not self._chosen:  # they are learned alone
+            found += [Entry("frozen", one.source, one.title, one.words) for one in self._frozen]
         return found
+
+
+def _words(entry: Entry) -> str:
+    """Return what is said of an entry behind its title, or below where that is long."""
+    between = "\n  " if entry.kind == "frozen" else "  "
+    return f"{between}{safe_line(entry.words, limit=120)}" if entry.words else ""
 
 
 class Paths(Suggester):

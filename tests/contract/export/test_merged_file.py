@@ -100,7 +100,9 @@ def test_many_layers_and_eight_experts_get_llama_cpps_types(
     if "expert_count" in keys:
         keys["expert_count"] = 8
     monkeypatch.setitem(RECIPES, name, replace(recipe, keys=keys, layers=18))
-    monkeypatch.setitem(architecture_models._SIZES, "e", 8)
+    # Types depend on counts and places, not on widths: these are the least that K-quants take.
+    for size, value in {"e": 8, "f": 256, "F": 512, "s": 256}.items():
+        monkeypatch.setitem(architecture_models._SIZES, size, value)
     plain = write_architecture_model(tmp_path / "m.gguf", name, VOCABULARY, "F32", seed=1)
     base = read_header(plain)
     for quantization in CHOSEN:

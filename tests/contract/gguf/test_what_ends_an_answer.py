@@ -10,7 +10,7 @@ import pytest
 from llamaforge.evaluation.llama import loaded, tokenize
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import _END_TEXTS, _FILL_IN_TEXTS, GgufTokenizer
-from tools.random_models import Shape, Vocabulary, write_random_model
+from tools.random_models import Vocabulary, write_vocabulary
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 ORDINARY = ("<|eos|>", "<EOT", "<|tool_call|>", "[INST]", "<|user|>", "</S>", "<|fim|>")
@@ -31,8 +31,7 @@ def with_tokens(path: Path, texts: Sequence[str], kind: int) -> Path:
         "tokenizer.ggml.token_type": [NORMAL] * (len(tokens) - len(texts)) + [kind] * len(texts),
         "tokenizer.ggml.eos_token_id": 0,
     }
-    shape = Shape(hidden=32, layers=1, heads=1, key_value_heads=1, head_dim=32, feed_forward=32)
-    return write_random_model(path, shape, Vocabulary(values, len(tokens)), "F32")
+    return write_vocabulary(path, Vocabulary(values, len(tokens)))
 
 
 def test_of_the_known_vocabularies(vocabulary_file: Path) -> None:

@@ -4,7 +4,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
+from llamaforge.export.hugging_face import write_hugging_face
+from llamaforge.gguf.header import read_header
+from llamaforge.worker.layout import model_layout
 from tests.contract.hub.fake_hub import FakeHub
+from tools.random_models import CHATML, Shape, Vocabulary, write_random_model
 
 
 @pytest.fixture
@@ -41,3 +45,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         close_session()
         yield server
         close_session()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, bytes]]:
+    """Return a quantised model, and the files of the base that it was made from."""
+    folder = tmp_path_factory.mktemp("made")
+    shape, vocabulary = Shape(feed_forward=256), Vocabulary.byte_level()
+    whole = write_random_model(folder / "whole.gguf", shape, vocabulary, "F16", seed=1)
+    header = read_header(whole)
+    write_hugging_face(
+        folder / "base", header, None, model_layout(header), dtype="float16", chat_template=CHATML
+    )
+    packed = write_random_model(folder / "packed.gguf", shape, vocabulary, "Q8_0", seed=1)
+    files = {path.name: path.read_bytes() for path in (folder / "base").iterdir()}
+    files["model.safetensors"] = files.pop("model-00001-of-00001.safetensors")
+    del files["model.safetensors.index.json"]
+    return packed.read_bytes(), files

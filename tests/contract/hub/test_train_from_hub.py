@@ -11,33 +11,13 @@ from llamaforge.cli import base as base_verb
 from llamaforge.cli import launching
 from llamaforge.cli.main import main
 from llamaforge.errors import ExitCode
-from llamaforge.export.hugging_face import write_hugging_face
-from llamaforge.gguf.header import read_header
 from llamaforge.runs.directory import RunDirectory, list_runs
-from llamaforge.worker.layout import model_layout
 from tests.contract.hub.fake_hub import FakeHub
 from tests.contract.hub.hub_desk import NAME, serve, single
 from tests.unit.catalog.store_builder import StoreBuilder
-from tools.random_models import CHATML, Shape, Vocabulary, write_random_model
+from tools.random_models import CHATML
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, bytes]]:
-    """Return a quantised model, and the files of the base that it was made from."""
-    folder = tmp_path_factory.mktemp("made")
-    shape, vocabulary = Shape(feed_forward=256), Vocabulary.byte_level()
-    whole = write_random_model(folder / "whole.gguf", shape, vocabulary, "F16", seed=1)
-    header = read_header(whole)
-    write_hugging_face(
-        folder / "base", header, None, model_layout(header), dtype="float16", chat_template=CHATML
-    )
-    packed = write_random_model(folder / "packed.gguf", shape, vocabulary, "Q8_0", seed=1)
-    files = {path.name: path.read_bytes() for path in (folder / "base").iterdir()}
-    files["model.safetensors"] = files.pop("model-00001-of-00001.safetensors")
-    del files["model.safetensors.index.json"]
-    return packed.read_bytes(), files
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from llamaforge.evaluation.llama import loaded, tokenize
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from tests.contract.tokens.test_pre_tokenizers_as_served import TEXTS
-from tools.random_models import Shape, Vocabulary, write_random_model
+from tools.random_models import Vocabulary, write_vocabulary
 
 CONTROL, NORMAL, BYTE = 3, 1, 6
 LETTERS = "▁abdehnorstw.,é日\n"
@@ -57,7 +57,7 @@ def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[GgufTokenizer, Any]]:
     path = tmp_path_factory.mktemp("gemma4") / "m.gguf"
-    write_random_model(path, Shape(), vocabulary(request.param), "F32")
+    write_vocabulary(path, vocabulary(request.param))
     with loaded(path, vocabulary_only=True) as model:
         yield GgufTokenizer(read_header(path)), model
 
@@ -85,7 +85,7 @@ def test_a_text_begins_with_bos_whatever_the_file_says(said: bool | None, tmp_pa
     if said is not None:
         values["tokenizer.ggml.add_bos_token"] = said
     path = tmp_path / "m.gguf"
-    write_random_model(path, Shape(), Vocabulary(values, vocabulary().size), "F32")
+    write_vocabulary(path, Vocabulary(values, vocabulary().size))
     tokenizer = GgufTokenizer(read_header(path))
     with loaded(path, vocabulary_only=True) as model:
         ours = tokenizer.with_bos(tokenizer.encode(" the and"))

@@ -25,7 +25,7 @@ from llamaforge.data.templates import Template
 from llamaforge.data.tool_calls import split_offer
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
-from tools.random_models import Shape, Vocabulary, write_random_model
+from tools.random_models import Vocabulary, write_vocabulary
 
 ROOT = Path(__file__).parents[3]
 FOLDER = Path(os.environ.get("LLAMAFORGE_VOCABS", ROOT.parent / "shared" / "vocab"))
@@ -115,7 +115,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tokenizer.ggml.add_bos_token": True,
     }
     path = tmp_path_factory.mktemp("gemma") / "gemma.gguf"
-    return write_random_model(path, Shape(), Vocabulary(values, len(tokens)), "F32")
+    return write_vocabulary(path, Vocabulary(values, len(tokens)))
 
 
 @cache

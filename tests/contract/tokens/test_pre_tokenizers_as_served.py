@@ -5,6 +5,7 @@ The vocabulary joins any two bytes, so that a cut at another place gives other t
 
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from llamaforge.evaluation.llama import loaded, tokenize
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.pre_tokenizers import PRE_TOKENIZERS
 from llamaforge.gguf.tokenizer import GgufTokenizer
-from tools.random_models import Shape, Vocabulary, write_random_model
+from tools.random_models import Vocabulary, write_vocabulary
 
 TEXTS = (
     "",
@@ -32,6 +33,7 @@ TEXTS = (
 LETTERS = "aZé Ñß日のहा\u0301ⅷ1٣½'’.,!$+`«€^\t\n\r \u00a0\u3000/_-sSlLtT"
 
 
+@cache
 def joining_vocabulary(pre: str) -> Vocabulary:
     """Return a vocabulary in which nearly any two bytes are a token."""
     plain = Vocabulary.byte_level()
@@ -66,7 +68,7 @@ def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[GgufTokenizer, Any]]:
     path: Path = tmp_path_factory.mktemp("vocabulary") / "m.gguf"
-    write_random_model(path, Shape(), joining_vocabulary(request.param), "F32")
+    write_vocabulary(path, joining_vocabulary(request.param))
     with loaded(path, vocabulary_only=True) as model:
         yield GgufTokenizer(read_header(path)), model
     path.unlink()

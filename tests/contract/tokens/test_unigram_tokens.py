@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.evaluation.llama import loaded, tokenize
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.gguf.unigram import replacements
 from llamaforge.gguf.unigram_json import is_exact
 from llamaforge.gguf.vocabulary import check_chat
-from tools.random_models import Shape, Vocabulary, write_random_model
+from tools.random_models import Vocabulary, write_vocabulary
 from tools.unigram_vocabularies import FORMS, packed_table, unigram
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -50,7 +50,7 @@ def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[GgufTokenizer, Any]]:
     path: Path = tmp_path_factory.mktemp("vocabulary") / "m.gguf"
-    write_random_model(path, Shape(), unigram(**VARIANTS[request.param]), "F32")
+    write_vocabulary(path, unigram(**VARIANTS[request.param]))
     with loaded(path, vocabulary_only=True) as model:
         yield GgufTokenizer(read_header(path)), model
     path.unlink()
@@ -87,7 +87,7 @@ def test_what_was_cut_is_joined_again(pair: tuple[GgufTokenizer, Any]) -> None:
 
 def built(folder: Path, **changes: Any) -> GgufTokenizer:
     path = folder / "m.gguf"
-    write_random_model(path, Shape(), unigram(**changes), "F32")
+    write_vocabulary(path, unigram(**changes))
     return GgufTokenizer(read_header(path))
 
 
@@ -105,11 +105,19 @@ def test_a_table_that_is_cut_short_is_refused(cut: int, tmp_path: Path) -> None:
         built(tmp_path, precompiled_charsmap=table)
 
 
+@pytest.fixture(scope="module")
+def written(pair: tuple[GgufTokenizer, Any]) -> Tokenizer:
+    """What transformers is given, read by its own library."""
+    return Tokenizer.from_str(pair[0].to_json())
+
+
 @settings(max_examples=100, deadline=None)
 @given(text=st.sampled_from(TEXTS) | PLAIN_TEXTS)
-def test_transformers_cuts_as_llama_cpp_does(pair: tuple[GgufTokenizer, Any], text: str) -> None:
+@example(text="ａ\u0301")
+def test_transformers_cuts_as_llama_cpp_does(
+    pair: tuple[GgufTokenizer, Any], written: Tokenizer, text: str
+) -> None:
     tokenizer, model = pair
-    written = Tokenizer.from_str(tokenizer.to_json())
     ids = tokenize(model, text, parse_special=True)
     assert written.encode(text).ids == ids, repr(text)
     assert written.decode(ids) == tokenizer.decode(ids)
@@ -121,7 +129,7 @@ def test_tokens_that_no_text_is_cut_into_are_still_read(tmp_path: Path) -> None:
     for key, value in (("tokens", "<0x41>"), ("token_type", 6), ("scores", 0.0)):
         words.values[f"tokenizer.ggml.{key}"].append(value)
     path = tmp_path / "m.gguf"
-    write_random_model(path, Shape(), Vocabulary(words.values, words.size + 1), "F32")
+    write_vocabulary(path, Vocabulary(words.values, words.size + 1))
     tokenizer = GgufTokenizer(read_header(path))
     written = Tokenizer.from_str(tokenizer.to_json())
     assert written.encode("<0x41>").ids == tokenizer.encode("<0x41>")
@@ -129,12 +137,19 @@ def test_tokens_that_no_text_is_cut_into_are_still_read(tmp_path: Path) -> None:
     assert written.decode([words.size]) == tokenizer.decode([words.size]) == "A"
 
 
+def header_with(folder: Path, forms: dict[str, str]) -> Header:
+    path = folder / "m.gguf"
+    write_vocabulary(path, unigram(precompiled_charsmap=packed_table(forms)))
+    return read_header(path)
+
+
 def test_a_large_table_is_left_to_the_library(tmp_path: Path) -> None:
+    assert is_exact(header_with(tmp_path, {"ab": "c", "Ａ": "a"}))
+    assert not is_exact(header_with(tmp_path, {"ａ": "ｂ", "ｂ": "c"})), "one takes up the other's"
+    assert not is_exact(header_with(tmp_path, {"xy": "1", "yz": "2"})), "they can overlap"
     forms = {chr(0xFF01 + number): chr(0x21 + number) for number in range(94)}
     forms |= {chr(0x4E00 + number): chr(0x6000 + number) for number in range(200)}
-    path = tmp_path / "m.gguf"
-    write_random_model(path, Shape(), unigram(precompiled_charsmap=packed_table(forms)), "F32")
-    header = read_header(path)
+    header = header_with(tmp_path, forms)
     assert replacements(header) == forms
     assert not is_exact(header)
     written = Tokenizer.from_str(GgufTokenizer(header).to_json())
@@ -144,7 +159,7 @@ def test_a_large_table_is_left_to_the_library(tmp_path: Path) -> None:
 def test_a_model_that_ends_every_prompt_does_not_chat(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     for ends, refused in ((True, True), (False, False)):
-        write_random_model(path, Shape(), unigram(add_eos_token=ends), "F32")
+        write_vocabulary(path, unigram(add_eos_token=ends))
         header = read_header(path)
         if refused:
             with pytest.raises(RefusedError, match="end-of-text token after every prompt"):

@@ -163,5 +163,5 @@ def test_an_answer_that_cannot_be_is_refused_in_words(key: str, answer: object, 
 
 def test_settings_are_taken_as_words() -> None:
     question = next(q for step in STEPS for q in step.questions if q.key == "settings")
-    assert taken(question, "a=1  b=x", FACTS) == {"settings": {"a": "1", "b": "x"}}
+    assert taken(question, "a=1  b=x", DRAFT, FACTS) == {"settings": {"a": "1", "b": "x"}}
     assert settings_of("") == {}
