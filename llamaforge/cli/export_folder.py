@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llamaforge.cli.output import narrate
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.safe_text import safe_line
-from llamaforge.words import size_words
+from llamaforge.words import plural, size_words
 
 if TYPE_CHECKING:
     from llamaforge.export.hugging_face import Exported
@@ -56,7 +56,7 @@ def write_model(
         on_progress=on_progress,
     )
     weights = [name for name in made.files if name.endswith(".safetensors")]
-    narrate(f"{size_words(made.size_bytes)} in {len(made.files)} files.")
+    narrate(f"{size_words(made.size_bytes)} in {plural(len(made.files), 'file')}.")
     replaced = replaced_pre_tokenizer(base, layout.model_type)
     if replaced is not None:
         narrate(
@@ -151,7 +151,7 @@ def write_tuned_model(
         on_progress=on_progress,
     )
     weights = [name for name in made.files if name.endswith(".safetensors")]
-    narrate(f"{size_words(made.size_bytes)} in {len(made.files)} files.")
+    narrate(f"{size_words(made.size_bytes)} in {plural(len(made.files), 'file')}.")
     return made, {"dtype": arguments.dtype or "bfloat16", "weights": weights}
 
 

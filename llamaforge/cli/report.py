@@ -18,6 +18,7 @@ from llamaforge.words import (
     duration_words,
     loss_words,
     percent_words,
+    plural,
     short_number,
     size_words,
     whole_words,
@@ -213,7 +214,7 @@ def print_report(run: RunDirectory) -> None:
 def print_fidelity(fidelity: Fidelity) -> None:
     """Print the proof that what is served is what was trained, or that it failed."""
     _print_title("Proof")
-    on = f"on {whole_words(fidelity.rows)} rows ({whole_words(fidelity.tokens)} tokens)"
+    on = f"on {plural(fidelity.rows, 'row')} ({plural(fidelity.tokens, 'token')})"
     if fidelity.passed:
         _print(f"Passed: llama.cpp serves what was trained, measured {on}.")
     else:
@@ -347,7 +348,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
 def _print_preferences(found: Preferences) -> None:
     _print_title("Better answers that are the likelier ones, before and after")
     _print(
-        f"Of {whole_words(found.pairs)} pairs that were not trained on: "
+        f"Of {plural(found.pairs, 'pair')} not trained on: "
         f"{percent_words(found.base.accuracy)} before, {percent_words(found.tuned.accuracy)} "
         f"after. In the mean they are ahead by {short_number(found.base.margin)} nats before, "
         f"{short_number(found.tuned.margin)} after."

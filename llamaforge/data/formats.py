@@ -30,6 +30,7 @@ from llamaforge.data.shapes import (
 from llamaforge.data.turns import key_list
 from llamaforge.errors import UsageError
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 __all__ = [
     "SAMPLE_ROWS",
@@ -144,7 +145,7 @@ def detect(path: Path) -> Detection:
         container,
         found,
         min(tally.sure.get(found, 0.0) / tally.total, 1.0),
-        f"of {looked_at:,} rows looked at: {', '.join(_parts(tally))}",
+        f"of {plural(looked_at, 'row')} looked at: {', '.join(_parts(tally))}",
         keys,
         ambiguous,
         _advice(keys, ambiguous) if doubted else "",

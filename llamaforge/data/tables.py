@@ -23,6 +23,7 @@ from llamaforge.data.records import Rejection, RowError
 from llamaforge.data.sniff import Dialect
 from llamaforge.errors import InvalidFileError
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 _MAX_HEADER_BYTES: Final = 1024 * 1024
 _STRAY_QUOTE: Final = (
@@ -203,7 +204,9 @@ class _Table:
         """Return the row that `cells` are."""
         number = self._lines.first
         if len(cells) != len(names):
-            return self._broken(f"the row has {_cells(len(cells))}, the header {len(names):,}")
+            return self._broken(
+                f"the row has {plural(len(cells), 'cell')}, the header {len(names):,}"
+            )
         self._shaken = False
         try:
             if not self._lines.is_unicode:
@@ -226,7 +229,3 @@ def _clause(error: csv.Error) -> str:
     if "field larger" in text:
         return TOO_LONG
     return f"the row is no CSV: {safe_line(text, limit=80)}"
-
-
-def _cells(count: int) -> str:
-    return "1 cell" if count == 1 else f"{count:,} cells"

@@ -6,6 +6,7 @@ from llamaforge.errors import LlamaForgeError
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.question import Kind, Option, Question, Step
+from llamaforge.words import plural
 
 _USUAL_PART: Final = "0.1"
 _PARTS: Final = (
@@ -98,7 +99,7 @@ def _parts(draft: Draft, facts: Facts) -> list[Option]:
     del draft
     count = facts.rows.count
     return [
-        Option(part, title, f"{round(float(part) * count):,} of {count:,} rows; {why}")
+        Option(part, title, f"{round(float(part) * count):,} of {plural(count, 'row')}; {why}")
         for part, title, why in _PARTS
     ]
 

@@ -11,7 +11,7 @@ from llamaforge.catalog.model import ModelStatus, StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.errors import LlamaForgeError, UsageError
 from llamaforge.wizard.presets import Rows
-from llamaforge.words import size_words
+from llamaforge.words import plural, size_words
 
 if TYPE_CHECKING:
     from llamaforge.wizard.bases import BaseFacts
@@ -37,7 +37,7 @@ class Machine:
         """Return it in one line."""
         gpu = f", {self.gpus[0].name}" if self.gpus else ", no GPU"
         return (
-            f"{self.cores} cores, {size_words(self.memory)} of memory free, "
+            f"{plural(self.cores, 'core')}, {size_words(self.memory)} of memory free, "
             f"{size_words(self.disk)} of disk free{gpu}"
         )
 

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from llamaforge.words import plural
+
 _STEP_ROWS: Final = 16
 _FEW_ROWS: Final = 200
 _QUICK_STEPS: Final = 60
@@ -136,7 +138,7 @@ def advise(goal: Goal, preset: Preset, rows: Rows) -> tuple[Advice, ...]:
         Advice("training", "num_train_epochs", epochs, why_epochs),
         Advice("training", "per_device_train_batch_size", batch, why_batch),
         Advice("training", "gradient_accumulation_steps", accumulation,
-               f"{batch * accumulation} rows a step, which keeps steps steady"),
+               f"{plural(batch * accumulation, 'row')} a step, which keeps steps steady"),
     ]  # fmt: skip
     if rows.suggested_max_length:
         found.append(
@@ -171,7 +173,7 @@ def _of_pairs(goal: Goal, preset: Preset, rows: Rows) -> tuple[Advice, ...]:
         Advice("training", "per_device_train_batch_size", batch,
                "half as many at a time: each pair is two rows"),
         Advice("training", "gradient_accumulation_steps", accumulation,
-               f"{batch * accumulation} pairs a step, which keeps steps steady"),
+               f"{plural(batch * accumulation, 'pair')} a step, which keeps steps steady"),
     ]  # fmt: skip
     steps = math.ceil(rows.count * epochs / (batch * accumulation))
     if preset.key == "quick" and steps > _QUICK_STEPS:

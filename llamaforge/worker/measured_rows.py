@@ -19,6 +19,7 @@ from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 from llamaforge.worker.limits import MOST_RENDERED_BYTES, TooSlow, program_limits
 
 _RENDERED_ROWS: Final = 20_000
@@ -131,7 +132,7 @@ class RenderedRows:
             yield {
                 "level": "stop" if self.given_up == measured else "warn",
                 "code": "template_slow",
-                "message": f"Of {measured:,} rows that were rendered for {self.name}, "
+                "message": f"Of {plural(measured, 'row')} rendered for {self.name}, "
                 f"{self.given_up:,} took more than {self.row_seconds:g} seconds or half a gigabyte "
                 "of memory each. Shorten them, or give another template with "
                 "--set chat_template=chatml.",
@@ -141,7 +142,8 @@ class RenderedRows:
             yield {
                 "level": "stop" if total == measured else "warn",
                 "code": "template_refuses",
-                "message": f"{total:,} of {measured:,} rows cannot be rendered for {self.name}; "
+                "message": f"{total:,} of {plural(measured, 'row')} cannot be rendered for "
+                f"{self.name}; "
                 f"most often: {first}.",
             }
         if self.unlearned:
@@ -156,7 +158,7 @@ class RenderedRows:
             yield {
                 "level": "stop",
                 "code": "untrained_end",
-                "message": f"In {self.unterminated:,} rows the template does not end the "
+                "message": f"In {plural(self.unterminated, 'row')} the template does not end the "
                 "assistant's turn with a token at which the model stops: it would never stop. Give "
                 "another one with --set chat_template=chatml.",
             }

@@ -15,6 +15,7 @@ from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.training import finished
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
+from llamaforge.words import plural
 from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.devices import require_device
 from llamaforge.worker.estimating import (
@@ -129,7 +130,7 @@ def _cut_smaller(job: Job, shortage: str) -> None:
     how = (
         "activations are worked out again in the backward pass from now on"
         if after.per_device_train_batch_size == before.per_device_train_batch_size
-        else f"a step of {before.per_device_train_batch_size} rows × "
+        else f"a step of {plural(before.per_device_train_batch_size, 'row')} × "
         f"{before.gradient_accumulation_steps} is done as {after.per_device_train_batch_size} × "
         f"{after.gradient_accumulation_steps} from now on"
     )
@@ -306,7 +307,7 @@ def _fitted(
         ways = "; activations are worked out again in the backward pass"
         job.warn(
             "fitted_to_memory",
-            f"To fit into memory a step of {settings.per_device_train_batch_size} rows × "
+            f"To fit into memory a step of {plural(settings.per_device_train_batch_size, 'row')} × "
             f"{settings.gradient_accumulation_steps} is done as "
             f"{cut.per_device_train_batch_size} × {cut.gradient_accumulation_steps}"
             f"{ways * cut.gradient_checkpointing}. What is learned is the same; it takes longer.",

@@ -1,11 +1,12 @@
 """What every screen can do: say what it is for, and follow files from a thread."""
 
 import threading
+from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
 
 from textual.message import Message
 from textual.screen import Screen
-from textual.worker import Worker, WorkerState
+from textual.worker import Worker, WorkerState, get_current_worker
 
 from llamaforge.safe_text import safe_line
 
@@ -34,6 +35,23 @@ class ForgeScreen(Screen[_Answer], Generic[_Answer]):
         """Show a passing message; text from outside is made safe here."""
         self.notify(safe_line(text), severity="error" if bad else "information", markup=False)
 
+    def work_in_thread(self, work: Callable[[], None], *, group: str) -> None:
+        """Do something long in a thread; what it asks of processes ends with the screen.
+
+        Of each group the newest alone is done.
+        """
+
+        def stoppable_work() -> None:
+            from llamaforge.runs.asking import stoppable  # noqa: PLC0415 - after first paint
+
+            worker = get_current_worker()
+            with stoppable(lambda: worker.is_cancelled):
+                work()
+
+        self.run_worker(
+            stoppable_work, thread=True, exclusive=True, group=group, exit_on_error=False
+        )
+
     def refresh_keys(self) -> None:
         """Show which keys do something now, if that is not what is shown.
 
@@ -60,6 +78,8 @@ class FollowingScreen(ForgeScreen[_Answer], Generic[_Answer]):
     def __init__(self) -> None:
         super().__init__()
         self._left = threading.Event()
+        self._is_seen = threading.Event()
+        self._is_seen.set()
 
     def on_mount(self) -> None:
         """Begin to follow once the screen has been painted."""
@@ -68,9 +88,19 @@ class FollowingScreen(ForgeScreen[_Answer], Generic[_Answer]):
     def _begin(self) -> None:
         self.run_worker(self._follow, thread=True, group="follow", exit_on_error=False)
 
+    def on_screen_suspend(self) -> None:
+        """Rest while another screen hides it; behind a small one it is still seen."""
+        if not self.app.screen.is_modal:
+            self._is_seen.clear()
+
+    def on_screen_resume(self) -> None:
+        """Go on where it is seen again."""
+        self._is_seen.set()
+
     def on_unmount(self) -> None:
         """Cease to follow, at once."""
         self._left.set()
+        self._is_seen.set()
 
     def read(self) -> Message:
         """Return what the files say now; runs in the thread and must not touch widgets."""
@@ -80,3 +110,4 @@ class FollowingScreen(ForgeScreen[_Answer], Generic[_Answer]):
         while not self._left.is_set():
             self.post_message(self.read())
             self._left.wait(self.PERIOD_SECONDS)
+            self._is_seen.wait()

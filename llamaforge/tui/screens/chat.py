@@ -21,6 +21,7 @@ from llamaforge.safe_text import redact, safe_line, safe_text
 from llamaforge.tui.screens.base import ForgeScreen
 from llamaforge.tui.widgets.lines import MUTED, Lines, column_width, hanging, side_by_side
 from llamaforge.tui.widgets.title_bar import TitleBar
+from llamaforge.words import plural
 
 _TITLES: Final = {"base": "before training", "tuned": "after training"}
 _BACKENDS: Final = {"llama.cpp": "llama.cpp answers", "ollama": "Ollama answers"}
@@ -323,7 +324,7 @@ def _note(body: Mapping[str, Any]) -> str:
     if not isinstance(tokens, int) or not isinstance(seconds, int | float):
         return ""
     cut = ", cut" if body.get("cut") is True else ""
-    return f"{tokens:,} tokens, {seconds:.1f} s{cut}"
+    return f"{plural(tokens, 'token')}, {seconds:.1f} s{cut}"
 
 
 def _title_lines(names: tuple[str, ...], width: int) -> list[Content]:
