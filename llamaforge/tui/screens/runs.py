@@ -31,23 +31,26 @@ from llamaforge.words import plural, size_words
 
 _COLUMNS: Final = (
     (" ", 1),
-    ("RUN", 18),
-    ("MODEL", 14),
+    ("RUN", 16),
+    ("MODEL", 12),
     ("STATE", 10),
     ("PROGRESS", 17),
     ("LOSS", 6),
 )
 _WIDE_COLUMNS: Final = (
     (" ", 1),
-    ("RUN", 22),
-    ("MODEL", 18),
+    ("RUN", 17),
+    ("MODEL", 12),
     ("STATE", 10),
-    ("PROGRESS", 18),
+    ("PROGRESS", 17),
     ("LOSS", 7),
     ("HELD-OUT", 8),
-    ("RIGHT", 10),
+    ("RIGHT", 11),
     ("CREATED", 10),
 )
+_AROUND: Final = 4
+"""Cells beside the columns: a margin on either side, and a scrollbar."""
+_PADDING: Final = 2
 _OF_A_RUN: Final = frozenset({"watch", "mark", "reuse", "delete"})
 _MARK: Final = "●"
 
@@ -60,7 +63,7 @@ class RunsScreen(FollowingScreen[None]):
         Binding("enter", "watch", "Open", priority=True, id="history.watch"),
         Binding("space", "mark", "Mark", id="history.mark"),
         Binding("c", "compare", "Compare", id="history.compare"),
-        Binding("r", "reuse", "Use again", id="history.reuse"),
+        Binding("r", "reuse", "Reuse", id="history.reuse"),
         Binding("delete,backspace", "delete", "Delete…", key_display="del", id="history.delete"),
         Binding("escape", "app.pop_screen", "Back", id="history.back"),
     ]
@@ -148,7 +151,12 @@ class RunsScreen(FollowingScreen[None]):
         self.refresh_bindings()
 
     def _columns(self) -> tuple[tuple[str, int], ...]:
-        return _WIDE_COLUMNS if self.size.width >= 118 else _COLUMNS
+        """Return the columns with their widths; what is left goes to the names."""
+        width = self.size.width
+        columns = _WIDE_COLUMNS if width >= 118 else _COLUMNS
+        spare = width - _AROUND - sum(cells + _PADDING for _, cells in columns)
+        more = {"RUN": spare - spare // 3, "MODEL": spare // 3} if spare > 0 else {}
+        return tuple((title, cells + more.get(title, 0)) for title, cells in columns)
 
     def _fill(self, table: "DataTable[Text]") -> None:
         kept = self._highlighted()
@@ -201,7 +209,7 @@ class RunsScreen(FollowingScreen[None]):
         running = sum(row.state is RunState.RUNNING for row in self._rows)
         count = len(self._rows)
         words = f"{plural(count, 'run')}, {running:,} at work" if count else ""
-        place = f"Runs  {short_path(paths.runs_folder())}"
+        place = f"History  {short_path(paths.runs_folder())}"
         self.query_one(TitleBar).tell(place, Content.styled(words, MUTED))
 
     def _show_nothing(self, error: str) -> None:
