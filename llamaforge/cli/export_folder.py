@@ -35,6 +35,8 @@ def write_model(
     from llamaforge.export.tokenizer_files import replaced_pre_tokenizer
     from llamaforge.gguf.model_file import read_model
     from llamaforge.gguf.tokenizer import GgufTokenizer
+    from llamaforge.gguf.unigram import is_unigram
+    from llamaforge.gguf.unigram_json import is_exact
 
     check_folder(target, replace=arguments.force)
     base = read_model(spec.model.blob, spec.model.files)
@@ -61,9 +63,16 @@ def write_model(
             f"AutoTokenizer of transformers 5 cuts text otherwise than {safe_line(replaced)} does; "
             "load it with PreTrainedTokenizerFast."
         )
+    exact = not is_unigram(base) or is_exact(base)
+    if not exact:
+        narrate(
+            "The vocabulary's table of replacements is left to the tokenizers library: rare texts "
+            "with combining characters may be cut otherwise than in llama.cpp."
+        )
     return made, {
         "dtype": arguments.dtype or "bfloat16",
         "weights": weights,
+        "exact_tokens": exact,
         "replaced_pre_tokenizer": replaced,
     }
 

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -23,6 +24,8 @@ from llamaforge.runs.launcher import worker_environment
 
 _READ_BYTES: Final = 64 * 1024
 _KEPT_NOISE_BYTES: Final = 4_000
+_POLL_SECONDS: Final = 0.2
+"""How often it is asked whether anybody waits still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,39 @@ class Question:
     """Variables of the environment that it has no need of."""
 
 
+def _never() -> bool:
+    return False
+
+
+_STOPPED: Final[ContextVar[Callable[[], bool]]] = ContextVar("stopped", default=_never)
+
+
+@contextmanager
+def stoppable(stopped: Callable[[], bool]) -> Iterator[None]:
+    """Let whatever is asked within end soon after `stopped` returns True."""
+    token = _STOPPED.set(stopped)
+    try:
+        yield
+    finally:
+        _STOPPED.reset(token)
+
+
+def is_stopped() -> bool:
+    """Return whether nobody waits for the answer any more."""
+    return _STOPPED.get()()
+
+
+def stopped_error() -> LlamaForgeError:
+    """Return what is raised where nobody waits any more."""
+    return LlamaForgeError("It was stopped.", "Ask again.", code="stopped")
+
+
 def answers(question: Question) -> Iterator[dict[str, Any]]:
     """Yield each line of the process; it has ended, one way or another, when this returns.
 
     Raises:
-        LlamaForgeError: as that process says; or it took too long, wrote too much or died.
+        LlamaForgeError: as that process says; or it took too long, wrote too much or died; or
+            nobody waits for it any more (`stopped`, see `stoppable`).
     """
     with tempfile.TemporaryFile() as noise, tempfile.TemporaryFile() as asked:
         asked.write(question.body.encode("utf-8"))
@@ -95,8 +126,12 @@ def _lines(stream: IO[bytes], question: Question) -> Iterator[bytes]:
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
         while True:
+            if is_stopped():
+                raise stopped_error()
             left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left):
+            if left > 0 and not selector.select(min(left, _POLL_SECONDS)):
+                continue
+            if left <= 0:
                 raise RefusedError(
                     f"{question.doing.capitalize()} took more than {question.seconds:g} seconds.",
                     question.hint,

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from llamaforge.data.sources import HubDataset
 from llamaforge.errors import ExitCode, LlamaForgeError
+from llamaforge.runs.asking import is_stopped, stopped_error
 from llamaforge.runs.launcher import worker_environment
 from llamaforge.safe_text import redact, safe_line
 
+_POLL_SECONDS = 0.2
 _CACHE_VARIABLES = ("HF_DATASETS_CACHE", "HF_HUB_DISABLE_XET", "HF_TOKEN_PATH")
 
 
@@ -29,17 +31,13 @@ def fetch_dataset(dataset: HubDataset) -> list[Path]:
 
     Raises:
         FetchError: with the words and the exit code of `llamaforge.worker.hub_dataset`.
+        LlamaForgeError: nobody waits for it any more (see `asking.stoppable`).
     """
     chosen = {name: os.environ[name] for name in _CACHE_VARIABLES if name in os.environ}
-    done = subprocess.run(
-        [sys.executable, "-m", "llamaforge.worker.hub_dataset", dataset.text()],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env=worker_environment() | chosen,
-        check=False,
-    )
+    words = [sys.executable, "-m", "llamaforge.worker.hub_dataset", dataset.text()]
+    output, errors = _carried_out(words, worker_environment() | chosen)
     try:
-        answer = json.loads(done.stdout.splitlines()[-1])
+        answer = json.loads(output.splitlines()[-1])
         if "paths" in answer:
             return [Path(path) for path in answer["paths"]]
         error = answer["error"]
@@ -50,7 +48,7 @@ def fetch_dataset(dataset: HubDataset) -> list[Path]:
             exit_code=ExitCode(error["exit"]),
         )
     except (IndexError, ValueError, KeyError, TypeError):
-        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        last = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise FetchError(
             f"{safe_line(dataset.text())} could not be fetched:"
             f" {safe_line(redact(last), limit=160) or 'its process ended without a word'}.",
@@ -59,3 +57,21 @@ def fetch_dataset(dataset: HubDataset) -> list[Path]:
             code="dataset_failed",
             exit_code=ExitCode.FAILED,
         ) from None
+
+
+def _carried_out(words: list[str], environment: dict[str, str]) -> tuple[bytes, bytes]:
+    """Return what a process printed, and what it said besides."""
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        while True:
+            try:
+                return process.communicate(timeout=_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                if is_stopped():
+                    process.kill()
+                    raise stopped_error() from None

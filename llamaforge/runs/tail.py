@@ -11,7 +11,7 @@ from llamaforge.runs.directory import RunDirectory, RunState
 from llamaforge.runs.events import Event, Finished, Started, parse_event
 
 POLL_SECONDS: Final = 0.1
-_LAST_WORD_POLLS: Final = 10
+_LAST_WORD_POLLS: Final = 20
 """How often a worker that is gone is looked for once more: another one speaks for it, or begins."""
 _READ_BYTES: Final = 1 << 20
 _FAR_BYTES: Final = 1 << 22

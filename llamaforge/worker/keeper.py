@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from llamaforge.errors import ExitCode, LlamaForgeError
+from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.hardware import boot_id, memory_kills
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, is_process
@@ -101,7 +101,7 @@ def _tell(run: RunDirectory, status: Status, worker: int, what: str) -> None:
     )
     if status.stage == "verify":
         error = unproven(run.id, what)
-    with contextlib.suppress(LlamaForgeError, OSError), RunLock(run.lock_file):
+    with contextlib.suppress(LlamaForgeError, OSError), _locked(run):
         failed = events.Failed(
             code=error.code,
             message=error.message,
@@ -116,6 +116,28 @@ def _tell(run: RunDirectory, status: Status, worker: int, what: str) -> None:
         writer.write(ended, durable=True)
         writer.close()
         run.write_status(replace(status, state=RunState.FAILED, message=error.message, pid=None))
+
+
+@contextmanager
+def _locked(run: RunDirectory) -> Iterator[None]:
+    """Hold the run's lock as soon as it can be had.
+
+    A process may look gone while its last threads still hold what was open.
+
+    Raises:
+        RefusedError: another worker holds it.
+    """
+    deadline = time.monotonic() + _END_SECONDS
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(RunLock(run.lock_file))
+                break
+            except RefusedError:
+                if run.read_status().state is not RunState.LOST or time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+        yield
 
 
 def was_killed_for_memory(run: RunDirectory, worker: int) -> bool:

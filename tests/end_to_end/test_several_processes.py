@@ -110,6 +110,7 @@ def test_two_processes_follow_one_with_twice_the_accumulation_through_all_phases
     ranks = ranks_of(program, "two")
     assert len(ranks) == 2
     ranks[-1].kill()
+    program.wait_for_step("two", 12)
     program.wait_until_over("two")
     two = [json.loads(line) for line in program.directory("two").events_file.open()]
     assert two[-1].get("state") == "finished", program.logs()[-3000:]

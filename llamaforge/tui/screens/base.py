@@ -1,11 +1,12 @@
 """What every screen can do: say what it is for, and follow files from a thread."""
 
 import threading
+from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
 
 from textual.message import Message
 from textual.screen import Screen
-from textual.worker import Worker, WorkerState
+from textual.worker import Worker, WorkerState, get_current_worker
 
 from llamaforge.safe_text import safe_line
 
@@ -33,6 +34,23 @@ class ForgeScreen(Screen[_Answer], Generic[_Answer]):
     def tell(self, text: str, *, bad: bool = False) -> None:
         """Show a passing message; text from outside is made safe here."""
         self.notify(safe_line(text), severity="error" if bad else "information", markup=False)
+
+    def work_in_thread(self, work: Callable[[], None], *, group: str) -> None:
+        """Do something long in a thread; what it asks of processes ends with the screen.
+
+        Of each group the newest alone is done.
+        """
+
+        def stoppable_work() -> None:
+            from llamaforge.runs.asking import stoppable  # noqa: PLC0415 - after first paint
+
+            worker = get_current_worker()
+            with stoppable(lambda: worker.is_cancelled):
+                work()
+
+        self.run_worker(
+            stoppable_work, thread=True, exclusive=True, group=group, exit_on_error=False
+        )
 
     def refresh_keys(self) -> None:
         """Show which keys do something now, if that is not what is shown.

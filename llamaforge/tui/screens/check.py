@@ -101,7 +101,7 @@ class CheckScreen(ForgeScreen[Passed]):
                 known = look.at(draft, known, lambda what, rows: None) if look else known
             self.post_message(self.Checked(known, checks(draft, known)))
 
-        self.run_worker(work, thread=True, exclusive=True, group="check", exit_on_error=False)
+        self.work_in_thread(work, group="check")
 
     def on_check_screen_checked(self, message: Checked) -> None:
         """Show the verdicts; what has to be measured follows."""
@@ -140,7 +140,7 @@ class CheckScreen(ForgeScreen[Passed]):
             found = measured_checks(draft, facts, lambda words: self._say(draft, words))
             self.post_message(self.Measured(draft, "", found))
 
-        self.run_worker(work, thread=True, exclusive=True, group="measure", exit_on_error=False)
+        self.work_in_thread(work, group="measure")
 
     def _say(self, draft: Draft, words: str) -> None:
         self.post_message(self.Measured(draft, words))

@@ -65,7 +65,7 @@ class LookingScreen(ForgeScreen[_Answer], Generic[_Answer]):
         def work() -> None:
             self.post_message(self.Looked(number, look.at(draft, facts, count)))
 
-        self.run_worker(work, thread=True, exclusive=True, group="look", exit_on_error=False)
+        self.work_in_thread(work, group="look")
 
     def look_no_more(self) -> None:
         """Forget what is being looked at: somebody went elsewhere."""

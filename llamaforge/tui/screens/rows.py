@@ -105,7 +105,7 @@ class RowsScreen(ForgeScreen[None]):
             else:
                 self.post_message(self.Rendered(place, files, answer))
 
-        self.run_worker(work, thread=True, exclusive=True, group="rows", exit_on_error=False)
+        self.work_in_thread(work, group="rows")
 
     def on_rows_screen_rendered(self, message: Rendered) -> None:
         """Show the row, unless another one is wanted by now."""
