@@ -101,6 +101,11 @@ def percent_words(part: float | None) -> str:
     return f"{percent:.0f} %" if abs(percent - round(percent)) < 0.05 else f"{percent:.1f} %"
 
 
+def plural(count: int | None, one: str, many: str = "") -> str:
+    """Return a count with its word: `1 row`, `1,500 rows`; `many` where an s is not enough."""
+    return f"{whole_words(count)} {one if count == 1 else many or f'{one}s'}"
+
+
 def whole_words(value: int | None) -> str:
     """Return a whole number with its thousands set apart."""
     return UNKNOWN if value is None else f"{value:,}"

@@ -480,7 +480,7 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     elif isinstance(value, str):
         writer.add_string(key, value)
     else:
-        writer.add_array(key, list(value))
+        writer.add_array(key, value if isinstance(value, bytes) else list(value))
 
 
 def _add_tensor(

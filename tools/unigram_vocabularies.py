@@ -53,22 +53,26 @@ def packed_table(forms: Mapping[str, str]) -> bytes:
         node[0] = len(texts)
         texts += instead.encode() + b"\0"
     units: dict[int, int] = {0: 0}
-    _place(units, 0, root)
+    _place(units, set(), 0, root)
     size = (max(units) | 0xFF) + 1
     array = struct.pack(f"<{size}I", *(units.get(number, 0) for number in range(size)))
     return struct.pack("<I", len(array)) + array + bytes(texts)
 
 
-def _place(units: dict[int, int], at: int, node: dict[int, Any]) -> None:
-    """Find room for the children of the node at `at`; the one of zero holds a value."""
+def _place(units: dict[int, int], bases: set[int], at: int, node: dict[int, Any]) -> None:
+    """Find room for the children of the node at `at`; the one of zero holds a value.
+
+    No two nodes count from the same place, so that a child's label tells whose it is.
+    """
     base = next(
         number
         for number in range(1, 1 << 20)
-        if not any((at ^ number ^ byte) in units for byte in node)
+        if at ^ number not in bases and not any((at ^ number ^ byte) in units for byte in node)
     )
+    bases.add(at ^ base)
     units[at] |= base << 10 | (0x100 if 0 in node else 0)
     for byte, child in node.items():
         units[at ^ base ^ byte] = child | 0x8000_0000 if byte == 0 else byte
     for byte, child in node.items():
         if byte:
-            _place(units, at ^ base ^ byte, child)
+            _place(units, bases, at ^ base ^ byte, child)

@@ -242,10 +242,10 @@ def _compared(model: StoredModel, checkpoint: Checkpoint | None) -> tuple[list[s
         theirs_, ours_ = getattr(checkpoint.shape, field), _number(model, key)
         if theirs_ is None or ours_ is None:
             continue
+        counted = words.removesuffix("s") if ours_ == 1 else words
         if theirs_ == ours_:
-            same.append(f"{ours_:,} {words}")
+            same.append(f"{ours_:,} {counted}")
         else:
-            counted = words.removesuffix("s") if ours_ == 1 else words
             against.append(
                 f"But it has {ours_:,} {counted}, and {checkpoint.repo} has {theirs_:,}."
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llamaforge.cli.output import error_console, narrate, print_json_line
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
-from llamaforge.words import duration_words
+from llamaforge.words import duration_words, plural
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -142,8 +142,9 @@ class Narrator:
     A context manager that takes its bar away.
     """
 
-    def __init__(self, what: str, out: Path, *, as_json: bool) -> None:
-        self._what = what
+    def __init__(self, one: str, many: str, out: Path, *, as_json: bool) -> None:
+        """Take the words for one piece of the work and for many, and where rows are kept."""
+        self._one, self._many = one, many
         self._out = out
         self._as_json = as_json
         self._told = 0.0
@@ -183,8 +184,8 @@ class Narrator:
         if self._as_json:
             self._event("started", **_figures(progress))
             return
-        kept = f", {progress.done:,} are there already" if progress.done else ""
-        narrate(f"{progress.total:,} {self._what}{kept}.")
+        kept = f", {progress.done:,} of them done before" if progress.done else ""
+        narrate(f"{plural(progress.total, self._one, self._many)}{kept}.")
         out = error_console()
         if out.is_terminal and not out.is_dumb_terminal:
             self._open_bar(progress)
@@ -260,8 +261,3 @@ def note_remote(arguments: argparse.Namespace) -> None:
     """Say that prompts leave the machine, where they may."""
     if arguments.allow_remote:
         narrate("Prompts may leave this machine: --allow-remote was said.")
-
-
-def plural(count: int, one: str, many: str) -> str:
-    """Return a count with its word."""
-    return f"{count:,} {one if count == 1 else many}"

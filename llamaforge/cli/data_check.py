@@ -10,7 +10,7 @@ from llamaforge.cli.options import add_json, add_reading, add_store
 from llamaforge.cli.output import narrate, print_folded, print_json, print_text
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
-from llamaforge.words import percent_words, whole_words
+from llamaforge.words import percent_words, plural, whole_words
 
 if TYPE_CHECKING:
     from llamaforge.data.sources import Source
@@ -148,9 +148,9 @@ def _print(found: dict[str, Any]) -> None:
     left_out = f", {rows['left_out']:,} left out by weight" if rows["left_out"] else ""
     if rows["repeated"]:
         left_out += f"; {rows['repeated']:,} taken once more by weight"
-    noun = "row" if rows["read"] == 1 else "rows"
     print_folded(
-        f"{rows['read']:,} {noun}: {rows['accepted']:,} used as they are, {rows['repaired']:,} "
+        f"{plural(rows['read'], 'row')}: {rows['accepted']:,} used as they are, "
+        f"{rows['repaired']:,} "
         f"repaired, {rows['rejected']:,} cannot be used{left_out}"
     )
     for rule, count in found["repairs"].items():
@@ -220,7 +220,14 @@ def _print_lengths(lengths: dict[str, Any] | None) -> None:
 
 def _print_verdict(problems: list[dict[str, str]]) -> None:
     stops = [item for item in problems if item["level"] == "stop"]
-    others = {"sources", "template_refuses", "template_slow", "rejected_rows", "empty_dataset"}
+    others = {
+        "sources",
+        "template_refuses",
+        "template_slow",
+        "rejected_rows",
+        "empty_dataset",
+        "unlearned_words",
+    }
     for item in problems:
         if item["level"] == "warn" and item["code"] in others:
             print_folded(f"! {safe_line(item['message'])}")

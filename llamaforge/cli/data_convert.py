@@ -9,6 +9,7 @@ from llamaforge.cli.options import add_json, add_mapping
 from llamaforge.cli.output import narrate, print_json, print_text
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 if TYPE_CHECKING:
     from llamaforge.data.records import Rejection
@@ -81,7 +82,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     listed.say_rest()
     changed = f", {done.folded:,} of them changed by a rule" if done.folded else ""
     print_text(
-        f"{done.read:,} rows read: {done.written:,} written{changed}, {done.rejected:,} left out."
+        f"{plural(done.read, 'row')} read: {done.written:,} written{changed}, {done.rejected:,} "
+        f"left out."
     )
     print_text(safe_line(str(out)))
     return ExitCode.DONE

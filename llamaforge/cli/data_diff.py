@@ -9,6 +9,7 @@ from llamaforge.cli.options import add_json, add_mapping
 from llamaforge.cli.output import narrate, print_json, print_text
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 if TYPE_CHECKING:
     from llamaforge.data.difference import Difference, Sides
@@ -72,8 +73,9 @@ def _rows(text: str, mapping: "Mapping | None") -> "Sides":
         found = [item for item in items if isinstance(item, Record)]
         if len(found) < len(items):
             narrate(
-                f"{len(items) - len(found):,} of {len(items):,} rows of {safe_line(path.name)} "
-                f"cannot be used and are not compared. See: llamaforge data check "
+                f"{len(items) - len(found):,} of {plural(len(items), 'row')} of "
+                f"{safe_line(path.name)} "
+                f"cannot be used, so not compared. See: llamaforge data check "
                 f"{safe_line(text)}"
             )
         return {UNDIVIDED: found}
@@ -93,9 +95,9 @@ def _rows(text: str, mapping: "Mapping | None") -> "Sides":
 
 def _print(found: "Difference") -> None:
     print_text(
-        f"{found.same:,} rows are in both"
+        f"{plural(found.same, 'row')} in both"
         + (f", {found.moved:,} of them on another side" if found.moved else "")
-        + f"; {len(found.added):,} were added, {len(found.removed):,} removed, "
+        + f"; {len(found.added):,} added, {len(found.removed):,} removed, "
         f"{len(found.changed):,} answered anew."
     )
     _print_part("Added", "+", found.added)

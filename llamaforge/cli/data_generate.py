@@ -10,7 +10,6 @@ from llamaforge.cli.collecting import (
     add_asking,
     finite,
     note_remote,
-    plural,
     teacher_choice,
     whole,
 )
@@ -18,6 +17,7 @@ from llamaforge.cli.options import add_json
 from llamaforge.cli.output import narrate, print_text
 from llamaforge.errors import ExitCode, UsageError
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 if TYPE_CHECKING:
     from llamaforge.collecting.generate import Generated, GenerateRequest
@@ -82,10 +82,13 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     from llamaforge.collecting.teachers import open_teacher
 
     request = _request(arguments)
-    what = "piece(s) to ask about" if request.documents else "answer(s) to ask for"
+    one, many = ("piece", "pieces") if request.documents else ("answer", "answers")
+    after = "to ask about" if request.documents else "to ask for"
     with (
         open_teacher(teacher_choice(arguments)) as teacher,
-        Narrator(what, request.out, as_json=arguments.json) as narrator,
+        Narrator(
+            f"{one} {after}", f"{many} {after}", request.out, as_json=arguments.json
+        ) as narrator,
     ):
         note_remote(arguments)
         try:
@@ -139,17 +142,15 @@ def _tell(request: "GenerateRequest", done: "Generated") -> None:
     if done.rejected:
         narrate(f"{plural(done.rejected, 'row holds', 'rows hold')} no prompt.")
     if done.repeated:
-        narrate(f"{plural(done.repeated, 'prompt', 'prompts')} stood there before; asked once.")
+        narrate(f"{plural(done.repeated, 'prompt')} stood there before; asked once.")
     if done.cut:
         narrate(
-            f"{plural(done.cut, 'answer', 'answers')} reached {request.max_tokens:,} tokens and"
+            f"{plural(done.cut, 'answer')} reached {request.max_tokens:,} tokens and"
             " are left out; a higher --max-tokens asks for them again."
         )
     if done.same:
-        narrate(f"{plural(done.same, 'answer', 'answers')} equal to another one left out.")
+        narrate(f"{plural(done.same, 'answer')} equal to another one left out.")
     if done.failed:
-        narrate(f"{plural(done.failed, 'prompt', 'prompts')} without; the same command asks again.")
-    print_text(
-        f"{plural(done.rows, 'row', 'rows')} from {plural(done.prompts, 'prompt', 'prompts')}."
-    )
+        narrate(f"{plural(done.failed, 'prompt')} without; the same command asks again.")
+    print_text(f"{plural(done.rows, 'row')} from {plural(done.prompts, 'prompt')}.")
     print_text(safe_line(str(request.out)))

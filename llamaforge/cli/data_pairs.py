@@ -11,7 +11,6 @@ from llamaforge.cli.collecting import (
     add_asking,
     finite,
     note_remote,
-    plural,
     teacher_choice,
     whole,
 )
@@ -19,6 +18,7 @@ from llamaforge.cli.options import add_json
 from llamaforge.cli.output import narrate, print_text
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 if TYPE_CHECKING:
     from llamaforge.collecting.pairs import Paired, PairsRequest
@@ -106,7 +106,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     with ExitStack() as stack:
         teacher = stack.enter_context(open_teacher(choice))
         judge = stack.enter_context(open_teacher(judge_choice))
-        narrator = stack.enter_context(Narrator("prompts", request.out, as_json=arguments.json))
+        narrator = stack.enter_context(
+            Narrator("prompt", "prompts", request.out, as_json=arguments.json)
+        )
         note_remote(arguments)
         if judge_choice.endpoint == choice.endpoint and judge.name == teacher.name:
             narrate("The model judges its own answers; one of another family judges better.")
@@ -167,18 +169,18 @@ def _tell(request: "PairsRequest", done: "Paired") -> None:
     if done.rejected:
         narrate(f"{plural(done.rejected, 'row holds', 'rows hold')} no prompt.")
     if done.repeated:
-        narrate(f"{plural(done.repeated, 'prompt', 'prompts')} stood there before; asked once.")
+        narrate(f"{plural(done.repeated, 'prompt')} stood there before; asked once.")
     if done.too_close:
         narrate(
-            f"{plural(done.too_close, 'prompt', 'prompts')} with answers less than"
+            f"{plural(done.too_close, 'prompt')} with answers less than"
             f" {request.margin:g} points apart; --margin may be changed without asking again."
         )
     if done.too_few:
-        narrate(f"{plural(done.too_few, 'prompt', 'prompts')} with fewer than two usable answers.")
+        narrate(f"{plural(done.too_few, 'prompt')} with fewer than two usable answers.")
     if done.failed:
-        narrate(f"{plural(done.failed, 'prompt', 'prompts')} without; the same command asks again.")
+        narrate(f"{plural(done.failed, 'prompt')} without; the same command asks again.")
     print_text(
-        f"{plural(done.rows, 'pair', 'pairs')} from {plural(done.prompts, 'prompt', 'prompts')};"
+        f"{plural(done.rows, 'pair')} from {plural(done.prompts, 'prompt')};"
         f" the longer answer was chosen in {done.longer_chosen:,}."
     )
     print_text(safe_line(str(request.out)))

@@ -15,6 +15,7 @@ from llamaforge.data.preview import Preview
 from llamaforge.data.served_template import TemplateComparison
 from llamaforge.runs.previews import PreviewAnswer
 from llamaforge.safe_text import safe_line, safe_text
+from llamaforge.words import plural
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -151,7 +152,7 @@ def _head(shown: Preview) -> "Text":
     where = f"row {shown.row:,}" if shown.row else "a row"
     if shown.source:
         where = f"{safe_line(shown.source)} {where}"
-    figures = f"{shown.token_count:,} tokens, {shown.trained_count:,} trained"
+    figures = f"{plural(shown.token_count, 'token')}, {shown.trained_count:,} trained"
     return Text(f"{where}: {figures}" if shown.tokens else where)
 
 

@@ -15,6 +15,7 @@ from llamaforge.cli.options import add_json
 from llamaforge.cli.output import has_dialogue, narrate, print_json, print_text
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.safe_text import safe_line, safe_text
+from llamaforge.words import plural
 
 if TYPE_CHECKING:
     from llamaforge.collecting.review import Decision, Review, Texts
@@ -195,7 +196,8 @@ def _finish(review: "Review", out: Path | None, *, as_json: bool) -> None:
         print_json(body)
         return
     print_text(
-        f"{summary.decided:,} of {summary.rows:,} rows decided: {summary.accepted:,} accepted,"
+        f"{summary.decided:,} of {plural(summary.rows, 'row')} decided: {summary.accepted:,} "
+        f"accepted,"
         f" {summary.edited:,} edited, {summary.labelled:,} labelled, {summary.rejected:,} rejected."
     )
     if summary.left:

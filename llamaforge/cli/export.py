@@ -248,13 +248,6 @@ def _merge(arguments: argparse.Namespace, directory: "RunDirectory") -> dict[str
     spec = RunSpec.load(directory.spec_file)
     target = _target(arguments, default_target(directory, quantization), spec.model.files)
     try:
-        if arguments.imatrix and not spec.training.makes_adapter:
-            raise RefusedError(
-                "An importance matrix is measured on the model's own file with an adapter over it, "
-                "and this run made none.",
-                "Leave out --imatrix.",
-                code="no_adapter",
-            )
         importance = _importance(directory) if arguments.imatrix else None
         narrator = MergeNarrator()
         made = merge_run(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llamaforge.cli.output import narrate
 from llamaforge.errors import LlamaForgeError, RefusedError
 from llamaforge.safe_text import safe_line
-from llamaforge.words import size_words
+from llamaforge.words import plural, size_words
 
 if TYPE_CHECKING:
     from llamaforge.export.hugging_face import Exported
@@ -35,6 +35,8 @@ def write_model(
     from llamaforge.export.tokenizer_files import replaced_pre_tokenizer
     from llamaforge.gguf.model_file import read_model
     from llamaforge.gguf.tokenizer import GgufTokenizer
+    from llamaforge.gguf.unigram import is_unigram
+    from llamaforge.gguf.unigram_json import is_exact
 
     check_folder(target, replace=arguments.force)
     base = read_model(spec.model.blob, spec.model.files)
@@ -54,16 +56,23 @@ def write_model(
         on_progress=on_progress,
     )
     weights = [name for name in made.files if name.endswith(".safetensors")]
-    narrate(f"{size_words(made.size_bytes)} in {len(made.files)} files.")
+    narrate(f"{size_words(made.size_bytes)} in {plural(len(made.files), 'file')}.")
     replaced = replaced_pre_tokenizer(base, layout.model_type)
     if replaced is not None:
         narrate(
             f"AutoTokenizer of transformers 5 cuts text otherwise than {safe_line(replaced)} does; "
             "load it with PreTrainedTokenizerFast."
         )
+    exact = not is_unigram(base) or is_exact(base)
+    if not exact:
+        narrate(
+            "The vocabulary's table of replacements is left to the tokenizers library: rare texts "
+            "with combining characters may be cut otherwise than in llama.cpp."
+        )
     return made, {
         "dtype": arguments.dtype or "bfloat16",
         "weights": weights,
+        "exact_tokens": exact,
         "replaced_pre_tokenizer": replaced,
     }
 
@@ -142,7 +151,7 @@ def write_tuned_model(
         on_progress=on_progress,
     )
     weights = [name for name in made.files if name.endswith(".safetensors")]
-    narrate(f"{size_words(made.size_bytes)} in {len(made.files)} files.")
+    narrate(f"{size_words(made.size_bytes)} in {plural(len(made.files), 'file')}.")
     return made, {"dtype": arguments.dtype or "bfloat16", "weights": weights}
 
 

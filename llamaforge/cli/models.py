@@ -13,7 +13,7 @@ from llamaforge.cli.output import console, narrate, narrate_error, print_json, p
 from llamaforge.cli.rows import Column, RowPrinter
 from llamaforge.errors import ExitCode, LlamaForgeError
 from llamaforge.safe_text import safe_line
-from llamaforge.words import count_words, size_words
+from llamaforge.words import count_words, plural, size_words
 
 if TYPE_CHECKING:
     from llamaforge.catalog.listing import ListedModel, Lister
@@ -203,7 +203,7 @@ def _say_total(inventory: Inventory, models: list[StoredModel]) -> None:
     here = [model for model in models if model.store is not None]
     narrate("")
     narrate(
-        f"{len(models):,} model{'s' if len(models) != 1 else ''}, {ready:,} ready to train; "
+        f"{plural(len(models), 'model')}, {ready:,} ready to train; "
         f"{size_words(disk_bytes(here))} on disk, shared files counted once."
     )
     if len(inventory.stores) > 1:

@@ -64,10 +64,11 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     add_mapping(parser)
     parser.add_argument(
         "--preference",
-        choices=("refuse", "chosen", "pairs"),
+        choices=("refuse", "chosen", "pairs", "labelled"),
         default="refuse",
         help="preference pairs are refused (the default), or their better answers trained on, or "
-        "both held against each other, as train --method dpo does by itself",
+        "both held against each other, as train --method dpo does by itself; or every answer is "
+        "taken with its label, good or bad, as train --method kto does (labelled)",
     )
     parser.add_argument(
         "--images",

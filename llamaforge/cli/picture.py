@@ -135,10 +135,12 @@ def _brief(text: str) -> str:
 
 
 def _preference_words(event: events.Eval) -> str:
-    """Return what training on pairs has reached; nothing for other training."""
+    """Return what training on pairs or labels has reached; nothing for other training."""
     margin, accuracy = (event.metrics.get(f"rewards/{key}") for key in ("margins", "accuracies"))
     if margin is None:
         return ""
+    if accuracy is None:  # answers with labels of their own make no pairs
+        return f", good answers rewarded by {margin:.3g} more than bad ones"
     return f", better answers rewarded in {percent_words(accuracy)} of pairs, by {margin:.3g}"
 
 

@@ -9,7 +9,7 @@ from llamaforge.cli.output import narrate, print_folded, print_json, print_text
 from llamaforge.cli.train import add_recipe, recipe_of
 from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
-from llamaforge.words import duration_words, size_words
+from llamaforge.words import duration_words, plural, size_words
 
 if TYPE_CHECKING:
     from llamaforge.wizard.planning import Plan
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 def _print(found: "Plan", model: str) -> None:
     body = found.body
     rows, chosen = body["rows"], body["settings"]
-    print_text(f"Training {safe_line(model)} on {rows['train']:,} rows")
+    print_text(f"Training {safe_line(model)} on {plural(rows['train'], 'row')}")
     print_text("")
     have = size_words(found.available_bytes)
     print_text(f"Memory   {size_words(found.memory_bytes)} at most, {have} available")
@@ -97,13 +97,13 @@ def _between(low: float, high: float) -> str:
 def _settings(body: Any, chosen: Any) -> Iterator[str]:
     again = ", activations computed again" * chosen["gradient_checkpointing"]
     yield (
-        f"A step takes {chosen['effective_batch_size']} rows: "
+        f"A step takes {plural(chosen['effective_batch_size'], 'row')}: "
         f"{chosen['per_device_train_batch_size']} at a time, "
-        f"{chosen['gradient_accumulation_steps']} times{again}; rows have up to "
+        f"{plural(chosen['gradient_accumulation_steps'], 'time')}{again}; rows have up to "
         f"{chosen['max_length']:,} tokens, the longest here {body['rows']['longest_tokens']:,}."
     )
     if body["steps"]:
-        yield f"{body['steps']:,} steps of {body['seconds_per_step']:.3g} s."
+        yield f"{plural(body['steps'], 'step')} of {body['seconds_per_step']:.3g} s."
     largest = body["largest"]
     if largest["max_length"]:
         batch = largest["per_device_train_batch_size"]

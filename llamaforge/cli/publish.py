@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _STEPS: Final = {
     "adapters_unsupported": "This server takes no adapters: one file with the adapter merged in is "
     "published instead.",
+    "measure": "Measuring what counts, on the rows that were trained …",
     "merge": "Writing one file with the adapter merged in …",
     "check": "Loading it in llama.cpp …",
     "upload": "Sending it …",
@@ -69,6 +70,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         metavar="TYPE",
         help="pack the merged file as Q8_0, Q4_K_M and so on; without it every tensor keeps its "
         "type",
+    )
+    parser.add_argument(
+        "--imatrix",
+        action="store_true",
+        help="while packing the merged file, weigh each column by what the tuned model multiplies "
+        "it with in the training data",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a model that already has the name"
@@ -118,6 +125,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
                 way,
                 on_progress=narrator.progress,
                 quantization=arguments.quant,
+                imatrix=arguments.imatrix,
                 overwrite=arguments.overwrite,
                 allow_remote=arguments.allow_remote,
             )
@@ -141,13 +149,15 @@ def _way(arguments: argparse.Namespace) -> "Way":
     from llamaforge.export.mix import check_quantization
 
     way: Way = arguments.way
-    if arguments.quant is None:
+    if arguments.quant is None and not arguments.imatrix:
         return way
-    arguments.quant = check_quantization(arguments.quant)
+    if arguments.quant is not None:
+        arguments.quant = check_quantization(arguments.quant)
     if way == "adapter":
+        option = "--quant" if arguments.quant is not None else "--imatrix"
         raise UsageError(
-            "--quant is for the merged file; an adapter is not packed.",
-            "Leave one of them out: --as adapter, or --quant.",
+            f"{option} is for the merged file; an adapter is not packed.",
+            f"Leave one of them out: --as adapter, or {option}.",
         )
     return "gguf"
 
@@ -158,7 +168,7 @@ def _merged_request(
     from llamaforge.publishing.run import run_request
     from llamaforge.worker.publication import merged_for_ollama
 
-    merged = merged_for_ollama(run, arguments.quant, narrator.progress)
+    merged = merged_for_ollama(run, arguments.quant, narrator.progress, imatrix=arguments.imatrix)
     return run_request(run, arguments.name, merged=merged)
 
 

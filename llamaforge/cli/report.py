@@ -18,6 +18,7 @@ from llamaforge.words import (
     duration_words,
     loss_words,
     percent_words,
+    plural,
     short_number,
     size_words,
     whole_words,
@@ -125,10 +126,26 @@ class Preferences(_Lenient):
     tuned: Preference = Preference()
 
 
+class Rewards(_Lenient):
+    """By how much answers became likelier, times β."""
+
+    chosen: float | None = None
+    rejected: float | None = None
+
+
+class Labels(_Lenient):
+    """Held-out answers that are labelled good or bad."""
+
+    good: int | None = None
+    bad: int | None = None
+    rewards: Rewards = Rewards()
+
+
 class Evaluation(_Lenient):
     """The content of `evaluation.json`."""
 
     preferences: Preferences | None = None
+    labels: Labels | None = None
     sets: tuple[ScoredSet, ...] = ()
     samples: tuple[ShownSample, ...] = ()
 
@@ -197,7 +214,7 @@ def print_report(run: RunDirectory) -> None:
 def print_fidelity(fidelity: Fidelity) -> None:
     """Print the proof that what is served is what was trained, or that it failed."""
     _print_title("Proof")
-    on = f"on {whole_words(fidelity.rows)} rows ({whole_words(fidelity.tokens)} tokens)"
+    on = f"on {plural(fidelity.rows, 'row')} ({plural(fidelity.tokens, 'token')})"
     if fidelity.passed:
         _print(f"Passed: llama.cpp serves what was trained, measured {on}.")
     else:
@@ -296,6 +313,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
 
     if evaluation.preferences is not None:
         _print_preferences(evaluation.preferences)
+    if evaluation.labels is not None:
+        _print_labels(evaluation.labels)
     if evaluation.sets:
         _print_title("Exactly the expected answer, before and after")
         table = Table(box=None, pad_edge=False)
@@ -329,10 +348,25 @@ def _print_evaluation(evaluation: Evaluation) -> None:
 def _print_preferences(found: Preferences) -> None:
     _print_title("Better answers that are the likelier ones, before and after")
     _print(
-        f"Of {whole_words(found.pairs)} pairs that were not trained on: "
+        f"Of {plural(found.pairs, 'pair')} not trained on: "
         f"{percent_words(found.base.accuracy)} before, {percent_words(found.tuned.accuracy)} "
         f"after. In the mean they are ahead by {short_number(found.base.margin)} nats before, "
         f"{short_number(found.tuned.margin)} after."
+    )
+
+
+def _print_labels(found: Labels) -> None:
+    _print_title("Good and bad answers, after training against before")
+    parts = [
+        f"{count:,} {label} {'answer' if count == 1 else 'answers'} by {short_number(reward)}"
+        for label, count, reward in (
+            ("good", found.good, found.rewards.chosen),
+            ("bad", found.bad, found.rewards.rejected),
+        )
+        if count
+    ]
+    _print(
+        f"Not trained on, and rewarded in the mean: {', '.join(parts)} (β times what log P gained)."
     )
 
 

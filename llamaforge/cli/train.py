@@ -61,9 +61,9 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--method",
-        choices=("sft", "dpo", "orpo"),
-        help="how to train: on answers (sft, the default), or on pairs of a better and a worse "
-        "answer (dpo, orpo)",
+        choices=("sft", "dpo", "orpo", "kto"),
+        help="how to train: on answers (sft, the default), on pairs of a better and a worse "
+        "answer (dpo, orpo), or on answers that are labelled good or bad (kto)",
     )
     parser.add_argument(
         "--continue",

@@ -15,6 +15,7 @@ from llamaforge.wizard.question import Question
 from llamaforge.wizard.questions import STEPS, open_questions, taken
 from llamaforge.wizard.row_files import files_for
 from llamaforge.wizard.row_preview import token_row
+from llamaforge.words import plural
 
 if TYPE_CHECKING:
     from llamaforge.cli.wizard_dialogue import Dialogue
@@ -169,7 +170,7 @@ def _tell_rows(facts: Facts) -> None:
         return
     rows = report["rows"]
     narrate(
-        f"{rows['read']:,} rows: {rows['accepted'] + rows['repaired']:,} can be used, "
+        f"{plural(rows['read'], 'row')}: {rows['accepted'] + rows['repaired']:,} can be used, "
         f"{rows['rejected']:,} cannot."
     )
     for item in report["problems"]:

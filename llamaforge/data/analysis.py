@@ -15,6 +15,7 @@ from llamaforge.data.near import MAX_ROWS, THRESHOLD, DuplicateFinder, Duplicate
 from llamaforge.data.privacy import Finding, PrivacyReport, PrivacyScan, mask_text
 from llamaforge.data.records import Record
 from llamaforge.data.row_refs import Example
+from llamaforge.words import plural
 
 _EXAMPLES: Final = 5
 _PROGRESS_ROWS: Final = 500
@@ -176,10 +177,6 @@ def _as_it_is(text: str) -> str:
     return text
 
 
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"
-
-
 def _part(count: int, of: int) -> str:
     """Return `count` as a percentage that is 0 or 100 for none and all only."""
     if not of or not count or count == of:
@@ -192,13 +189,15 @@ def _overview(rows: int, flags: FlagReport) -> Section:
     figures: dict[str, Figure] = {
         "rows": rows,
         "preference_pairs": flags.pairs,
+        **{f"labelled_{label}": count for label, count in flags.labelled.items()},
         "with_system_message": flags.system_rows,
     }
     figures |= {f"messages_{role}": count for role, count in flags.roles.items()}
     figures |= {f"turns_{count}": number for count, number in flags.turns.items()}
-    parts = [_rows(rows)]
+    parts = [plural(rows, "row")]
     if flags.pairs:
         parts.append(f"{flags.pairs:,} preference pairs")
+    parts += [f"{count:,} labelled {label}" for label, count in flags.labelled.items()]
     if flags.system_rows:
         parts.append(f"{flags.system_rows:,} with a system message")
     return Section("rows", "Rows", Severity.INFO, f"{', '.join(parts)}.", figures)
@@ -220,7 +219,7 @@ def _duplicate_section(found: Duplicates) -> Section:
             "duplicates", "Duplicates", Severity.INFO, "No row repeats another.", figures
         )
     message = (
-        f"{_rows(repeated)} ({_part(repeated, found.rows)})"
+        f"{plural(repeated, 'row')} ({_part(repeated, found.rows)})"
         f" {'repeats' if repeated == 1 else 'repeat'} an earlier one, {found.exact:,} word for"
         " word; near duplicates stay on one side of the split."
     )
@@ -236,10 +235,10 @@ def _conflict_section(found: Duplicates) -> Section:
     if not found.conflicts:
         message = "No prompt has different answers."
         return Section("conflicts", "Conflicting answers", Severity.INFO, message, figures)
-    prompts = "1 prompt has" if found.conflicts == 1 else f"{found.conflicts:,} prompts have"
+    prompts = plural(found.conflicts, "prompt has", "prompts have")
     message = (
-        f"{prompts} different answers, in {_rows(found.conflict_rows)}. Keep one answer each,"
-        " unless several are right."
+        f"{prompts} different answers, in {plural(found.conflict_rows, 'row')}. Keep one answer "
+        "each, unless several are right."
     )
     many = found.conflict_rows > _MANY_FLAGGED * found.rows
     examples = tuple(e for conflict in found.conflict_examples[:2] for e in conflict.examples[:2])
@@ -253,7 +252,7 @@ def _secret_section(found: PrivacyReport, allowed: bool) -> Section:
         message = "Nothing looks like a key, a token or a password."
         return Section("secrets", "Secrets", Severity.INFO, message, figures)
     message = (
-        f"In {_rows(found.secret_rows)} something looks like a secret"
+        f"In {plural(found.secret_rows, 'row')} something looks like a secret"
         f" ({', '.join(found.secret_kinds)}). Remove them and withdraw those that are real: a"
         " model repeats what it learned."
     )
@@ -267,7 +266,7 @@ def _personal_section(found: PrivacyReport) -> Section:
         message = "Nothing looks like an address, a number or an account of a person."
         return Section("personal", "Personal data", Severity.INFO, message, figures)
     message = (
-        f"In {_rows(found.personal_rows)} something looks like personal data"
+        f"In {plural(found.personal_rows, 'row')} something looks like personal data"
         f" ({', '.join(found.personal_kinds)}). Remove or replace it unless it may be learned."
     )
     return Section(
@@ -316,7 +315,7 @@ _WARN_AT: Final = {"refusal": _MANY_FLAGGED, "short_answer": _MANY_SHORT, "cut_o
 def _flag_section(flag: Flag) -> Section:
     severity = Severity.WARN if flag.fraction >= _WARN_AT.get(flag.code, 0.0) else Severity.INFO
     part = _part(flag.rows, round(flag.rows / flag.fraction))
-    message = f"In {_rows(flag.rows)} ({part}) {flag.message}."
+    message = f"In {plural(flag.rows, 'row')} ({part}) {flag.message}."
     message += f" {_FLAG_ADVICE[flag.code]}"
     figures: dict[str, Figure] = {"rows": flag.rows, "fraction": round(flag.fraction, 4)}
     return Section(
@@ -347,7 +346,7 @@ def _length_section(found: LengthReport, context: int | None) -> Section:
         message = f"{found.max_length:,} tokens hold every answer."
         return Section("lengths", "Lengths", Severity.INFO, message, figures)
     message = (
-        f"The answer of {_rows(found.truncated_answers)}"
+        f"The answer of {plural(found.truncated_answers, 'row')}"
         f" ({_part(found.truncated_answers, found.rows)}) does not fit into {found.max_length:,}"
         " tokens. "
     )

@@ -4,10 +4,12 @@ What a content says never becomes a control token, and exactly the assistant's w
 the end of its turn are trained.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Literal, Protocol
 
 from llamaforge.data.answer_spans import AnswerSpans, Span
@@ -61,6 +63,8 @@ class EncodedRow:
     """Messages that were left out in front, so that the row fits."""
     is_part: bool = False
     """Whether it is a part of raw text that does not fit into one row."""
+    unlearned: tuple[Message, ...] = ()
+    """As in `TracedRow`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,11 @@ class TracedRow:
     """Turns of the assistant that were to be trained."""
     found: int
     """How many of them the template shows in a place that can be told."""
+    unlearned: tuple[Message, ...]
+    """Those with words that are not trained, since the template leaves them out or changes them.
+
+    The call of a tool beside such words may be trained nevertheless.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +242,7 @@ class ChatRenderer:
             ids += part_ids
             offsets += [(start + a, start + b) for a, b in part_offsets]
             control += [special is not None] * len(part_ids)
-            trained += [_overlaps(spans, start + a, start + max(b, a + 1)) for a, b in part_offsets]
+            trained += _overlapping(spans, start, part_offsets)
         with_bos = self._tokenizer.with_bos(ids)
         added = len(with_bos) - len(ids)
         return TracedRow(
@@ -245,6 +254,7 @@ class ChatRenderer:
             terminated=all(span.terminated for span in spans),
             answers=len(targets),
             found=len(spans),
+            unlearned=_unlearned(messages, pieces, targets),
         )
 
     def _trained_trace(self, messages: Sequence[Message], train_on: TrainOn) -> TracedRow:
@@ -318,8 +328,34 @@ def _targets(messages: Sequence[Message], train_on: TrainOn) -> frozenset[int]:
 
 
 def _encoded(row: TracedRow, shortened: int = 0) -> EncodedRow:
-    return EncodedRow(row.ids, row.trained, row.terminated, shortened)
+    return EncodedRow(row.ids, row.trained, row.terminated, shortened, unlearned=row.unlearned)
 
 
-def _overlaps(spans: Sequence[Span], start: int, stop: int) -> bool:
-    return any(span.start < stop and start < span.stop for span in spans)
+def _unlearned(
+    messages: Sequence[Message], pieces: Sequence[Piece], targets: frozenset[int]
+) -> tuple[Message, ...]:
+    """Return the answers in `targets` that say something of which no piece is found."""
+    shown = {piece.message for piece in pieces}
+    return tuple(
+        messages[place] for place in sorted(targets - shown) if messages[place].content.strip()
+    )
+
+
+def _overlapping(
+    spans: Sequence[Span], start: int, offsets: Sequence[tuple[int, int]]
+) -> list[bool]:
+    """Return which tokens of a text reach into one of `spans`.
+
+    `offsets` are the characters of each, counted from `start`, in ascending order.
+    """
+    found = [False] * len(offsets)
+    for span in spans:
+        first = bisect_right(offsets, span.start - start, key=_end)
+        last = bisect_left(offsets, span.stop - start, key=itemgetter(0))
+        found[first:last] = [True] * max(0, last - first)
+    return found
+
+
+def _end(characters: tuple[int, int]) -> int:
+    """Return where a token ends; one of no characters reaches into the next."""
+    return max(characters[1], characters[0] + 1)

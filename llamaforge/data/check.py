@@ -19,6 +19,7 @@ from llamaforge.data.split import SplitReport, Splits, split
 from llamaforge.errors import RefusedError, UsageError
 from llamaforge.files import sha256_of
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 if TYPE_CHECKING:
     from llamaforge.data.analysis import Analysis
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 LISTED: Final = 1_000
 """Rows that cannot be used of which a check says more than how many."""
 _PROGRESS_ROWS: Final = 500
+_LABELS_OR_NOT: Final = frozenset({"prompt_completion", "unpaired_preference"})
+"""What rows with a label of 0 or 1 could be."""
 
 Progress = Callable[[str, int], None]
 """Called with what is going on (`read`, `look`) and how many rows it has come to."""
@@ -347,13 +350,13 @@ def judge(intake: Intake, max_rejected_fraction: float) -> None:
         fraction = bad / rows
         if not usable:
             raise RefusedError(
-                f"No row of {_rows(rows)} can be used; the first: {where}: {first.reason}.",
+                f"No row of {plural(rows, 'row')} can be used; the first: {where}: {first.reason}.",
                 "Mend the rows.",
                 code="rejected_rows",
             )
         if fraction > max_rejected_fraction:
             raise RefusedError(
-                f"{bad:,} of {_rows(rows)} ({_percent(fraction)} %) cannot be used;"
+                f"{bad:,} of {plural(rows, 'row')} ({_percent(fraction)} %) cannot be used;"
                 f" the first: {where}: {first.reason}.",
                 "Mend them, or allow them with"
                 f" --set max_rejected_fraction={math.ceil(fraction * 10) / 10}",
@@ -361,14 +364,14 @@ def judge(intake: Intake, max_rejected_fraction: float) -> None:
             )
     if intake.left_out == usable:
         raise RefusedError(
-            f"The weight leaves out every one of {_rows(usable)}.",
+            f"The weight leaves out every one of {plural(usable, 'row')}.",
             "Give a larger weight, as in FILE@0.5.",
             code="empty_dataset",
         )
     if not intake.for_train:
         raise _empty(
             "No row is left for training: the split of all "
-            f"{_rows(usable - intake.left_out)} is validation or test."
+            f"{plural(usable - intake.left_out, 'row')} is validation or test."
         )
 
 
@@ -444,7 +447,9 @@ def _detected(source: Source, choices: ReadChoices) -> Detection:
             "Leave the format out, or say what the columns mean with a mapping.",
             code="other_format",
         )
-    if found.ambiguous and choices.mapping is None and named is None:
+    # Whoever wants labelled answers has said what a label of 0 or 1 means.
+    is_settled = choices.want == "labelled" and set(found.ambiguous) <= _LABELS_OR_NOT
+    if found.ambiguous and not is_settled and choices.mapping is None and named is None:
         raise UsageError(
             f"The rows of {safe_line(source_name(path))} could be "
             f"{' or '.join(found.ambiguous)}: {found.reason}.",
@@ -511,10 +516,6 @@ def _place(example: "Example") -> str:
         f"; the first in {safe_line(example.ref.source)} row {example.ref.row:,}: "
         f"{safe_line(example.text, limit=80)}"
     )
-
-
-def _rows(number: int) -> str:
-    return "1 row" if number == 1 else f"{number:,} rows"
 
 
 def _percent(fraction: float) -> str:

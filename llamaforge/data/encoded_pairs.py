@@ -1,4 +1,5 @@
-"""Preference pairs as token ids: one prompt, two ways to go on, and only these are trained."""
+"""Answers that follow a prompt as token ids: two of a pair, or one with a label; only these are
+trained."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,8 +25,36 @@ def encode_pair(
     """
     if not record.chosen or not record.rejected:
         raise RowError("it is no preference pair: it has no better and worse answer")
+    chosen, rejected = _sides(record, (record.chosen, record.rejected), renderer, max_length)
+    if chosen.ids == rejected.ids:
+        raise RowError("both answers are the same tokens")
+    return chosen, rejected
+
+
+def encode_labelled(record: Record, renderer: ChatRenderer, max_length: int) -> list[EncodedRow]:
+    """Return the prompt with each answer of a record that is labelled, the better one first.
+
+    That is one of a record whose answer is labelled by itself, and two of a pair, each cut to
+    `max_length` for itself as in `encode_pair`.
+
+    Raises:
+        RowError: no answer is labelled, the template refuses it, or the last question with it is
+            too long.
+    """
+    sides = [side for side in (record.chosen, record.rejected) if side]
+    if not sides:
+        raise RowError("its answer is not labelled good or bad")
+    return [row for side in sides for row in _sides(record, [side], renderer, max_length)]
+
+
+def _sides(
+    record: Record,
+    sides: Sequence[tuple[Message, ...]],
+    renderer: ChatRenderer,
+    max_length: int,
+) -> list[EncodedRow]:
+    """Return one prompt with each of `sides`, shortened alike."""
     prompt = [replace(turn, trained=False) for turn in record.messages]
-    sides = (record.chosen, record.rejected)
     dropped = 0
     for side in sides:
         fitted = renderer.fit([*prompt, *side], max_length)
@@ -36,12 +65,7 @@ def encode_pair(
             )
         dropped = max(dropped, fitted.dropped)
     kept = _without(prompt, dropped)
-    chosen, rejected = (
-        replace(renderer.encode([*kept, *side]), shortened=dropped) for side in sides
-    )
-    if chosen.ids == rejected.ids:
-        raise RowError("both answers are the same tokens")
-    return chosen, rejected
+    return [replace(renderer.encode([*kept, *side]), shortened=dropped) for side in sides]
 
 
 def _droppable(prompt: Sequence[Message]) -> int:

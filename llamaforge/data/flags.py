@@ -15,6 +15,8 @@ from llamaforge.data.row_refs import (
     all_turns,
     answer_of,
     excerpt,
+    is_bad,
+    is_labelled,
     is_pair,
     question_of,
     ref_of,
@@ -85,6 +87,8 @@ class FlagReport:
     rows: int
     pairs: int
     """Preference pairs among them."""
+    labelled: dict[str, int]
+    """Answers that are labelled by themselves: how many are `good`, how many `bad`; else empty."""
     flags: tuple[Flag, ...]
     """The most frequent first; only those that some row has."""
     languages: dict[str, int]
@@ -109,6 +113,7 @@ class FlagReport:
         return {
             "rows": self.rows,
             "pairs": self.pairs,
+            "labelled": self.labelled,
             "flags": [flag.to_json() for flag in self.flags],
             "languages": self.languages,
             "scripts_differ": self.scripts_differ,
@@ -137,7 +142,13 @@ def row_flags(record: Record) -> list[str]:
         ("short_answer", is_very_short(answer)),
         ("loop", ends_in_loop(answer)),
     )
-    return [code for code, is_so in checks if is_so]
+    # What is wrong with an answer that is labelled bad is why it is there.
+    expected = _OF_ANSWERS if is_bad(record) else frozenset()
+    return [code for code, is_so in checks if is_so and code not in expected]
+
+
+_OF_ANSWERS: Final = frozenset({"answer_is_question", "refusal", "short_answer", "loop"})
+"""Flags that an answer may well have which is not to be learned."""
 
 
 # What Windows-1252 makes of the bytes 0x80 to 0xBF, which follow the first byte of two in UTF-8.
@@ -211,6 +222,7 @@ class FlagCounter:
         self._labels: Counter[str] | None = Counter()
         self._endings = 0
         self._longer = self._chosen_size = self._rejected_size = 0
+        self._labelled: Counter[str] = Counter()
 
     def add(self, record: Record, *, mask: Callable[[str], str] = mask_text) -> None:
         """Take one more row; `mask` hides what may not be shown in an example."""
@@ -219,12 +231,15 @@ class FlagCounter:
         for code in row_flags(record):
             self._flag(code, record, answer, mask)
         self._count_shape(record, answer)
-        if len(answer) >= _ENDING_CHARACTERS and not is_pair(record):
+        is_single = not (record.chosen or record.rejected)
+        if len(answer) >= _ENDING_CHARACTERS and is_single:
             self._endings += 1
             if not ends_properly(answer):
                 self._flag("cut_off", record, answer, mask, from_end=True)
         if is_pair(record):
             self._count_pair(record)
+        elif is_labelled(record):
+            self._labelled["bad" if is_bad(record) else "good"] += 1
         else:
             self._count_label(answer, mask)
 
@@ -263,6 +278,7 @@ class FlagCounter:
         return FlagReport(
             rows=self._rows,
             pairs=self._pairs,
+            labelled=dict(sorted(self._labelled.items(), reverse=True)),
             flags=tuple(sorted(flags, key=lambda flag: (-flag.rows, flag.code))),
             languages=dict(self._languages.most_common()),
             scripts_differ=self._differ,
@@ -294,7 +310,9 @@ class FlagCounter:
         roles = [turn.role for turn in record.messages]
         self._roles.update(roles)
         self._system += "system" in roles
-        turns = sum(role not in HEAD_ROLES for role in roles) + bool(record.chosen)
+        turns = sum(role not in HEAD_ROLES for role in roles) + bool(
+            record.chosen or record.rejected
+        )
         self._turns[min(turns, _TURN_BINS)] += 1
         language = language_of(answer)
         self._languages[language] += 1
@@ -322,7 +340,7 @@ class FlagCounter:
 
     def _few_labels(self) -> dict[str, int]:
         """Return the rows of each answer where there are so few answers that they are labels."""
-        singles = self._rows - self._pairs
+        singles = self._rows - self._pairs - self._labelled.total()
         if not self._labels or singles < _LABEL_ROWS:
             return {}
         if len(self._labels) > min(_MAX_LABELS, singles // 10):

@@ -17,6 +17,7 @@ from llamaforge.data.reading import CHOSEN_HINT, Preference, ReadChoices, Record
 from llamaforge.data.records import Record, Rejection, source_name
 from llamaforge.data.sample import SAMPLE_ROWS, Sampled, sample
 from llamaforge.data.shapes import (
+    LABELLED,
     PREFERENCE,
     SHAPES,
     TEXT,
@@ -29,6 +30,7 @@ from llamaforge.data.shapes import (
 from llamaforge.data.turns import key_list
 from llamaforge.errors import UsageError
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 __all__ = [
     "SAMPLE_ROWS",
@@ -143,7 +145,7 @@ def detect(path: Path) -> Detection:
         container,
         found,
         min(tally.sure.get(found, 0.0) / tally.total, 1.0),
-        f"of {looked_at:,} rows looked at: {', '.join(_parts(tally))}",
+        f"of {plural(looked_at, 'row')} looked at: {', '.join(_parts(tally))}",
         keys,
         ambiguous,
         _advice(keys, ambiguous) if doubted else "",
@@ -209,7 +211,14 @@ def require_readable(
     if not found.keys or (mapping is not None and mapping.columns):
         return
     takes_pairs = want != "sft" or preference == "chosen"
-    readable = {"sft": _CONVERSATIONS | {TREE}, "preference": {PREFERENCE, TREE}, "any": _READABLE}
+    readable = {
+        "sft": _CONVERSATIONS | {TREE},
+        "preference": {PREFERENCE, TREE},
+        "labelled": {LABELLED, PREFERENCE, TREE},
+        "any": _READABLE,
+    }
+    if want == "labelled" and LABELLED in found.ambiguous:
+        return
     if found.format in readable[want] or (found.format == PREFERENCE and takes_pairs):
         return
     name = safe_line(source_name(path))
@@ -226,6 +235,19 @@ def require_readable(
             f"{name} cannot be trained on: {_refusal(found.format)} ({keys}).",
             f"{CHOSEN_HINT} To learn from both, train with --method dpo (data check: --preference "
             "pairs).",
+            code="unsupported_format",
+        )
+    if found.format == LABELLED:
+        raise UsageError(
+            f"{name} cannot be trained on: {_refusal(found.format)} ({keys}).",
+            "To learn from labels, train with --method kto (data check: --preference labelled).",
+            code="unsupported_format",
+        )
+    if found.format in _CONVERSATIONS and want == "labelled":
+        raise UsageError(
+            f"{name} holds no labelled answers: its rows are {found.format} ({keys}).",
+            "Name a file whose rows have prompt, completion and label (true or false), or train on "
+            "conversations with --method sft.",
             code="unsupported_format",
         )
     if found.format in _CONVERSATIONS:

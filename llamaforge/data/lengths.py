@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamaforge.data.records import HEAD_ROLES, Record, is_raw_text
-from llamaforge.data.row_refs import Example, RowRef, is_pair
+from llamaforge.data.row_refs import Example, RowRef
 
 STEP: Final = 64
 """Suggested lengths are multiples of this: kernels and memory are laid out in such blocks."""
@@ -110,12 +110,10 @@ def by_text(count_tokens: Callable[[str], int], turn_tokens: int = TURN_TOKENS) 
 
     def measure(record: Record) -> RowLength:
         prompt = [(turn.role, count_tokens(turn.words) + turn_tokens) for turn in record.messages]
-        answer = 0
-        if is_pair(record):
-            answer = max(
-                sum(count_tokens(turn.words) + turn_tokens for turn in turns)
-                for turns in (record.chosen, record.rejected)
-            )
+        answer = max(
+            sum(count_tokens(turn.words) + turn_tokens for turn in turns)
+            for turns in (record.chosen, record.rejected)
+        )
         asked = max((n for n, (role, _) in enumerate(prompt) if role == "user"), default=0)
         last = sum(
             size for n, (role, size) in enumerate(prompt) if n >= asked or role in HEAD_ROLES

@@ -26,7 +26,7 @@ from llamaforge.safe_text import safe_line
 Fields = AnyMapping[str, Any]
 
 TARGETS: Final = (
-    "prompt", "completion", "system", "messages", "chosen", "rejected", "text", "split",
+    "prompt", "completion", "system", "messages", "chosen", "rejected", "label", "text", "split",
 )  # fmt: skip
 """What a column can be."""
 SETTINGS: Final = ("message.role", "message.content")
@@ -382,13 +382,15 @@ def _require_whole(
     given = columns.keys() - {"system", "split"}
     if given in ({"prompt", "completion"}, {"messages"}, {"chosen", "rejected"}):
         return
+    if given in ({"prompt", "completion", "label"}, {"messages", "label"}):
+        return
     if given == {"prompt", "chosen", "rejected"} or (not columns and (settings or roles)):
         return
     if columns.keys() - {"split"} == {"text"}:
         return
     ways = (
-        "prompt and completion, or messages, or chosen and rejected with or without prompt, or "
-        "text alone"
+        "prompt and completion, or messages, with or without label, or chosen and rejected with or "
+        "without prompt, or text alone"
     )
     named = ", ".join(sorted(given)) or "no column to ask or to answer"
     raise _bad(f"it names {named}; name {ways}")

@@ -22,7 +22,6 @@ from llamaforge.data.row_refs import (
     RowRef,
     answer_of,
     excerpt,
-    is_pair,
     question_of,
 )
 from llamaforge.data.shingles import PERMUTATIONS, Shingler, Signer, Words
@@ -290,7 +289,7 @@ def _text(record: Record) -> str:
 
 def _content_key(record: Record) -> int:
     """Return 64 bits that are equal for exact duplicates, whatever `Record.id` covers of pairs."""
-    if not is_pair(record):
+    if not (record.chosen or record.rejected):
         return _bits(record.id)
     return _bits(f"{record.id} {record_id(record.chosen)} {record_id(record.rejected)}")
 
@@ -298,9 +297,10 @@ def _content_key(record: Record) -> int:
 def _conflict_keys(record: Record) -> tuple[int, int]:
     """Return 64 bits of the prompt and of the answers; 0 for a row that asks nothing.
 
-    Several pairs may well follow one prompt, so they are no conflict either.
+    Several pairs may well follow one prompt, and several labelled answers, so they are no conflict
+    either.
     """
-    if is_pair(record) or not any(turn.role == "user" for turn in record.messages):
+    if record.chosen or record.rejected or not any(turn.role == "user" for turn in record.messages):
         return 0, 0
     head = "\n".join(turn.content for turn in record.messages if turn.role in HEAD_ROLES)
     answers = (turn.words for turn in record.messages if turn.role == "assistant")

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from llamaforge.data.chat import ChatRenderer, Tokenizer, TracedRow, TrainOn, UntrainedError
 from llamaforge.data.records import HEAD_ROLES, Message, RowError
+from llamaforge.words import plural
 
 MOST_TOKENS: Final = 20_000
 """Tokens of one row that a preview shows; the rest is counted."""
@@ -45,7 +46,7 @@ class PreviewProblem:
     level: str
     code: str
     """`refused`, `too_long`, `no_trained_token`, `untrained_end`, `unreadable`, or of a note
-    `shortened`, `answers_left_out`, `control_text`, `cut_preview`."""
+    `shortened`, `answers_left_out`, `words_left_out`, `control_text`, `cut_preview`."""
     message: str
     """A clause that is safe to print."""
 
@@ -127,7 +128,7 @@ def preview(
             PreviewProblem(
                 "note",
                 "shortened",
-                f"{_count(len(left_out), 'message')} in front {_is(len(left_out))} left out, so"
+                f"{plural(len(left_out), 'message')} in front {_is(len(left_out))} left out, so"
                 f" that the row has at most {max_length:,} tokens",
             )
         )
@@ -208,12 +209,20 @@ def _shown(
 def _notes(
     messages: Sequence[Message], traced: TracedRow, renderer: ChatRenderer
 ) -> Iterator[PreviewProblem]:
+    beside = sum(bool(turn.calls) for turn in traced.unlearned)
+    if beside:
+        yield PreviewProblem(
+            "note",
+            "words_left_out",
+            "the template leaves out what the assistant says beside "
+            f"{plural(beside, 'call')} of a tool, so these words are not trained",
+        )
     missing = traced.answers - traced.found
     if missing > 0:
         yield PreviewProblem(
             "note",
             "answers_left_out",
-            f"the template changes or hides {_count(missing, 'earlier answer')}, which"
+            f"the template changes or hides {plural(missing, 'earlier answer')}, which"
             f" {_is(missing)} not trained",
         )
     if any(renderer.spells_special(message.content) for message in messages):
@@ -311,10 +320,6 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF: Final = _byte_alphabet()
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _is(number: int) -> str:

@@ -8,7 +8,7 @@ words is not found.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -185,15 +185,20 @@ def _spelled(meta: dict[str, Any]) -> str:
 def _candidates(text: str) -> Iterator[tuple[Form, bool]]:
     """Yield the forms that `text` may hold, and whether they are secrets.
 
-    Most texts hold none of the hints, so this is where the time goes: one form, one hint after
-    another in plain loops is three times faster than `any` over a generator.
+    Most texts hold none of the hints, so this is where the time goes. A hint is looked for only
+    where the text has the hint's rarest character, which is found in a tenth of the time; one hint
+    after another in plain loops is three times faster than `any` over a generator.
     """
     lower = text.lower()
-    for form in _EXACT_SECRETS:
-        for hint in form.hints:
-            if hint in text:
-                yield form, True
-                break
+    held = {
+        place
+        for character, hints in _HINTS_BY_CHARACTER.items()
+        if character in text
+        for hint, place in hints
+        if hint in text
+    }
+    for place in sorted(held):
+        yield _EXACT_SECRETS[place], True
     for form in _FOLDED_SECRETS:
         for hint in form.hints:
             if hint in lower:
@@ -209,4 +214,19 @@ def _candidates(text: str) -> Iterator[tuple[Form, bool]]:
 _FOLDED_SECRETS: Final = tuple(f for f in SECRET_FORMS if f.pattern.flags & re.IGNORECASE)
 # Providers' tokens come before what is merely assigned to a telling name.
 _EXACT_SECRETS: Final = tuple(f for f in SECRET_FORMS if f not in _FOLDED_SECRETS)
+_RARE: Final = "_=-:" + "QXZJKVWYUGPBHFMDLNRCOTISEA" + "zqxjkv."
+"""Characters by how rare they are in prose, the rarest first, as far as hints have them."""
+
+
+def _by_rarest_character(forms: Sequence[Form]) -> dict[str, list[tuple[str, int]]]:
+    """Return the hints of `forms`, each with its form's place, by their rarest characters."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for place, form in enumerate(forms):
+        for hint in form.hints:
+            character = next((rare for rare in _RARE if rare in hint), hint[0])
+            found.setdefault(character, []).append((hint, place))
+    return found
+
+
+_HINTS_BY_CHARACTER: Final = _by_rarest_character(_EXACT_SECRETS)
 _DIGITS: Final = re.compile(r"\d[\d .:-]{2,}\d|[A-Z]{2}\d\d")

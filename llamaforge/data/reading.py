@@ -27,6 +27,7 @@ from llamaforge.data.shapes import (
     Reading,
     Shape,
     conversation_of,
+    labelled_of,
     pair_of,
     raw_text_of,
     shape_of,
@@ -36,8 +37,9 @@ from llamaforge.data.turns import TurnChoices
 from llamaforge.errors import RefusedError
 from llamaforge.safe_text import safe_line
 
-Want = Literal["sft", "preference", "any"]
-"""What rows are read for: conversations to learn from, preference pairs, or each as what it is."""
+Want = Literal["sft", "preference", "labelled", "any"]
+"""What rows are read for: conversations to learn from, preference pairs, answers that are labelled
+good or bad, or each as what it is."""
 Preference = Literal["refuse", "chosen"]
 """What becomes of a pair where conversations are wanted: refused, or its better answer is one."""
 
@@ -94,7 +96,7 @@ class RecordReader:
                 except RowError as error:
                     yield Rejection(self._source, row.row, str(error))
             if forest is not None:
-                wants_pairs = self._choices.want == "preference"
+                wants_pairs = self._choices.want in {"preference", "labelled"}
                 with closing(forest.items("pairs" if wants_pairs else "conversation")) as items:
                     for item in items:
                         yield self._tree_record(item)
@@ -128,8 +130,10 @@ class RecordReader:
 
     def _reading(self, fields: dict[str, Any], shape: Shape) -> Reading:
         want, mapping = self._choices.want, self._choices.mapping
-        if mapping is not None and mapping.is_raw_text and want != "preference":
+        if mapping is not None and mapping.is_raw_text and want in {"sft", "any"}:
             return raw_text_of(fields)
+        if want == "labelled":
+            return labelled_of(fields, self._turns, shape)
         is_pair = shape.name == PREFERENCE
         if want == "preference" or (is_pair and want == "any"):
             return pair_of(fields, self._turns, shape)

@@ -89,14 +89,15 @@ class Record:
     """The 1-based line of a JSON Lines file, or the 1-based position in a JSON array; of a tree
     of messages, where its first message is."""
     messages: tuple[Message, ...]
-    """The conversation; of a preference pair, the part that both answers follow."""
+    """The conversation; of a pair or a labelled answer, the part that answers follow."""
     split: str | None = None
     """The side that the row itself asks for: `train`, `validation`, `test` or none."""
     meta: dict[str, Any] = field(default_factory=dict)
     chosen: tuple[Message, ...] = ()
-    """Of a preference pair, the better way to go on; empty for a row to learn from as it is."""
+    """Of a preference pair, the better way to go on; empty for a row to learn from as it is. An
+    answer that is labelled by itself stands here alone if it is good."""
     rejected: tuple[Message, ...] = ()
-    """The worse way."""
+    """The worse way; an answer that is labelled bad by itself stands here alone."""
     repairs: tuple[str, ...] = ()
     """The rules of `repairs.RULES` that changed the row, in the order in which they did."""
 

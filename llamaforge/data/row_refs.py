@@ -44,12 +44,22 @@ def ref_of(record: Record) -> RowRef:
 
 def is_pair(record: Record) -> bool:
     """Return whether `record` is a preference pair."""
-    return bool(record.chosen or record.rejected)
+    return bool(record.chosen and record.rejected)
+
+
+def is_labelled(record: Record) -> bool:
+    """Return whether `record` is one answer that is labelled good or bad by itself."""
+    return bool(record.chosen) != bool(record.rejected)
+
+
+def is_bad(record: Record) -> bool:
+    """Return whether `record` is an answer to be unlearned."""
+    return bool(record.rejected) and not record.chosen
 
 
 def answer_of(record: Record) -> str:
-    """Return the text to learn: the last answer, the better one of a pair, or raw text."""
-    turns = record.chosen or record.messages
+    """Return the text that is judged: the last answer, the better one of a pair, or raw text."""
+    turns = record.chosen or record.rejected or record.messages
     return next((turn.words for turn in reversed(turns) if turn.role in LEARNED_ROLES), "")
 
 

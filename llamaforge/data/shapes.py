@@ -20,6 +20,7 @@ from llamaforge.data.turns import TurnChoices, TurnReader, key_list
 Fields = Mapping[str, Any]
 UNKNOWN: Final = "unknown"
 PREFERENCE: Final = "preference"
+LABELLED: Final = "unpaired_preference"
 TREE: Final = "oasst"
 TEXT: Final = "text"
 
@@ -110,7 +111,7 @@ def candidates(fields: Fields) -> tuple[str, ...]:
         if len(pairs) > 1:
             names[place : place + 1] = [f"question_answer ({pair})" for pair in pairs]
     if first.name == "prompt_completion" and _may_be_labelled(given):
-        names.append("unpaired_preference")
+        names.append(LABELLED)
     return tuple(names)
 
 
@@ -177,6 +178,54 @@ def pair_of(
     return Reading((*tools, *pair.prompt), tuple(pair.chosen), tuple(pair.rejected), mender.rules)
 
 
+def labelled_of(
+    fields: Fields, choices: TurnChoices | None = None, shape: Shape | None = None
+) -> Reading:
+    """Return the answer of a row that is labelled good or bad by itself, as one side of a pair.
+
+    A row of a preference pair is returned as that: both of its answers are labelled.
+
+    Raises:
+        RowError: the row is neither, or its values do not make one.
+    """
+    shape = shape or shape_of(fields)
+    if shape.name == PREFERENCE:
+        return pair_of(fields, choices, shape)
+    if shape.name != LABELLED and not _may_be_labelled(fields):
+        raise RowError(_no_label(shape, fields))
+    mender = Mender()
+    fields = _clean_keys(fields, mender)
+    tools = offered(fields)
+    reader = TurnReader(fields, choices or TurnChoices(), mender)
+    turns, size = _labelled_turns(fields, reader)
+    prompt = _with_system(fields, _with_links(turns[:-size], reader), mender)
+    prompt = mender.prompt(prompt)
+    answer = tuple(mender.answer(turns[-size:], "the labelled answer"))
+    none: tuple[Message, ...] = ()
+    chosen, rejected = (answer, none) if _is_good(fields["label"]) else (none, answer)
+    return Reading((*tools, *prompt), chosen, rejected, mender.rules)
+
+
+def _labelled_turns(fields: Fields, reader: TurnReader) -> tuple[list[Message], int]:
+    """Return a labelled row's messages, and how many of them at its end are the answer."""
+    given = _given(fields)
+    if "completion" in given:
+        if "prompt" not in given:
+            raise RowError("the row has a labelled completion and no prompt")
+        completion = fields["completion"]
+        turns = _prompt_completion(fields, reader)
+        return turns, len(completion) if isinstance(completion, list) else 1
+    turns = _chat(fields, reader) if "messages" in given else _sharegpt(fields, reader)
+    if not turns or turns[-1].role != "assistant":
+        raise RowError("the messages do not end with the answer that is labelled")
+    return turns, 1
+
+
+def _is_good(label: object) -> bool:
+    """Return what a label says; `_is_labelled` or `_may_be_labelled` knows it."""
+    return str(label).strip().lower() in {"true", "1"}
+
+
 def raw_text_of(fields: Fields) -> Reading:
     """Return a row's text, which is to be learned as it stands, as a message of role `text`.
 
@@ -192,8 +241,10 @@ def raw_text_of(fields: Fields) -> Reading:
 
 
 def _given(fields: Fields) -> Fields:
-    if None in fields.values() or _has_mark(fields):
-        return {key.lstrip("\ufeff"): value for key, value in fields.items() if value is not None}
+    if _has_mark(fields):
+        fields = {key.lstrip("\ufeff"): value for key, value in fields.items()}
+    if None in fields.values():
+        return {key: value for key, value in fields.items() if value is not None}
     return fields
 
 
@@ -222,9 +273,15 @@ def _no_conversation(shape: Shape, fields: Fields) -> str:
 def _no_pair(shape: Shape, fields: Fields) -> str:
     if shape.name == UNKNOWN:
         return f"the row has no known format: {key_list(fields)}"
-    if shape.name == "unpaired_preference":
+    if shape.name == LABELLED:
         return "the row's answer is labelled good or bad by itself, which makes no pair"
     return f"the row is {shape.name}, not a preference pair"
+
+
+def _no_label(shape: Shape, fields: Fields) -> str:
+    if shape.name == UNKNOWN:
+        return f"the row has no known format: {key_list(fields)}"
+    return f"the row is {shape.name}, and its answer is not labelled good or bad (label)"
 
 
 def _holder_of_tools(fields: Fields) -> Fields:
@@ -269,7 +326,9 @@ def _is_labelled(fields: Fields) -> bool:
 
 
 def _may_be_labelled(fields: Fields) -> bool:
-    return fields.get("label") in (0, 1, "0", "1")
+    label = fields.get("label")
+    is_answer = {"prompt", "completion"} <= fields.keys()
+    return is_answer and isinstance(label, int | str) and str(label).strip() in {"0", "1"}
 
 
 def _is_question_answer(fields: Fields) -> bool:
@@ -365,7 +424,7 @@ SHAPES: Final = (
         covers=frozenset({"chat", "sharegpt"}),
     ),
     Shape(
-        "unpaired_preference",
+        LABELLED,
         _is_labelled,
         refusal="the row's answer is labelled good or bad (label is true or false),"
         " which supervised training cannot use",

@@ -7,15 +7,23 @@ its place: rows are counted by the line on which they begin.
 import csv
 from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from llamaforge.data.json_rows import skip_line
 from llamaforge.data.privacy import masked_line
-from llamaforge.data.raw_rows import MAX_ROW_BYTES, TOO_LONG, Row, cell_value, require_unicode
+from llamaforge.data.raw_rows import (
+    JSON_COLUMNS,
+    MAX_ROW_BYTES,
+    TOO_LONG,
+    Row,
+    cell_value,
+    require_unicode,
+)
 from llamaforge.data.records import Rejection, RowError
 from llamaforge.data.sniff import Dialect
 from llamaforge.errors import InvalidFileError
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 _MAX_HEADER_BYTES: Final = 1024 * 1024
 _STRAY_QUOTE: Final = (
@@ -39,7 +47,7 @@ def table_rows(stream: BinaryIO, name: str, dialect: Dialect) -> Iterator[Row | 
     while (record := table.record()) is not None:
         if isinstance(record, Rejection):
             yield record
-        elif any(map(str.strip, record)) or len(record) > 1:
+        elif len(record) > 1 or any(map(str.strip, record)):
             yield table.row(names, record)
 
 
@@ -57,35 +65,43 @@ class _Lines:
         self.first = 1
         """The line on which the record in work begins."""
         self._size = 0
+        self.counts_quotes = False
         self.quotes = 0
-        """Quotes in the record in work."""
+        """Quotes in the record in work, where they are counted."""
+        self.is_unicode = True
+        """Whether all bytes of the record in work are UTF-8."""
 
     def begin(self) -> None:
         """Begin a record with the next line."""
         self.first = self.number + 1
         self._size = 0
         self.quotes = 0
+        self.is_unicode = True
 
     @property
     def size(self) -> int:
         """Bytes of the record in work."""
         return self._size
 
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = self._stream.readline(MAX_ROW_BYTES + 1)
-        if not line:
-            raise StopIteration
-        self.number += 1
-        self._size += len(line)
-        if self._size > MAX_ROW_BYTES:
-            if not line.endswith(b"\n"):
-                skip_line(self._stream)
-            raise _TooLongError
-        self.quotes += line.count(b'"')
-        return line.decode("utf-8", "surrogateescape")
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines that are left; after an error it has to be asked for anew."""
+        # As a generator: a call of a method for each line takes a third of all the time.
+        read = self._stream.readline
+        while line := read(MAX_ROW_BYTES + 1):
+            self.number += 1
+            self._size += len(line)
+            if self._size > MAX_ROW_BYTES:
+                if not line.endswith(b"\n"):
+                    skip_line(self._stream)
+                raise _TooLongError
+            if self.counts_quotes:
+                self.quotes += line.count(b'"')
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                self.is_unicode = False
+                text = line.decode("utf-8", "surrogateescape")
+            yield text
 
 
 class _Table:
@@ -96,19 +112,23 @@ class _Table:
         self._quoted = dialect.quoted
         # The module's limit is one for the whole process; ours is `MAX_ROW_BYTES` a record.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-        self._reader = csv.reader(
-            self._lines,
-            delimiter=dialect.delimiter,
-            quoting=csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE,
-            strict=True,
-        )
+        self._delimiter = dialect.delimiter
+        self._reader = self._new_reader()
         self._shaken = False
         """A row above was broken, so that a cell of it may be taken for a row."""
+
+    def _new_reader(self) -> Iterator[list[str]]:
+        return csv.reader(
+            self._lines,
+            delimiter=self._delimiter,
+            quoting=csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE,
+            strict=True,
+        )
 
     def header(self) -> list[str] | None:
         """Return the names of the columns; none where there is nothing at all."""
         for _ in range(self._skipped_lines):
-            next(self._lines, None)
+            next(iter(self._lines), None)
         cells: list[str] | Rejection | None = []
         while cells == []:
             cells = self.record()
@@ -148,11 +168,13 @@ class _Table:
         """
         lines = self._lines
         lines.begin()
+        lines.counts_quotes = self._shaken
         try:
             cells = next(self._reader)
         except StopIteration:
             return None
         except _TooLongError:
+            self._reader = self._new_reader()
             if lines.number > lines.first:
                 raise self._unclosed() from None
             return self._broken(TOO_LONG)
@@ -182,12 +204,17 @@ class _Table:
         """Return the row that `cells` are."""
         number = self._lines.first
         if len(cells) != len(names):
-            return self._broken(f"the row has {_cells(len(cells))}, the header {len(names):,}")
+            return self._broken(
+                f"the row has {plural(len(cells), 'cell')}, the header {len(names):,}"
+            )
         self._shaken = False
         try:
-            for cell in cells:
-                require_unicode(cell)
-            fields = {name: cell_value(name, cell) for name, cell in zip(names, cells, strict=True)}
+            if not self._lines.is_unicode:
+                for cell in cells:
+                    require_unicode(cell)
+            fields: dict[str, Any] = dict(zip(names, cells, strict=True))
+            for name in JSON_COLUMNS.intersection(names):
+                fields[name] = cell_value(name, fields[name])
         except RowError as error:
             return Rejection(self._name, number, str(error))
         return Row(number, fields)
@@ -202,7 +229,3 @@ def _clause(error: csv.Error) -> str:
     if "field larger" in text:
         return TOO_LONG
     return f"the row is no CSV: {safe_line(text, limit=80)}"
-
-
-def _cells(count: int) -> str:
-    return "1 cell" if count == 1 else f"{count:,} cells"

@@ -27,6 +27,13 @@ _LOGITS_BYTES: Final = 256 * 1024 * 1024
 _SMALL_MODEL_BYTES: Final = 64 * 1024 * 1024
 _LOG_LINES: Final = 20
 _ERROR_LEVEL: Final = 4  # GGML_LOG_LEVEL_ERROR
+_MEMORY_WORDS: Final = (
+    "insufficient memory",
+    "failed to allocate",
+    "unable to allocate",
+    "Cannot allocate memory",
+    "bad_alloc",
+)
 
 _log: list[str] = []
 
@@ -42,12 +49,19 @@ _CALLBACK: Final = llama_cpp.llama_log_callback(_keep_errors)
 
 
 def _start_library() -> None:
+    _log.clear()
     llama_cpp.llama_log_set(_CALLBACK, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
 
 
 def _failure(what: str) -> LlamaForgeError:
     said = f" ({safe_line(_log[-1], limit=160)})" if _log else ""
+    if any(word in line for line in _log for word in _MEMORY_WORDS):
+        return LlamaForgeError(
+            f"llama.cpp cannot {what}: the machine's memory is used up{said}.",
+            "Close other programs, then resume the run.",
+            code="out_of_memory",
+        )
     return LlamaForgeError(
         f"llama.cpp cannot {what}{said}.",
         "Pull the model again; if that does not help, report it with the run's log.",

@@ -1,4 +1,4 @@
-"""Which of two answers base and tuned model hold for likelier, in llama.cpp, on held-out pairs."""
+"""Which answers base and tuned model hold for likelier, in llama.cpp, on held-out rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,6 +65,53 @@ def preferences(
                 on_answer()
             found[name].append(Preferred(*sides))
     return found
+
+
+def answer_scores(
+    server: Served,
+    answers: Sequence[AnswerIds],
+    *,
+    on_answer: Callable[[], None],
+    check_stop: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """Return log P(answer) under the `base` and the `tuned` model, in nats; see `preferences`."""
+    found: dict[str, list[float]] = {}
+    for name, with_adapter in (("base", False), ("tuned", True)):
+        server.use_adapter(with_adapter)
+        found[name] = []
+        for answer in answers:
+            check_stop()
+            places = [place for place in range(1, len(answer.ids)) if answer.trained[place]]
+            found[name].append(sum(server.token_log_probabilities(answer.ids, places)))
+            on_answer()
+    return found
+
+
+def label_figures(
+    found: dict[str, list[float]], good: Sequence[bool], beta: float
+) -> dict[str, Any]:
+    """Return by how much good and bad answers became likelier, in the mean.
+
+    Rewards are β times what an answer's log-probability gained, as in TRL; None for a label that no
+    row has.
+    """
+    gains = [after - before for before, after in zip(found["base"], found["tuned"], strict=True)]
+
+    def mean(values: Sequence[float], label: bool) -> float | None:
+        own = [value for value, is_good in zip(values, good, strict=True) if is_good is label]
+        return sum(own) / len(own) if own else None
+
+    chosen, rejected = (mean([beta * gain for gain in gains], label) for label in (True, False))
+    margin = None if chosen is None or rejected is None else chosen - rejected
+    return {
+        "good": sum(good),
+        "bad": len(good) - sum(good),
+        **{
+            name: {"good": mean(values, True), "bad": mean(values, False)}
+            for name, values in found.items()
+        },
+        "rewards": {"chosen": chosen, "rejected": rejected, "margin": margin},
+    }
 
 
 def preference_figures(found: dict[str, list[Preferred]], beta: float) -> dict[str, Any]:

@@ -25,21 +25,24 @@ def importance_of(
 ) -> Importance:
     """Return the importance matrix of a run's tuned model, measured now unless it is there.
 
+    Also of an adapter that was trained on the full-precision base: it lies over the packed file
+    while it is measured, which changes what columns are multiplied with by a rounding only.
+
     Args:
         run: a run whose adapter is there; the caller holds its lock.
         on_progress: takes the tokens that are read, and all of them.
 
     Raises:
-        RefusedError: the run was trained on the full-precision base.
+        RefusedError: the run makes no adapter (`no_adapter`).
         NotFoundError: the run has no adapter.
         LlamaForgeError: it could not be measured; the message says why.
     """
-    if RunSpec.load(run.spec_file).model.full is not None:
+    if not RunSpec.load(run.spec_file).training.makes_adapter:
         raise RefusedError(
-            "An importance matrix is measured on the model's packed file, and this run was trained "
-            "on the full-precision base.",
+            "An importance matrix is measured on the model's own file with an adapter over it, "
+            "and this run made none.",
             "Leave out --imatrix.",
-            code="no_imatrix",
+            code="no_adapter",
         )
     path = run.artifacts / _NAME
     digest = f"sha256:{sha256_of(adapter_of(run))}"

@@ -44,6 +44,8 @@ _QUANTIZATION_VERSION: Final = 2
 _UNKNOWN_FILE_TYPE: Final = 1024
 """From here on llama.cpp marks what it only guessed."""
 ADAPTER_DIGEST_KEY: Final = "llamaforge.adapter.digest"
+IMPORTANCE_ROWS_KEY: Final = "quantize.imatrix.chunks_count"
+"""How many rows the importance matrix was measured on that a file was packed with."""
 """`sha256:<hex>` of the adapter file that was merged in."""
 
 
@@ -375,7 +377,7 @@ def _measured(importance: Importance | None) -> dict[str, str | int | None]:
     return {
         "quantize.imatrix.dataset": "the run's training data",
         "quantize.imatrix.entries_count": len(importance.columns),
-        "quantize.imatrix.chunks_count": importance.rows,
+        IMPORTANCE_ROWS_KEY: importance.rows,
     }
 
 

@@ -15,6 +15,7 @@ from llamaforge.export.base_run import learned_file, tuned_tensors
 from llamaforge.export.importance import Importance
 from llamaforge.export.merged import (
     ADAPTER_DIGEST_KEY,
+    IMPORTANCE_ROWS_KEY,
     Merged,
     Provenance,
     file_type,
@@ -152,7 +153,7 @@ def write_run_merged(
     require_blob(spec.model)
     base = read_model(spec.model.blob, spec.model.files)
     about = _provenance(run, spec.model, result)
-    made = _listed(run, path, base, about, quantization) if reuse else None
+    made = _listed(run, path, base, about, quantization, importance) if reuse else None
     if made is not None:
         return made
     on_file = spec.model.full is None
@@ -180,21 +181,30 @@ def result_of(run: RunDirectory, spec: RunSpec) -> Path:
 
 
 def _listed(
-    run: RunDirectory, path: Path, base: Header, about: Provenance, quantization: str | None
+    run: RunDirectory,
+    path: Path,
+    base: Header,
+    about: Provenance,
+    quantization: str | None,
+    importance: Importance | None,
 ) -> Merged | None:
     """Return the listed file at `path`, if it is unchanged and made of this adapter in this way."""
     for item in run.artifact_list():
         if item["kind"] == _KIND and Path(item["path"]) == path and path.is_file():
             size, sha256 = path.stat().st_size, sha256_of(path)
-            if sha256 == item["sha256"] and _is_made_so(path, base, about, quantization):
+            weighed = None if importance is None else importance.rows
+            if sha256 == item["sha256"] and _is_made_so(path, base, about, quantization, weighed):
                 return Merged(path, sha256, size, quantization or "")
     return None
 
 
-def _is_made_so(path: Path, base: Header, about: Provenance, quantization: str | None) -> bool:
+def _is_made_so(
+    path: Path, base: Header, about: Provenance, quantization: str | None, weighed: int | None
+) -> bool:
+    """Return whether a file was made as asked; `weighed` are the rows of an importance matrix."""
     header = read_header(path)
-    said = (BASE_DIGEST_KEY, ADAPTER_DIGEST_KEY, "general.file_type")
-    wanted = (about.base_digest, about.adapter_digest, file_type(base, quantization))
+    said = (BASE_DIGEST_KEY, ADAPTER_DIGEST_KEY, "general.file_type", IMPORTANCE_ROWS_KEY)
+    wanted = (about.base_digest, about.adapter_digest, file_type(base, quantization), weighed)
     return tuple(header.get(key) for key in said) == wanted
 
 

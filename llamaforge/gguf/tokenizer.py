@@ -5,7 +5,7 @@ Source: the keys of `docs/gguf.md` of the ggml repository.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -20,11 +20,12 @@ from tokenizers import (
     processors,
 )
 
-from llamaforge.errors import InvalidFileError, RefusedError
+from llamaforge.errors import InvalidFileError
 from llamaforge.gguf import unigram
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from llamaforge.gguf.unigram import UnigramCutter
+from llamaforge.gguf.unigram_json import unigram_tokenizer
 from llamaforge.gguf.vocabulary import check_vocabulary
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -98,12 +99,15 @@ class GgufTokenizer:
         self.pad_id = _id(header, "padding", len(tokens))
         self.unknown_id = _id(header, "unknown", len(tokens))
         self._unigram: UnigramCutter | None = None
+        self._whole: Callable[[], Tokenizer]
+        """Makes what `to_json` writes."""
         self.end_ids = self._end_ids(header)
         template = header.get("tokenizer.chat_template")
         self.chat_template: str | None = template if isinstance(template, str) else None
         kind = check_vocabulary(header)
         if kind == unigram.MODEL:
             self._unigram = self._unigram_cutter(header, tokens, types)
+            self._whole = partial(unigram_tokenizer, header, tokens, types, self.unknown_id or 0)
             adds_bos = False
         elif kind == "gpt2":
             pre = PRE_TOKENIZERS[header.get("tokenizer.ggml.pre", "default")]
@@ -123,6 +127,7 @@ class GgufTokenizer:
         self.add_bos = adds_bos and self.bos_id is not None
         if self._unigram is None:
             self._add_tokens(header, types)
+            self._whole = lambda: Tokenizer.from_str(self._tokenizer.to_str())
 
     def _unigram_cutter(self, header: Header, tokens: list[str], types: list[int]) -> UnigramCutter:
         defaults = {
@@ -184,18 +189,8 @@ class GgufTokenizer:
         return ids
 
     def to_json(self) -> str:
-        """Return it as the content of a `tokenizer.json`, which also puts BOS where one belongs.
-
-        Raises:
-            RefusedError: it is a Unigram vocabulary, whose form of texts is not written there.
-        """
-        if self._unigram is not None:
-            raise RefusedError(
-                "The model has a Unigram vocabulary, which cannot be written for transformers yet.",
-                "Export it as gguf, or use the adapter.",
-                code="cannot_export",
-            )
-        whole = Tokenizer.from_str(self._tokenizer.to_str())
+        """Return it as the content of a `tokenizer.json`, which also puts BOS where one belongs."""
+        whole = self._whole()
         if self.add_bos and self.bos_id is not None:
             bos = self.text_of(self.bos_id)
             whole.post_processor = processors.TemplateProcessing(

@@ -20,12 +20,14 @@ MODEL: Final = "t5"
 """What `tokenizer.ggml.model` says of such a vocabulary."""
 DEFAULT_IDS: Final = {"eos": 1, "unknown": 2, "padding": 0}
 """Where a file does not say them."""
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
-_SPACE: Final = "▁"
-_SPACE_BYTES: Final = len(_SPACE.encode())
+_NORMAL, _UNKNOWN, CONTROL, USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+FOUND_FIRST: Final = frozenset({CONTROL, USER_DEFINED, _UNKNOWN})
+"""Types of tokens that are looked for as they stand, before a text is put into its form."""
+SPACE: Final = "▁"
+_SPACE_BYTES: Final = len(SPACE.encode())
 _REPLACEMENT: Final = "\ufffd".encode()
 _BYTE_TOKEN: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
-_TABLE_KEY: Final = "tokenizer.ggml.precompiled_charsmap"
+TABLE_KEY: Final = "tokenizer.ggml.precompiled_charsmap"
 
 Ids = list[int]
 Offsets = list[tuple[int, int]]
@@ -48,17 +50,19 @@ class UnigramCutter:
         if len(set(tokens)) != len(tokens):
             raise _contradiction(header, "its tokens cannot all be told apart")
         self._tokens, self._types, self._unknown = tokens, types, unknown_id
-        self._model = Unigram(_pieces(tokens, types, scores), unknown_id, byte_fallback=False)
+        self._model = Unigram(
+            searched_pieces(tokens, types, scores), unknown_id, byte_fallback=False
+        )
         # llama.cpp looks for the longest first, wherever it stands.
         self._first = sorted(
             (
                 (text, number, kind)
                 for number, (text, kind) in enumerate(zip(tokens, types, strict=True))
-                if kind in {_CONTROL, _USER_DEFINED, _UNKNOWN} and text
+                if kind in FOUND_FIRST and text
             ),
             key=lambda item: -len(item[0].encode()),
         )
-        self._form = _Form(header, [text for text, _, kind in self._first if kind == _USER_DEFINED])
+        self._form = _Form(header, [text for text, _, kind in self._first if kind == USER_DEFINED])
 
     def encode(self, text: str, *, parse_special: bool) -> tuple[Ids, Offsets]:
         """Return the ids of `text` and, for each, the characters [start, end) it stands for."""
@@ -84,8 +88,8 @@ class UnigramCutter:
             byte = _BYTE_TOKEN.fullmatch(text) if kind == _BYTE else None
             if byte is not None:
                 parts.append(bytes.fromhex(byte[1]))
-            elif kind not in {_CONTROL, _UNKNOWN}:
-                parts.append(text.replace(_SPACE, " ").encode())
+            elif kind not in {CONTROL, _UNKNOWN}:
+                parts.append(text.replace(SPACE, " ").encode())
             elif not skip_special:
                 parts.append(text.encode())
         text = b"".join(parts).decode("utf-8", "replace")
@@ -97,7 +101,7 @@ class UnigramCutter:
         """Yield the stretches of `text`; those that are one token as they stand, with its id."""
         parts: list[tuple[int, int, int | None]] = [(0, len(text), None)]
         for token, number, kind in self._first:
-            if token not in text or (kind != _USER_DEFINED and not parse_special):
+            if token not in text or (kind != USER_DEFINED and not parse_special):
                 continue
             parts = [piece for part in parts for piece in _split(text, part, token, number)]
         yield from (part for part in parts if part[0] < part[1])
@@ -145,7 +149,7 @@ class _Form:
                     if not in_word:
                         in_word = True
                         if self._merges_spaces or (self.adds_space and not has_space):
-                            made.append(_SPACE)
+                            made.append(SPACE)
                             origins += [(origin[0], origin[0])] * _SPACE_BYTES
                             has_space = True
                     made.append(character)
@@ -153,7 +157,7 @@ class _Form:
                 else:
                     in_word = False
                     if not self._merges_spaces:
-                        made.append(_SPACE)
+                        made.append(SPACE)
                         origins += [origin] * _SPACE_BYTES
         return "".join(made), origins
 
@@ -171,6 +175,28 @@ class _Form:
         return (data[at : at + size], size) if size else (_REPLACEMENT, 1)
 
 
+def is_unigram(header: Header) -> bool:
+    """Return whether a file has such a vocabulary."""
+    return bool(header.get("tokenizer.ggml.model") == MODEL)
+
+
+def charsmap_bytes(header: Header) -> bytes:
+    """Return the file's table of replacements as it stands there; empty where it has none."""
+    return bytes(value & 0xFF for value in header.numbers(TABLE_KEY))
+
+
+def replacements(header: Header) -> dict[str, str]:
+    """Return the texts of the file's table, each with what takes its place.
+
+    Raises:
+        InvalidFileError: the table is cut short.
+    """
+    return {
+        text.decode("utf-8", "replace"): instead.decode("utf-8", "replace")
+        for text, instead in _Table(header).entries()
+    }
+
+
 class _Table:
     """The replacements of a file: a trie packed as a double array, and the texts it points to.
 
@@ -178,7 +204,7 @@ class _Table:
     """
 
     def __init__(self, header: Header) -> None:
-        values = bytes(value & 0xFF for value in header.numbers(_TABLE_KEY))
+        values = charsmap_bytes(header)
         self._units: tuple[int, ...] = ()
         self._texts = b""
         if not values:
@@ -210,6 +236,23 @@ class _Table:
             return None
         return self._texts[found[0] : self._texts.index(b"\0", found[0])], found[1]
 
+    def entries(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every text of the table with what takes its place."""
+        waiting = [(b"", _base(self._units[0]))] if self._units else []
+        seen = {0}  # a damaged table may lead in a circle
+        while waiting:
+            text, base = waiting.pop()
+            for byte in range(1, 256):
+                node = base ^ byte
+                if node >= len(self._units) or self._label(node) != byte or node in seen:
+                    continue
+                seen.add(node)
+                longer = text + bytes([byte])
+                waiting.append((longer, node ^ _base(self._units[node])))
+                found = self.longest(longer, 0) if self._units[node] >> 8 & 1 else None
+                if found is not None and found[1] == len(longer):
+                    yield longer, found[0]
+
     def _label(self, node: int) -> int:
         return self._units[node] & 0x8000_00FF
 
@@ -232,7 +275,7 @@ def _character_of_bytes(text: str) -> list[int]:
     return found
 
 
-def _pieces(
+def searched_pieces(
     tokens: Sequence[str], types: Sequence[int], scores: Sequence[float]
 ) -> list[tuple[str, float]]:
     """Return what is searched, each piece in its token's place.
@@ -244,7 +287,7 @@ def _pieces(
     least = min(normal, default=0.0)
     found = []
     for number, (text, kind, score) in enumerate(zip(tokens, types, scores, strict=True)):
-        if kind == _USER_DEFINED:
+        if kind == USER_DEFINED:
             found.append((text, 0.0))
         elif kind == _NORMAL or (kind == _UNUSED and score >= least):
             found.append((text, score))

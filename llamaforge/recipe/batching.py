@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.spec import REFERENCE_METHODS, TrainingSettings
 
 POOL_ROWS: Final = 256
 """Rows, at least, that are sorted by length together: less padding, and still shuffled."""
@@ -82,3 +82,31 @@ def planned_steps(settings: TrainingSettings, rows: int) -> int:
     batches = math.ceil(rows / settings.per_device_train_batch_size)
     steps = math.ceil(batches / settings.gradient_accumulation_steps)
     return max(1, math.ceil(steps * settings.num_train_epochs))
+
+
+def asks_beforehand(settings: TrainingSettings, items: int, world: int = 1) -> bool:
+    """Return whether a reference is asked about all of so many `items` before training.
+
+    That pays where training of `world` processes comes to them more than once.
+    """
+    if settings.precompute_ref_log_probs is not None:
+        return settings.precompute_ref_log_probs
+    step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * world
+    planned = (
+        math.ceil(items * settings.num_train_epochs)
+        if settings.max_steps is None
+        else settings.max_steps * step
+    )
+    return planned > items
+
+
+def passes_without_gradient(settings: TrainingSettings, items: int) -> tuple[int, int]:
+    """Return the forward passes that a method makes beside training: in each epoch, and once.
+
+    A reference is asked about each answer; KTO also asks it, and the model as it is, about answers
+    to other questions.
+    """
+    if settings.method not in REFERENCE_METHODS:
+        return 0, 0
+    always = 2 if settings.method == "kto" else 0
+    return (always, 1) if asks_beforehand(settings, items) else (always + 1, 0)

@@ -20,6 +20,7 @@ from llamaforge.recipe.batching import (
     PAD_MULTIPLE,
     packed_batches,
     padded,
+    passes_without_gradient,
     planned_steps,
 )
 from llamaforge.recipe.cut import Cut
@@ -138,7 +139,7 @@ class Seconds:
     training: float
     """All steps."""
     validation: float
-    """All losses on validation rows."""
+    """All losses on validation rows, and what a reference is asked before training."""
 
     @property
     def total(self) -> float:
@@ -224,13 +225,17 @@ class Estimator:
             slower = _RECOMPUTED_SECONDS ** (1 if cut.gradient_checkpointing else -1)
         epoch = slower * (passes * trial.seconds_a_pass + tokens * trial.seconds_a_token)
         epoch += trained * trial.seconds_a_trained_token
+        forward = self._forward(trial, passes, tokens, trained)
+        in_steps, once = passes_without_gradient(settings, rows.train_rows)
+        epoch += in_steps * forward
         all_passes = math.ceil(rows.train_rows / size)
         steps_an_epoch = max(1, math.ceil(all_passes / cut.gradient_accumulation_steps))
         step = epoch * share / steps_an_epoch + trial.seconds_a_step
         steps = planned_steps(settings, rows.train_rows)
         met = min(shapes, steps * cut.gradient_accumulation_steps)
         training = steps * step + met * trial.seconds_a_shape
-        return Seconds(training / steps, steps, training, self._validation(settings, rows, steps))
+        beside = once * forward * share + self._validation(settings, rows, steps)
+        return Seconds(training / steps, steps, training, beside)
 
     def _validation(self, settings: TrainingSettings, rows: RowSizes, steps: int) -> float:
         trial = self.trial
@@ -240,11 +245,16 @@ class Estimator:
         known = rows.validation[:EVALUATED_ROWS]
         passes, tokens, _ = packed_batches(known, settings.per_device_eval_batch_size, 1, 0)
         trained = sum(trained for _, trained in known)
-        forward = trial.forward_part / (_RECOMPUTED_SECONDS if trial.recomputed else 1.0)
-        once = forward * (passes * trial.seconds_a_pass + tokens * trial.seconds_a_token)
-        once += trained * trial.seconds_a_trained_token / 2  # no gradient
+        once = self._forward(trial, passes, tokens, trained)
         times = math.ceil(steps / settings.eval_steps)
         return once * times * count / len(known)
+
+    @staticmethod
+    def _forward(trial: Trial, passes: int, tokens: int, trained: int) -> float:
+        """Return how long passes without a gradient take."""
+        part = trial.forward_part / (_RECOMPUTED_SECONDS if trial.recomputed else 1.0)
+        seconds = part * (passes * trial.seconds_a_pass + tokens * trial.seconds_a_token)
+        return seconds + trained * trial.seconds_a_trained_token / 2
 
     def longest_that_fits(self, cut: Cut, room_bytes: int) -> int:
         """Return the longest row, in tokens, of which a batch of this cut fits; 0 if none does."""

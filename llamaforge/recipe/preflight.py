@@ -55,10 +55,11 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     """Return what the run takes on a model, whose `header` is as the server reads it."""
     trained = trained_parameters(header, spec.training)
     adapter = trained * _FLOAT32_BYTES
-    sources = [source for phase in spec.phases for source in phase.data.sources]
-    local = [source for source in sources if not source.is_on_the_hub]
-    snapshot = sum(map(_snapshot_bytes, expand(local).files)) if local else 0
-    for phase in spec.phases:
+    snapshot = 0
+    for phase in spec.phases:  # each has a snapshot of its own, also of the same files
+        local = [source for source in phase.data.sources if not source.is_on_the_hub]
+        if local:
+            snapshot += sum(map(_snapshot_bytes, expand(local).files))
         if phase.data.snapshot is not None:
             files = find(phase.data.snapshot).manifest.files.values()
             snapshot += sum(file.bytes for file in files)
@@ -124,14 +125,20 @@ def frozen_bytes(spec: RunSpec, header: Header) -> int:
     if not training.use_peft:
         return 0
     size = _BFLOAT16_BYTES if training.compute_dtype == "bfloat16" else _FLOAT32_BYTES
-    if not training.load_in_4bit:
-        return size * header.parameters
-    inside = sum(
-        tensor.elements
-        for name, tensor in header.tensors.items()
-        if name.startswith("blk.") and len(tensor.shape) == 2
-    )
-    return int(inside * _NF4_BYTES) + size * (header.parameters - inside)
+    blocks = {name: item for name, item in header.tensors.items() if name.startswith("blk.")}
+    if training.load_in_4bit:
+        inside = sum(tensor.elements for tensor in blocks.values() if len(tensor.shape) == 2)
+        return int(inside * _NF4_BYTES) + size * (header.parameters - inside)
+    if spec.launch.fsdp:
+        # Each process has its part of every layer, and for the moment one as a whole.
+        layers: dict[str, int] = {}
+        for name, tensor in blocks.items():
+            layer = name.split(".")[1]
+            layers[layer] = layers.get(layer, 0) + tensor.elements
+        inside, largest = sum(layers.values()), max(layers.values(), default=0)
+        part = min(inside, inside // spec.launch.world + largest)
+        return size * (header.parameters - inside + part)
+    return size * header.parameters
 
 
 def check_way(spec: RunSpec, header: Header) -> None:

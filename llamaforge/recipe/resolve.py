@@ -39,7 +39,7 @@ _RECORDED_PACKAGES: Final = (
 )
 
 
-_OF_ADAPTER: Final = (
+OF_ADAPTER: Final = (
     *("base", "use_peft", "load_in_4bit", "use_dora"),
     *("lora_r", "lora_alpha", "use_rslora", "target_modules"),
 )
@@ -166,7 +166,7 @@ def _shape_of(asked: TrainingSettings, whose: str, before: TrainingSettings) -> 
     Raises:
         UsageError: one of them was asked for otherwise (`other_adapter`).
     """
-    for key in _OF_ADAPTER:
+    for key in OF_ADAPTER:
         wanted, there = getattr(asked, key), getattr(before, key)
         if key in asked.model_fields_set and wanted != there:
             raise UsageError(
@@ -175,7 +175,7 @@ def _shape_of(asked: TrainingSettings, whose: str, before: TrainingSettings) -> 
                 f"Leave {key} out, or begin with a new adapter.",
                 code="other_adapter",
             )
-    return {key: getattr(before, key) for key in _OF_ADAPTER}
+    return {key: getattr(before, key) for key in OF_ADAPTER}
 
 
 def _preference(phase: Phase) -> str:
@@ -189,10 +189,21 @@ def _preference(phase: Phase) -> str:
                 code="preference",
             )
         return "pairs"
-    if asked == "pairs":
+    if phase.training.learns_from_labels:
+        if asked == "chosen":
+            raise UsageError(
+                f"Method {method} learns from good and bad answers, not from the better one alone.",
+                f"Leave --preference out, or train with --method sft instead of {method}.",
+                code="preference",
+            )
+        return "labelled"
+    if asked in {"pairs", "labelled"}:
+        what, other = (
+            ("pairs of answers", "dpo") if asked == "pairs" else ("labels of answers", "kto")
+        )
         raise UsageError(
-            f"Method {method} does not learn from pairs of answers.",
-            "Train with --method dpo, or on the better answers with --preference chosen.",
+            f"Method {method} does not learn from {what}.",
+            f"Train with --method {other}, or on the better answers with --preference chosen.",
             code="preference",
         )
     return asked

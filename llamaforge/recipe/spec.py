@@ -13,7 +13,7 @@ from llamaforge.data.check import Division
 from llamaforge.data.encoding import Preference
 from llamaforge.data.mapping import Mapping
 from llamaforge.data.privacy import masked_line
-from llamaforge.data.reading import ReadChoices
+from llamaforge.data.reading import ReadChoices, Want
 from llamaforge.data.sources import Source
 from llamaforge.errors import NotFoundError, UsageError
 from llamaforge.files import write_atomic
@@ -68,7 +68,8 @@ class DataChoice(_Strict):
     """What the columns are: `prompt=question,completion=answer`."""
     preference: Preference = "refuse"
     """What becomes of preference pairs: refused, their better answers trained on, or both answers
-    held against each other, which methods that learn from pairs set by themselves."""
+    held against each other; or every answer taken with its label, good or bad. Methods that learn
+    from pairs or from labels set the last two by themselves."""
     images: Literal["refuse", "drop", "link"] = "refuse"
     """What becomes of rows with images: refused, used without them, or with their links."""
     train_on: Literal["all", "last"] = "all"
@@ -98,8 +99,9 @@ class DataChoice(_Strict):
         Raises:
             UsageError: `map` says nothing that makes sense.
         """
+        wants: dict[str, Want] = {"pairs": "preference", "labelled": "labelled"}
         return ReadChoices(
-            "preference" if self.preference == "pairs" else "sft",
+            wants.get(self.preference, "sft"),
             "chosen" if self.preference == "chosen" else "refuse",
             self.images,
             None if self.map is None else Mapping.parse(self.map),
@@ -112,18 +114,31 @@ class DataChoice(_Strict):
         return self
 
 
-Method = Literal["sft", "dpo", "orpo"]
+Method = Literal["sft", "dpo", "orpo", "kto"]
 PAIR_METHODS: Final = frozenset({"dpo", "orpo"})
 """Methods that learn from a better and a worse answer."""
+LABEL_METHODS: Final = frozenset({"kto"})
+"""Methods that learn from answers that are labelled good or bad."""
+REFERENCE_METHODS: Final = frozenset({"dpo", "kto"})
+"""Methods that hold on to the model as it was before."""
 _OF_METHOD: Final[dict[str, dict[str, Any]]] = {
     "dpo": {"loss_type": "sigmoid", "beta": 0.1, "learning_rate": 2e-5, "num_train_epochs": 1.0},
     "orpo": {"beta": 0.1, "learning_rate": 5e-5},
+    "kto": {
+        "beta": 0.1,
+        "desirable_weight": 1.0,
+        "undesirable_weight": 1.0,
+        "learning_rate": 2e-5,
+        "num_train_epochs": 1.0,
+    },
 }
 """What a setting that is left out means, where a method has another idea of it than the rest."""
 _ONLY_OF: Final[dict[str, tuple[str, ...]]] = {
     "loss_type": ("dpo",),
-    "beta": ("dpo", "orpo"),
-    "precompute_ref_log_probs": ("dpo",),
+    "beta": ("dpo", "orpo", "kto"),
+    "desirable_weight": ("kto",),
+    "undesirable_weight": ("kto",),
+    "precompute_ref_log_probs": ("dpo", "kto"),
     "packing": ("sft",),
     "neftune_noise_alpha": ("sft",),
 }
@@ -134,7 +149,8 @@ class TrainingSettings(_Strict):
     """How the adapter is trained. Names as in PEFT and TRL."""
 
     method: Method = "sft"
-    """From answers (sft), or from pairs of a better and a worse one (dpo, orpo)."""
+    """From answers (sft), from pairs of a better and a worse one (dpo, orpo), or from answers that
+    are labelled good or bad (kto)."""
     base: Literal["gguf", "hub"] = "gguf"
     """`gguf`: on the packed blocks of the model's own file; `hub`: on its full-precision base."""
     use_peft: bool = True
@@ -144,11 +160,16 @@ class TrainingSettings(_Strict):
     loss_type: Literal["sigmoid", "ipo"] | None = None
     """What DPO minimises, as TRL names it; empty means sigmoid."""
     beta: Annotated[float, Field(gt=0)] | None = None
-    """How strongly DPO holds on to the reference (τ of IPO), or the weight of ORPO's odds ratio;
-    empty means 0.1."""
+    """How strongly DPO and KTO hold on to the reference (τ of IPO), or the weight of ORPO's odds
+    ratio; empty means 0.1."""
+    desirable_weight: Annotated[float, Field(gt=0)] | None = None
+    """What a good answer counts in KTO; empty means 1."""
+    undesirable_weight: Annotated[float, Field(gt=0)] | None = None
+    """What a bad answer counts in KTO; empty means 1. Where there are n times as many good ones,
+    n/1 to n/1.33 keeps both sides even."""
     precompute_ref_log_probs: bool | None = None
-    """Whether the reference is asked about all pairs before DPO begins instead of in every step;
-    empty means where training comes to most pairs more than once."""
+    """Whether the reference is asked about all rows before DPO or KTO begins instead of in every
+    step; empty means where training comes to most of them more than once."""
     lora_r: Annotated[int, Field(ge=1, le=1024)] = 16
     lora_alpha: Annotated[float, Field(gt=0)] = 32.0
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -237,6 +258,11 @@ class TrainingSettings(_Strict):
         """Whether rows are a better and a worse answer."""
         return self.method in PAIR_METHODS
 
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether rows are answers that are labelled good or bad."""
+        return self.method in LABEL_METHODS
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_method(cls, values: Any) -> Any:
@@ -253,15 +279,16 @@ class TrainingSettings(_Strict):
                     f"{key} is a setting of the method {' and '.join(methods)}, not of "
                     f"{self.method}"
                 )
-        if self.packing and self.neftune_noise_alpha is not None:
+        if self.method in REFERENCE_METHODS and not self.use_peft:
             raise ValueError(
-                "noise is measured out by the length of a row, which packing hides: leave out "
-                "packing or neftune_noise_alpha"
+                f"method {self.method} holds on to the model without its adapter, so it needs one "
+                "(use_peft: true); without one a second copy of all weights would have to be kept"
             )
-        if self.method == "dpo" and not self.use_peft:
+        rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        if self.method == "kto" and rows < 2:
             raise ValueError(
-                "method dpo holds on to the model without its adapter, so it needs one "
-                "(use_peft: true)"
+                "method kto holds the answers of a step against each other's questions, so a step "
+                "needs two rows: raise gradient_accumulation_steps"
             )
         return self
 
@@ -329,6 +356,9 @@ class LaunchSettings(_Strict):
     """The network device that the machines see each other through; empty means any."""
     max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
     """How often all processes are started again, from the last checkpoint, after one has failed."""
+    fsdp: bool = False
+    """Whether the frozen layers of the full-precision base are divided among the processes, each of
+    which has a whole one only while it computes with it: less memory, more exchange."""
 
     @property
     def world(self) -> int:
@@ -339,7 +369,39 @@ class LaunchSettings(_Strict):
     def _reachable(self) -> "LaunchSettings":
         if self.machines > 1 and self.rendezvous is None:
             raise ValueError("several machines need a rendezvous, HOST:PORT of the first one")
+        if self.fsdp and self.world == 1:
+            raise ValueError("fsdp divides the base among processes, and there is one")
         return self
+
+    def check_training(self, training: TrainingSettings) -> None:
+        """Return if the processes can train so.
+
+        Raises:
+            ValueError: what is asked cannot be divided.
+        """
+        if not self.fsdp:
+            return
+        if training.base == "gguf":
+            raise ValueError(
+                "fsdp is for full-precision bases (--from hub): packed blocks are mapped from the "
+                "file, which the processes of a machine share as it is"
+            )
+        for key, why in (
+            ("load_in_4bit", "NF4 blocks are not cut in two"),
+            ("use_dora", "DoRA measures whole rows of weights at its beginning"),
+            ("packing", "a process without rows would keep the others waiting"),
+        ):
+            if getattr(training, key):
+                raise ValueError(f"fsdp does not go with {key}: {why}")
+        if not training.use_peft:
+            raise ValueError(
+                "fsdp divides frozen weights, and without an adapter (use_peft: false) none are"
+            )
+        if training.method in REFERENCE_METHODS:
+            raise ValueError(
+                f"fsdp does not go with method {training.method}: its reference is asked by each "
+                "process at its own pace"
+            )
 
 
 def merged_name(quantization: str | None) -> str:
@@ -378,8 +440,12 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _divisible(self) -> "Recipe":
-        if self.launch.world > 1 and self.then:
-            raise ValueError("several processes train one phase; leave out then or processes")
+        for phase in self.phases:
+            self.launch.check_training(phase.training)
+        if self.launch.fsdp and self.evaluation.probe_prompts:
+            raise ValueError(
+                "probe_prompts are answered by one process, and with fsdp none has the whole model"
+            )
         return self
 
     @property

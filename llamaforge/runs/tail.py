@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from llamaforge.runs.control import is_over
-from llamaforge.runs.directory import RunDirectory
+from llamaforge.runs.directory import RunDirectory, RunState
 from llamaforge.runs.events import Event, Finished, Started, parse_event
 
 POLL_SECONDS: Final = 0.1
+_LAST_WORD_POLLS: Final = 20
+"""How often a worker that is gone is looked for once more: another one speaks for it, or begins."""
 _READ_BYTES: Final = 1 << 20
 _FAR_BYTES: Final = 1 << 22
 _LONG_BYTES: Final = 1 << 24
@@ -141,6 +143,7 @@ def follow(
     """
     tail = EventTail(run, after_seq=after_seq)
     done = False
+    patience = _LAST_WORD_POLLS
     while True:
         # The state is read before the events: what a worker wrote before it ended is not lost.
         over = is_over(run)
@@ -149,7 +152,9 @@ def follow(
             yield event
             done = isinstance(event, Finished) or (done and not isinstance(event, Started))
         if (done or over) and not events:
-            return
+            if done or not patience or run.read_status().state is not RunState.LOST:
+                return
+            patience -= 1
         if not events:
             yield None
             wait(POLL_SECONDS)

@@ -41,7 +41,9 @@ def training_arguments(
         adam_beta2=settings.adam_beta2,
         adam_epsilon=settings.adam_epsilon,
         max_grad_norm=settings.max_grad_norm,
-        neftune_noise_alpha=settings.neftune_noise_alpha,
+        # transformers measures noise out by the batch's width, which is no row's where several
+        # share a sequence: `objective.Supervised` adds it then.
+        neftune_noise_alpha=None if settings.packing else settings.neftune_noise_alpha,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",

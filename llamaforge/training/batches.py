@@ -103,8 +103,17 @@ class LengthBatches(Sampler[list[int]]):
         rest = math.ceil(math.ceil(left / self._batch_size) / self._world)
         return steps * self._accumulation + rest
 
+    @property
+    def rows(self) -> int:
+        """How many rows an epoch has."""
+        return len(self._lengths)
+
+    def steps(self) -> list[list[int]]:
+        """Return the numbers of each optimizer step of the epoch, in its order."""
+        return step_order(self._lengths, self._step_rows, self._seed, self._epoch)
+
     def __iter__(self) -> Iterator[list[int]]:
-        for step in step_order(self._lengths, self._step_rows, self._seed, self._epoch):
+        for step in self.steps():
             batches = [
                 step[place : place + self._batch_size]
                 for place in range(0, len(step), self._batch_size)

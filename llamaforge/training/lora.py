@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -17,6 +17,8 @@ from llamaforge.training.packed import PackedLinear
 from llamaforge.training.packed_lora import PackedLora
 
 ADAPTER_NAME: Final = "default"
+Trainable: TypeAlias = PeftModel | PreTrainedModel
+"""A model with LoRA layers, or one of which every weight is trained."""
 
 
 def attach_lora(packed: LoadedModel, settings: TrainingSettings) -> PeftModel:
@@ -83,7 +85,7 @@ def factors(layer: LoraLayer) -> tuple[Tensor, Tensor, float]:
     return a.detach(), b.detach(), float(layer.scaling[ADAPTER_NAME])
 
 
-def base_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
+def base_model(model: Trainable) -> PreTrainedModel:
     """Return the transformers model, which an adapter may be laid over."""
     return cast(
         "PreTrainedModel", model.get_base_model() if isinstance(model, PeftModel) else model
@@ -91,7 +93,7 @@ def base_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
 
 
 def hidden_states(
-    model: PeftModel | PreTrainedModel, input_ids: Tensor, position_ids: Tensor | None = None
+    model: Trainable, input_ids: Tensor, position_ids: Tensor | None = None
 ) -> Tensor:
     """Return the last hidden states of right-padded `input_ids` [b, s], shape [b, s, h].
 

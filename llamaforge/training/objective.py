@@ -4,24 +4,21 @@ The loop, its checkpoints and its events are the trainer's, and the same for eve
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 import torch
-from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from llamaforge.data.chat import EncodedRow
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.batches import Loader, RowLoader, collate
-from llamaforge.training.lora import compute_type, hidden_states
+from llamaforge.training.lora import Trainable, compute_type, hidden_states
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses, trained_positions
+from llamaforge.training.noise import noisy_embeddings
 from llamaforge.training.ranks import ALONE, Ranks
 
-Trainable: TypeAlias = PeftModel | PreTrainedModel
-"""A model with LoRA layers, or one of which every weight is trained."""
 EVAL_ROWS: Final = 256
 """Validation rows at most; the same ones every time."""
 
@@ -53,7 +50,8 @@ class Objective(Protocol):
         """Return the batches of one epoch; each holds `lengths`, the tokens of its rows."""
 
     def counts(self, batches: Sequence[Any]) -> Tensor:
-        """Return by what the batches of one optimizer step are divided: one or more numbers."""
+        """Return what each batch's loss needs to know of its whole step, as one or more numbers of
+        which those of several processes are added up: by what it is divided, first of all."""
 
     def loss(self, model: Trainable, batch: Any, counts: Tensor) -> Tensor:
         """Return a batch's share of its step's loss."""
@@ -123,15 +121,19 @@ class Supervised:
         """Return the batch's share of the mean loss per trained token of its step."""
         if not batch["input_ids"].numel():  # its rows went along with another batch's
             return torch.zeros((), device=model.device, requires_grad=True)
-        total, _ = token_loss(
-            model,
-            self._head,
-            batch["input_ids"],
-            batch["labels"],
-            self._dtype,
-            batch.get("position_ids"),
-        )
+        positions = batch.get("position_ids")
+        with self._noise(model, positions):
+            total, _ = token_loss(
+                model, self._head, batch["input_ids"], batch["labels"], self._dtype, positions
+            )
         return total / counts[0]
+
+    def _noise(self, model: Trainable, positions: Tensor | None) -> AbstractContextManager[None]:
+        """Return the context in which packed rows get their noise; others get transformers' own."""
+        alpha = self._settings.neftune_noise_alpha
+        if alpha is None or not self._settings.packing:
+            return nullcontext()
+        return noisy_embeddings(model, alpha, positions)
 
     def take_metrics(self) -> dict[str, float]:
         """Return nothing: the loss says it all."""

@@ -18,9 +18,9 @@ from torch.utils.data import Sampler
 
 from llamaforge.data.chat import EncodedRow
 from llamaforge.training.batches import LengthBatches, Loader, untrained
-from llamaforge.training.lora import hidden_states
+from llamaforge.training.lora import Trainable, hidden_states
 from llamaforge.training.loss import IGNORED_LABEL
-from llamaforge.training.objective import Trainable, computing
+from llamaforge.training.objective import computing
 
 _PAD_MULTIPLE: Final = 8
 _ATTENTION_TOKENS: Final = 4096
@@ -118,17 +118,30 @@ class PackedBatches(Sampler[list[int]]):
     """The rows of each optimizer step in as few batches as memory has room for.
 
     A step still counts as many batches as without packing, of which the last ones are empty: so
-    steps, epochs and what a resumed run passes over are the same.
+    steps, epochs and what a resumed run passes over are the same. Several processes get as many
+    batches each, of about as many tokens.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, seed: int, *, accumulation: int
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        *,
+        accumulation: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        """Take the lengths of all rows and the cut of a step as it is without packing."""
+        """Take the lengths of all rows and the cut of a step as it is without packing.
+
+        Batches are those of process `rank` of `world`.
+        """
         self._lengths = lengths
-        self._steps = LengthBatches(lengths, batch_size * accumulation, seed)
+        self._steps = LengthBatches(lengths, batch_size * accumulation * world, seed)
         self._batch_size = batch_size
         self._accumulation = accumulation
+        self._rank = rank
+        self._world = world
         # Memory was measured out for as many of the longest rows.
         self._room = batch_size * _padded(max(lengths))
 
@@ -137,19 +150,24 @@ class PackedBatches(Sampler[list[int]]):
         self._steps.set_epoch(epoch)
 
     def __len__(self) -> int:
-        steps, left = divmod(len(self._lengths), self._batch_size * self._accumulation)
-        return steps * self._accumulation + math.ceil(left / self._batch_size)
+        rows = self._batch_size * self._accumulation * self._world
+        steps, left = divmod(len(self._lengths), rows)
+        return steps * self._accumulation + self._usual(left)
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self._steps:
-            usual = math.ceil(len(step) / self._batch_size)
-            batches = self._cut(step, usual)
+            usual = self._usual(len(step))
+            batches = self._cut(step, usual)[self._rank :: self._world]
             yield from [*batches, *([] for _ in range(usual - len(batches)))]
 
+    def _usual(self, rows: int) -> int:
+        """Return how many batches each process has without packing for a step of `rows`."""
+        return math.ceil(math.ceil(rows / self._batch_size) / self._world)
+
     def _cut(self, step: list[int], usual: int) -> list[list[int]]:
-        """Return the rows of a step in at most `usual` batches, each of which has room."""
+        """Return a step's rows in at most `usual` batches a process, each of which has room."""
         for count in range(1, usual):
-            batches = _shared_out(step, self._lengths, count)
+            batches = _shared_out(step, self._lengths, count * self._world)
             if all(self._tokens(batch) <= self._room for batch in batches):
                 return batches
         size = self._batch_size
@@ -166,12 +184,21 @@ class PackedLoader(Loader):
     """Batches of packed rows."""
 
     def __init__(
-        self, rows: Sequence[EncodedRow], batch_size: int, seed: int, *, accumulation: int
+        self,
+        rows: Sequence[EncodedRow],
+        batch_size: int,
+        seed: int,
+        *,
+        accumulation: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        """Take rows and the cut of a step as it is without packing."""
+        """Take rows; the rest is as in `PackedBatches`."""
         lengths = [len(row.ids) for row in rows]
         self.passes = accumulation
-        batches = PackedBatches(lengths, batch_size, seed, accumulation=accumulation)
+        batches = PackedBatches(
+            lengths, batch_size, seed, accumulation=accumulation, rank=rank, world=world
+        )
         super().__init__(rows, batches, collate_packed, untrained)
 
 

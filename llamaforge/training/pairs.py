@@ -1,6 +1,5 @@
 """Pairs of a better and a worse answer in batches, and what a model makes of their tokens."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from llamaforge.data.chat import EncodedRow
 from llamaforge.training.batches import Batch, LengthBatches, Loader, collate
-from llamaforge.training.lora import hidden_states
+from llamaforge.training.lora import Trainable, hidden_states
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses
-from llamaforge.training.objective import Trainable, computing
+from llamaforge.training.objective import computing
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +115,3 @@ def answer_tokens(
         hidden = hidden_states(model, input_ids)  # [b, s, h]
         losses = token_losses(hidden[:, :-1][looked_at], targets[looked_at], head)
     return AnswerTokens(-losses, looked_at.sum(dim=1).tolist())
-
-
-def planned_pairs(pairs: int, epochs: float, max_steps: int | None, step_pairs: int) -> int:
-    """Return how many pairs training passes through, each as often as it comes."""
-    return math.ceil(pairs * epochs) if max_steps is None else max_steps * step_pairs

@@ -8,11 +8,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from llamaforge.recipe.batching import asks_beforehand
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.training.batches import Loader
-from llamaforge.training.lora import compute_type
+from llamaforge.training.lora import Trainable, compute_type
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead
-from llamaforge.training.objective import EVAL_ROWS, Measured, Trainable
+from llamaforge.training.objective import EVAL_ROWS, Measured
 from llamaforge.training.pairs import (
     AnswerTokens,
     EncodedPair,
@@ -20,7 +21,6 @@ from llamaforge.training.pairs import (
     PairLoader,
     answer_tokens,
     collate_pairs,
-    planned_pairs,
 )
 from llamaforge.training.preference_loss import (
     PairScores,
@@ -29,10 +29,12 @@ from llamaforge.training.preference_loss import (
     sigmoid_losses,
 )
 from llamaforge.training.ranks import ALONE, Ranks
-from llamaforge.training.reference import Reference, reference_table
-
-TRAIN_TABLE, VALIDATION_TABLE = "reference.safetensors", "reference-validation.safetensors"
-"""Files in the folder of the checkpoints that hold what the reference says of all pairs."""
+from llamaforge.training.reference import (
+    TRAIN_TABLE,
+    VALIDATION_TABLE,
+    Reference,
+    reference_table,
+)
 
 
 class PairFigures:
@@ -122,40 +124,30 @@ class DirectPreference:
         What the reference says of a pair never changes. Where training comes to a pair more than
         once, it is asked beforehand; where not, that would cost as much and delay the first step.
         """
-        start = self._start
-        if start is not None:
-            start = {name: value.to(model.device) for name, value in start.items()}
-        reference = self._reference = Reference(
-            cast("PeftModel", model), self._head, self._dtype, start
+        settings = self._settings
+        reference = self._reference = reference_of(model, self._head, self._dtype, self._start)
+        beforehand = (
+            self._pairs if asks_beforehand(settings, len(self._pairs), self._ranks.world) else []
         )
-        beforehand = self._pairs if self._beforehand() else []
         total = len(self._validation) + len(beforehand)
 
         def asked(name: str, pairs: Sequence[EncodedPair], before: int) -> PairScores | None:
-            return reference_table(
+            table = reference_table(
                 reference,
-                pairs,
+                [(pair.chosen, pair.rejected) for pair in pairs],
                 self._settings.per_device_eval_batch_size,
                 self._folder / name,
                 device=model.device,
                 stopped=stopped,
                 on_progress=lambda done: self._on_progress(before + done, total),
             )
+            return None if table is None else PairScores.of(table.T.flatten())
 
         self._known_validation = asked(VALIDATION_TABLE, self._validation, 0)
         if self._known_validation is not None and beforehand:
             self._known = asked(TRAIN_TABLE, beforehand, len(self._validation))
         known = self._known if beforehand else self._known_validation
         return known is not None
-
-    def _beforehand(self) -> bool:
-        settings = self._settings
-        if settings.precompute_ref_log_probs is not None:
-            return settings.precompute_ref_log_probs
-        step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-        step *= self._ranks.world
-        planned = planned_pairs(self.examples, settings.num_train_epochs, settings.max_steps, step)
-        return planned > self.examples
 
     def loader(self) -> Loader:
         """Return the batches of one epoch."""
@@ -177,7 +169,7 @@ class DirectPreference:
         """Return the batch's share of the mean loss per pair of its step."""
         # The reference first: it switches the adapter, which a graph in the making may not see.
         if self._known is None:
-            reference = self._asked().scores(batch["input_ids"], batch["labels"])
+            reference = PairScores.of(self._asked().sums(batch["input_ids"], batch["labels"]))
         else:
             reference = _rows_of(self._known, batch["numbers"])
         losses = self._losses(model, batch, reference)
@@ -212,6 +204,15 @@ class DirectPreference:
 
     def _asked(self) -> Reference:
         return cast("Reference", self._reference)  # it is there once training is ready
+
+
+def reference_of(
+    model: Trainable, head: OutputHead, dtype: torch.dtype, start: dict[str, Tensor] | None
+) -> Reference:
+    """Return what `model` was when training began; `start` is as in `Reference`, on any device."""
+    if start is not None:
+        start = {name: value.to(model.device) for name, value in start.items()}
+    return Reference(cast("PeftModel", model), head, dtype, start)
 
 
 class OddsRatio:

@@ -1,7 +1,8 @@
 """The losses of learning from pairs, from log-probabilities alone.
 
-All take sums over the tokens of an answer, in nats, shape [b], and return one loss a pair.
-Names and values are those of TRL's `DPOTrainer` and `ORPOTrainer`.
+All take sums over the tokens of an answer, in nats, shape [b], and return one loss a pair, or one
+an answer.
+Names and values are those of TRL's `DPOTrainer`, `ORPOTrainer` and `KTOTrainer`.
 """
 
 from dataclasses import dataclass
@@ -66,6 +67,31 @@ def odds_ratio_losses(means: PairScores) -> Tensor:
         _log_one_minus_exp(means.chosen) - _log_one_minus_exp(means.rejected)
     )
     return -functional.logsigmoid(log_odds)
+
+
+def kto_losses(
+    ratios: Tensor,
+    good: Tensor,
+    moved: float,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """Return w⁺ (1 - σ(β (r - z))) of good answers, and w⁻ (1 - σ(β (z - r))) of bad ones.
+
+    Args:
+        ratios: r, the log-ratios of answers to the reference, shape [b].
+        good: whether each is a good answer, shape [b].
+        moved: z, an estimate of how far the model is from the reference, not below zero, in nats.
+        beta: how strongly the reference is held on to.
+        desirable_weight: w⁺.
+        undesirable_weight: w⁻.
+
+    Source: equations 7 and 8 of Ethayarajh et al., "KTO" (2402.01306).
+    """
+    sign = torch.where(good, 1.0, -1.0)
+    weights = torch.where(good, desirable_weight, undesirable_weight)
+    return weights * (1.0 - torch.sigmoid(sign * beta * (ratios - moved)))
 
 
 def _log_one_minus_exp(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""The model that training on pairs holds on to: the same weights as they are at its beginning.
+"""The model that training on preferences holds on to: the same weights as they were before it.
 
-That is the packed base with the adapter off or, where a run goes on from an earlier adapter, with
+That is the base with the adapter off or, where a run goes on from an earlier adapter, with
 that adapter as it was. No second model is loaded.
 """
 
@@ -16,15 +16,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from llamaforge.data.chat import EncodedRow
 from llamaforge.files import write_atomic
+from llamaforge.training.batches import collate
 from llamaforge.training.loss import OutputHead
-from llamaforge.training.pairs import EncodedPair, answer_tokens, collate_pairs
-from llamaforge.training.preference_loss import PairScores
+from llamaforge.training.pairs import answer_tokens
 
-_SAVED_PAIRS: Final = 512
-"""Pairs after which what is known so far goes to disk."""
+_SAVED_ITEMS: Final = 512
+"""Items after which what is known so far goes to disk."""
 
 _TABLE: Final = "log_probabilities"
+TRAIN_TABLE, VALIDATION_TABLE = "reference.safetensors", "reference-validation.safetensors"
+"""Files in the folder of the checkpoints that hold what the reference says of all rows."""
 
 
 class Reference:
@@ -40,7 +43,7 @@ class Reference:
         """Take `model` and what it began with.
 
         Args:
-            model: the packed model with LoRA layers.
+            model: the model with LoRA layers.
             head: the output head over [vocabulary, hidden].
             dtype: what products are computed in.
             start: the adapter's weights at the beginning by their parameters' names; None where
@@ -51,11 +54,11 @@ class Reference:
         self._dtype = dtype
         self._start = start
 
-    def scores(self, input_ids: Tensor, labels: Tensor) -> PairScores:
-        """Return log P(answer) of a batch of pairs, without gradients."""
+    def sums(self, input_ids: Tensor, labels: Tensor) -> Tensor:
+        """Return log P(answer) of each row of a batch [b, s], without gradients, shape [b]."""
         with self._shown(), torch.no_grad():
             tokens = answer_tokens(self._model, self._head, input_ids, labels, self._dtype)
-        return PairScores.of(tokens.sums())
+        return tokens.sums()
 
     @contextmanager
     def _shown(self) -> Iterator[None]:
@@ -92,22 +95,32 @@ def _exchanged(model: PeftModel, weights: Mapping[str, Tensor]) -> Iterator[None
 
 def reference_table(
     reference: Reference,
-    pairs: Sequence[EncodedPair],
+    items: Sequence[Sequence[EncodedRow]],
     batch_size: int,
     path: Path,
     *,
     device: torch.device,
     stopped: Callable[[], bool],
     on_progress: Callable[[int], None],
-) -> PairScores | None:
-    """Return what the reference says of all `pairs`, on the CPU; None where it was stopped.
+) -> Tensor | None:
+    """Return log P(answer) of the rows of all `items`, shape [items, rows of each], on the CPU.
 
-    Pairs are batched by length, always in the same way, and results are kept in `path` as they
-    come: a run that dies goes on where it was, with the very same numbers.
+    None where it was stopped. Items are batched by length, always in the same way, and results are
+    kept in `path` as they come: a run that dies goes on where it was, with the very same numbers.
+
+    Args:
+        reference: what is asked.
+        items: as many rows each, such as both sides of a pair.
+        batch_size: items in a pass.
+        path: where the results are kept.
+        device: where the model lies.
+        stopped: asked before each pass.
+        on_progress: takes how many items are known.
     """
-    order = sorted(range(len(pairs)), key=lambda number: (pairs[number].longest, number))
-    fingerprint = _fingerprint(pairs, batch_size)
-    table = _read(path, fingerprint, len(pairs))
+    longest = [max(len(row.ids) for row in rows) for rows in items]
+    order = sorted(range(len(items)), key=lambda number: (longest[number], number))
+    fingerprint = _fingerprint(items, batch_size)
+    table = _read(path, fingerprint, (len(items), len(items[0]) if items else 0))
     unsaved = 0
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
@@ -116,34 +129,36 @@ def reference_table(
         if stopped():
             _write(path, fingerprint, table)
             return None
-        batch = collate_pairs([(number, pairs[number]) for number in numbers])
-        found = reference.scores(batch["input_ids"].to(device), batch["labels"].to(device))
-        table[numbers] = torch.stack([found.chosen, found.rejected], dim=1).cpu()
+        # All first rows, then all second ones: as training has them.
+        batch = collate([row for rows in zip(*(items[n] for n in numbers), strict=True)
+                         for row in rows])  # fmt: skip
+        found = reference.sums(batch["input_ids"].to(device), batch["labels"].to(device))
+        table[numbers] = found.view(-1, len(numbers)).T.cpu()
         unsaved += len(numbers)
-        if unsaved >= _SAVED_PAIRS:
+        if unsaved >= _SAVED_ITEMS:
             _write(path, fingerprint, table)
             unsaved = 0
         on_progress(start + len(numbers))
     if unsaved:
         _write(path, fingerprint, table)
-    return PairScores(table[:, 0], table[:, 1])
+    return table
 
 
-def _fingerprint(pairs: Sequence[EncodedPair], batch_size: int) -> str:
-    """Return what the table of other pairs, or of other batches, would not have."""
+def _fingerprint(items: Sequence[Sequence[EncodedRow]], batch_size: int) -> str:
+    """Return what the table of other rows, or of other batches, would not have."""
     digest = hashlib.sha256(f"{batch_size}".encode())
-    for pair in pairs:
-        for side in (pair.chosen, pair.rejected):
-            digest.update(repr((side.ids, sum(side.trained))).encode())
+    for rows in items:
+        for row in rows:
+            digest.update(repr((row.ids, sum(row.trained))).encode())
     return digest.hexdigest()
 
 
-def _read(path: Path, fingerprint: str, count: int) -> Tensor:
-    """Return the table in `path`, shape [count, 2]; what is not known yet is NaN.
+def _read(path: Path, fingerprint: str, shape: tuple[int, int]) -> Tensor:
+    """Return the table in `path`, of `shape`; what is not known yet is NaN.
 
-    A file of other pairs, or one that is not what was written, is as good as none.
+    A file of other rows, or one that is not what was written, is as good as none.
     """
-    unknown = torch.full((count, 2), torch.nan)
+    unknown = torch.full(shape, torch.nan)
     try:
         with safe_open(path, framework="pt") as file:
             table = file.get_tensor(_TABLE)
@@ -151,12 +166,12 @@ def _read(path: Path, fingerprint: str, count: int) -> Tensor:
     except (OSError, SafetensorError):
         return unknown
     fits = table.shape == unknown.shape and table.dtype == unknown.dtype
-    expected = {"pairs": fingerprint, "sha256": _digest(table)}
+    expected = {"rows": fingerprint, "sha256": _digest(table)}
     return table if fits and noted == expected else unknown
 
 
 def _write(path: Path, fingerprint: str, table: Tensor) -> None:
-    noted = {"pairs": fingerprint, "sha256": _digest(table)}
+    noted = {"rows": fingerprint, "sha256": _digest(table)}
     write_atomic(path, save({_TABLE: table}, noted))
 
 

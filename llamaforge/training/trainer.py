@@ -32,7 +32,7 @@ from llamaforge.training.checkpoints import (
     step_of,
 )
 from llamaforge.training.lora import base_model
-from llamaforge.training.objective import Objective
+from llamaforge.training.objective import Measured, Objective
 from llamaforge.training.ranks import ALONE, Ranks
 
 _SPEED_STEPS: Final = 10
@@ -94,6 +94,7 @@ def train(
     wishes: Wishes,
     probes: Probes | None = None,
     ranks: Ranks = ALONE,
+    together: bool = False,
 ) -> Outcome:
     """Train what is to be trained of `model` in place; goes on from the newest whole checkpoint.
 
@@ -106,6 +107,7 @@ def train(
         wishes: what was asked from outside.
         probes: answers prompts whenever the validation loss is measured, and on request.
         ranks: the processes that train together; all but the first one are silent.
+        together: whether none of them can compute alone, since each has a part of the model.
 
     Raises:
         LlamaForgeError: the loss, or a weight, is no longer a number (`diverged`).
@@ -121,6 +123,7 @@ def train(
         base: Any = base_model(model)
         base.gradient_checkpointing_enable({"use_reentrant": False})
     reporter = _Reporter(model, objective, settings, checkpoints, emit, wishes, probes, ranks)
+    reporter.together = together
     trainer = _PackedTrainer(model, objective, arguments, reporter, ranks)
     newest, damaged = ranks.share(newest_checkpoint(checkpoints) if ranks.is_first else (None, []))
     for item in damaged if ranks.is_first else []:
@@ -175,7 +178,7 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Tensor]], device: torch.device
     ) -> Tensor | None:
-        """Return by what the batches of one optimizer step are divided."""
+        """Return what the losses need to know of the whole optimizer step."""
         if not batch_samples:
             return None
         return self._ranks.total(self._objective.counts(batch_samples).to(device))
@@ -189,11 +192,11 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         """Return the batch's share of its optimizer step's loss."""
         del return_outputs
-        counts = self._objective.counts([inputs])
+        counts = num_items_in_batch
+        if counts is None:
+            counts = self._objective.counts([inputs])
         self._reporter.tokens += int(inputs["lengths"].sum())
-        loss = self._objective.loss(
-            model, inputs, counts if num_items_in_batch is None else num_items_in_batch
-        )
+        loss = self._objective.loss(model, inputs, counts)
         self.step_loss = self.step_loss.to(loss.device) + loss.detach()
         return loss
 
@@ -240,6 +243,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         ranks: Ranks,
     ) -> None:
         self._ranks = ranks
+        self.together = False
+        """Whether the first rank can measure nothing without the others."""
         self.tokens = 0
         """Tokens read since the last step, padding not counted."""
         self._model = model
@@ -271,8 +276,11 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock, after a look at the model as it is."""
         del args, control
-        if self._objective.measures_start and state.global_step == 0 and self._ranks.is_first:
-            self._evaluate(0)
+        if self._objective.measures_start and state.global_step == 0:
+            if self._ranks.is_first:
+                self._evaluate(0)
+            elif self.together:
+                self._measure()
         self._since = time.monotonic()
         self._saved_step = state.global_step
 
@@ -321,6 +329,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             raise self._diverged(f"The gradient of step {state.global_step}")
         if self._ranks.is_first:
             self._after_step(state)
+        elif self.together and self._is_measured(state):
+            self._measure()
         if self._ranks.share(self._wishes.stop() or self.best.is_over):
             control.should_training_stop = True
 
@@ -332,8 +342,7 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
     def _after_step(self, state: Any) -> None:
         started = time.monotonic()
-        is_last = state.global_step == state.max_steps
-        if is_last or state.global_step % self._settings.eval_steps == 0:
+        if self._is_measured(state):
             if self._evaluate(state.global_step) and self._settings.keeps_best:
                 self._save_new(state)
                 self.best.keep(self._checkpoints / f"step-{state.global_step:06d}")
@@ -359,12 +368,21 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
             return int(torch.cuda.max_memory_allocated())
         return int(self._process.memory_info().rss)
 
-    def _evaluate(self, step: int) -> bool:
-        """Report what the validation rows show, if there are any; return whether it is the best."""
+    def _is_measured(self, state: Any) -> bool:
+        """Return whether the validation rows are looked at after this step."""
+        is_last = state.global_step == state.max_steps
+        return bool(is_last or state.global_step % self._settings.eval_steps == 0)
+
+    def _measure(self) -> Measured | None:
         was_training = self._model.training
         self._model.eval()
         measured = self._objective.measure(self._model)
         self._model.train(was_training)
+        return measured
+
+    def _evaluate(self, step: int) -> bool:
+        """Report what the validation rows show, if there are any; return whether it is the best."""
+        measured = self._measure()
         if measured is None:
             return False
         is_best = step > 0 and self.best.take(step, measured.loss)

@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415 - the first picture does not wait for screens that are not open
 
+import gc
 import os
 import shlex
 import time
@@ -46,6 +47,10 @@ class LlamaForgeApp(App[ExitCode]):
         Binding("f1", "help", "Help", show=False, priority=True, id="app.help_anywhere"),
         Binding("q", "leave", "Quit", id="app.quit"),
         Binding("ctrl+q", "leave", "Quit", show=False, priority=True, id="app.quit_anywhere"),
+        # With priority the focus moves before the next key is handed on: Textual's own are found
+        # after a key has gone up from the focused widget, and what is typed meanwhile goes there.
+        Binding("tab", "focus_next", "Next part", show=False, priority=True),
+        Binding("shift+tab", "focus_previous", "Part before", show=False, priority=True),
     ]
 
     def __init__(
@@ -53,9 +58,11 @@ class LlamaForgeApp(App[ExitCode]):
         store_root: Path | None = None,
         initial_run: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_first_picture: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.clock = clock
+        self._on_first_picture = on_first_picture
         self._store_root = store_root
         self._initial_run = None
         if initial_run:
@@ -90,6 +97,7 @@ class LlamaForgeApp(App[ExitCode]):
 
             self.push_screen(MonitorScreen(self._initial_run, self.clock))
         self.set_keymap(dict(self.preferences.keys))
+        self.call_after_refresh(self._on_first_picture)
         problem = self.preferences.problem
         if problem:
             self.notify(safe_line(problem), severity="warning", markup=False)
@@ -198,5 +206,16 @@ def main(store: Path | None = None, run: str | None = None) -> ExitCode:
     Raises:
         NotFoundError: there is no such run.
     """
-    result = LlamaForgeApp(store, run).run()
+    gc.disable()  # what a start makes stays
+    result = LlamaForgeApp(store, run, on_first_picture=_settle).run()
     return ExitCode.FAILED if result is None else result
+
+
+def _settle() -> None:
+    """Let the collector pass over all that is there: modules, styles and the first screens.
+
+    A full collection walks through every object, which takes 30 ms and, on a busy machine, several
+    times that; a key that is pressed meanwhile waits for it.
+    """
+    gc.freeze()
+    gc.enable()

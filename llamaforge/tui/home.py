@@ -9,7 +9,7 @@ from textual.content import Content
 
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.lines import MUTED, facts, hanging
-from llamaforge.words import size_words
+from llamaforge.words import plural, size_words
 
 if TYPE_CHECKING:
     from llamaforge.errors import LlamaForgeError
@@ -103,7 +103,7 @@ def _draft_words(draft: "Draft") -> str:
 
 def _history_words(runs: "Sequence[RunRow]") -> str:
     done = sum(row.state.value == "finished" for row in runs)
-    count = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
+    count = plural(len(runs), "run")
     return f"{count}, {done} finished; the newest is {_short(runs[0].id)}"
 
 
@@ -128,7 +128,7 @@ def _machine_facts(home: Home) -> list[tuple[str, str]]:
         for gpu in machine.gpus
     )
     fast = ", multiplies bfloat16" if machine.has_bfloat16 else ""
-    cores = f"{machine.cores} {'core' if machine.cores == 1 else 'cores'}"
+    cores = plural(machine.cores, "core")
     return [
         ("processor", f"{cores}{fast}"),
         ("memory", f"{size_words(machine.memory)} of {size_words(machine.memory_total)} free"),
@@ -167,7 +167,11 @@ def advice_lines(home: Home, width: int) -> list[Content]:
             "Are your models somewhere else? Say where: OLLAMA_MODELS=/path llamaforge",
         )
     elif models.total:
-        what = f"None of your {models.total} models can be trained; Models says why of each."
+        what = (
+            "Your only model cannot be trained; Models says why."
+            if models.total == 1
+            else f"None of your {models.total:,} models can be trained; Models says why of each."
+        )
         hints = ("Pull one that can be: ollama pull qwen2.5:3b",)
     else:
         what = "Ollama has no models yet."

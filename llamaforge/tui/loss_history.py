@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-MAX_POINTS: Final = 2048
-"""More than a terminal has dots in a row; beyond it neighbours are merged."""
+MAX_POINTS: Final = 1024
+"""As many dots as a row of 512 cells has; beyond it neighbours are merged."""
 
 
 @dataclass(frozen=True, slots=True)

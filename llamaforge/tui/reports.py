@@ -31,6 +31,8 @@ class FidelityReport:
     loss_served: float | None
     loss_base: float | None
     rows: int | None
+    is_merged: bool = False
+    """Whether a merged file is served, in place of an adapter over the model's own file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def fidelity_report(figures: Any) -> FidelityReport:
         loss_served=number(body.get("loss_served")),
         loss_base=number(body.get("loss_base")),
         rows=whole(body.get("rows")),
+        is_merged=body.get("served_as") == "merged",
     )
 
 

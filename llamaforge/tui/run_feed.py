@@ -70,6 +70,8 @@ class RunFeed:
             model=spec.model.name,
             publish=spec.publish.name or "",
             epochs=None if spec.training.max_steps else spec.training.num_train_epochs,
+            questions=tuple(spec.evaluation.probe_prompts),
+            knows_before=spec.training.use_peft,
         )
 
 

@@ -7,7 +7,7 @@ from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory, RunState, Status, list_runs
 from llamaforge.safe_text import safe_line
-from llamaforge.words import UNKNOWN, loss_words, number, whole
+from llamaforge.words import UNKNOWN, loss_words, number, plural, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def _right_words(status: Status) -> str:
 
 def _progress_words(status: Status) -> str:
     step, total = whole(status.step) or 0, whole(status.total) or 0
-    steps = f"{step:,} of {total:,} steps" if total else "–"
+    steps = f"{step:,} of {plural(total, 'step')}" if total else "–"
     if status.state is RunState.FINISHED:
         return steps
     stage = safe_line(str(status.stage), limit=12)

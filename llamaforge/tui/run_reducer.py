@@ -22,7 +22,7 @@ from llamaforge.tui.run_view import (
     StageState,
     StageView,
 )
-from llamaforge.words import duration_words, loss_words, number, whole
+from llamaforge.words import duration_words, loss_words, number, plural, whole
 
 MAX_LOG_LINES: Final = 300
 MAX_SAMPLES: Final = 20
@@ -152,8 +152,7 @@ def _after_sample(view: RunView, event: events.Sample) -> RunView:
 
 
 def _after_sampled(view: RunView, event: events.Sampled) -> RunView:
-    count = whole(event.answers)
-    prompts = "1 prompt" if count == 1 else f"{_count(event.answers)} prompts"
+    prompts = plural(whole(event.answers), "prompt")
     words = f"{prompts} answered at step {_count(event.step)}."
     return _noted(replace(view, sampled_step=whole(event.step)), event, words)
 
@@ -227,9 +226,9 @@ def _after_report(view: RunView, event: events.Report) -> RunView:
         case "data":
             data = data_report(event.figures)
             words = (
-                f"{_count(data.train)} rows to train on, {_count(data.validation)} to validate, "
+                f"{plural(data.train, 'row')} to train on, {_count(data.validation)} to validate, "
                 f"{_count(data.test)} to test; {_count(data.rejected)} rejected, "
-                f"{_count(data.duplicates)} duplicates, "
+                f"{plural(data.duplicates, 'duplicate')}, "
                 f"{_count(data.shortened)} shortened."
             )
             return _noted(replace(view, data=data), event, words)

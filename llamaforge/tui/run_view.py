@@ -98,6 +98,10 @@ class RunView:
     publish: str = ""
     """The name under which the result goes to Ollama; empty where it does not."""
     epochs: float | None = None
+    questions: tuple[str, ...] = ()
+    """The recipe's prompts that are answered on the way, as they are: not safe to print."""
+    knows_before: bool = True
+    """Whether the model can still answer as it was before training: an adapter can be taken off."""
     state: RunState = RunState.CREATED
     over: RunState | None = None
     """How the newest worker said that it ended."""
@@ -180,7 +184,13 @@ class RunView:
 
 
 def begin_view(
-    run: str, *, model: str = "", publish: str = "", epochs: float | None = None
+    run: str,
+    *,
+    model: str = "",
+    publish: str = "",
+    epochs: float | None = None,
+    questions: tuple[str, ...] = (),
+    knows_before: bool = True,
 ) -> RunView:
     """Return the view of a run of which no event is known yet."""
     names = STAGES if publish else STAGES[:-1]
@@ -189,5 +199,7 @@ def begin_view(
         model=safe_line(model, limit=120),
         publish=safe_line(publish, limit=120),
         epochs=epochs,
+        questions=questions,
+        knows_before=knows_before,
         stages=tuple(map(StageView, names)),
     )

@@ -17,7 +17,7 @@ from llamaforge.catalog.model import ModelStatus, StoredModel
 from llamaforge.errors import LlamaForgeError
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.widgets.lines import MUTED, facts, hanging
-from llamaforge.words import count_words, size_words
+from llamaforge.words import count_words, plural, size_words
 
 STATUS_WORDS: Final = {
     ModelStatus.READY: ("✓", "ready"),
@@ -152,7 +152,10 @@ def detail_lines(
     if listed is not None:
         lines += [Content(""), *facts(_base_facts(listed), width)]
     if content.listed:
-        total = f"{len(content.models):,} models, {size_words(disk_bytes(content.models))} on disk"
+        total = (
+            f"{plural(len(content.models), 'model')}, "
+            f"{size_words(disk_bytes(content.models))} on disk"
+        )
         lines += [Content(""), *Content.styled(total, MUTED).wrap(width)]
     return lines
 
@@ -196,7 +199,9 @@ def _adapter_words(model: StoredModel) -> str:
     own = [adapter for adapter in model.adapters if adapter.is_own]
     if own:
         return f"by the run {safe_line(own[0].name, limit=64)}"
-    return f"{len(model.adapters)} adapters on top of the weights" if model.adapters else ""
+    return (
+        f"{plural(len(model.adapters), 'adapter')} on top of the weights" if model.adapters else ""
+    )
 
 
 def _stores_of(model: StoredModel) -> str:

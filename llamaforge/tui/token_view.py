@@ -9,6 +9,7 @@ from llamaforge.data.preview import Preview
 from llamaforge.runs.previews import PreviewAnswer
 from llamaforge.safe_text import safe_line, safe_text
 from llamaforge.tui.widgets.lines import MUTED, hanging
+from llamaforge.words import plural
 
 LEGEND: Final = "^ learned   = control token, learned   - control token, not learned"
 _TRAINED, _CONTROL = 1, 2
@@ -27,7 +28,7 @@ def row_lines(answer: PreviewAnswer, width: int) -> list[Content]:
     if not answer.previews:
         return []
     shown = answer.previews[0]
-    count = f"{shown.token_count:,} tokens, {shown.trained_count:,} of them learned"
+    count = f"{plural(shown.token_count, 'token')}, {shown.trained_count:,} of them learned"
     lines = [Content.styled(count, "bold")]
     for item in shown.problems:
         mark, style = ("✗", "$text-error") if item.level == "error" else ("!", "$text-warning")

@@ -150,4 +150,7 @@ def review_lines(
     if command:
         lines += [Content(""), Content.styled("The same as a command", "bold $primary")]
         lines += Content(safe_line(command, limit=4_000)).wrap(width)
+        if draft.needs_file:
+            words = "No flags can say all of it: w writes the recipe, which the command reads."
+            lines += Content.styled(words, MUTED).wrap(width)
     return lines

@@ -25,6 +25,7 @@ from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import check_run_name
 from llamaforge.safe_text import safe_line
 from llamaforge.wizard.beginning import facts_of
+from llamaforge.wizard.continuing import earlier_adapter
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.questions import advice_for
@@ -101,7 +102,12 @@ def spec_of(draft: Draft, facts: Facts) -> RunSpec:
     if draft.trains_on_base:
         repo = draft.full_base if draft.base == "other" else facts.base and facts.base.repo
         base = local_base(repo or "")
-    return resolve(draft.recipe(advice_for(draft, facts)), facts_of(model, base), name)
+    recipe, found = draft.recipe(advice_for(draft, facts)), facts_of(model, base)
+    start = None
+    if recipe.continue_from is not None:
+        before = earlier_adapter(recipe.continue_from, found)
+        start = (before.start, before.training)
+    return resolve(recipe, found, name, start=start)
 
 
 def _changed(draft: Draft, title: str, **settings: str) -> Fix:

@@ -6,6 +6,7 @@ from llamaforge.errors import LlamaForgeError
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.question import Kind, Option, Question, Step
+from llamaforge.words import plural
 
 _USUAL_PART: Final = "0.1"
 _PARTS: Final = (
@@ -63,6 +64,12 @@ def are_pairs(facts: Facts) -> bool:
     return any(source.get("format") == "preference" for source in facts.report.get("sources", ()))
 
 
+def are_labelled(facts: Facts) -> bool:
+    """Return whether the rows are answers that are labelled good or bad by themselves."""
+    sources = facts.report.get("sources", ())
+    return any(source.get("format") == "unpaired_preference" for source in sources)
+
+
 def rows_problem(draft: Draft, facts: Facts) -> str:
     """Return why the rows cannot be looked through, unless the next question mends that."""
     report = facts.report
@@ -92,7 +99,7 @@ def _parts(draft: Draft, facts: Facts) -> list[Option]:
     del draft
     count = facts.rows.count
     return [
-        Option(part, title, f"{round(float(part) * count):,} of {count:,} rows; {why}")
+        Option(part, title, f"{round(float(part) * count):,} of {plural(count, 'row')}; {why}")
         for part, title, why in _PARTS
     ]
 

@@ -57,6 +57,12 @@ class Draft:
     """The run's name."""
     publish: str = ""
     """The name in Ollama; empty means that the result is not published."""
+    continue_from: str = ""
+    """The run whose adapter is gone on from."""
+    then: str = ""
+    """Further phases of training as a recipe has them, in JSON; nothing asks for them."""
+    said_of_sources: str = ""
+    """What a recipe says of single sources, in JSON, by their text; nothing asks for it."""
 
     def with_answers(self, **answers: Any) -> "Draft":
         """Return the draft with other answers."""
@@ -95,7 +101,13 @@ class Draft:
         """
         if self.snapshot:
             return {"snapshot": library.find(self.snapshot).manifest.id}
-        return {"sources": list(self.sources)}
+        said = _json(self.said_of_sources)
+        return {"sources": [said.get(text, text) for text in self.sources]}
+
+    @property
+    def needs_file(self) -> bool:
+        """Whether the recipe says what no flag can."""
+        return bool(self.then or any(text in _json(self.said_of_sources) for text in self.sources))
 
     def body(self, advice: tuple[Advice, ...]) -> dict[str, Any]:
         """Return the recipe as a person would write it, with what is advised."""
@@ -103,7 +115,7 @@ class Draft:
             "model": {"name": self.model},
             "data": self.rows(),
             "training": {},
-        }
+        } | self._phases()
         if self.name:
             recipe = {"name": self.name} | recipe
         if self.store:
@@ -124,6 +136,11 @@ class Draft:
         if self.publish:
             recipe["publish"] = {"name": self.publish}
         return recipe
+
+    def _phases(self) -> dict[str, Any]:
+        """Return what comes before and after this training."""
+        before = {"continue_from": self.continue_from} if self.continue_from else {}
+        return before | ({"then": json.loads(self.then)} if self.then else {})
 
     def recipe(self, advice: tuple[Advice, ...]) -> Recipe:
         """Return the recipe of these answers.
@@ -170,22 +187,21 @@ class Draft:
         return "# Train it with: llamaforge train THIS-FILE\n" + "\n".join(lines) + "\n"
 
     def command(self, advice: tuple[Advice, ...]) -> str:
-        """Return the shell command that trains the same."""
+        """Return the shell command that trains the same; where no flags can, with its file."""
+        if self.needs_file:
+            return shlex.join(["llamaforge", "train", f"{self.name or 'recipe'}.yaml"])
         words = ["llamaforge", "train", "--model", self.model, "--data", *self.sources]
-        if self.store:
-            words += ["--store", self.store]
-        if self.trains_on_base:
-            words += ["--from", "hub"]
-        if self.base == "other":
-            words += ["--base", self.full_base]
-        if self.map:
-            words += ["--map", self.map]
-        if self.preference != "refuse":
-            words += ["--preference", self.preference]
-        if self.allow_secrets:
-            words.append("--allow-secrets")
-        if self.name:
-            words += ["--name", self.name]
+        for flag, value in (
+            ("--store", self.store),
+            ("--continue", self.continue_from),
+            ("--from", "hub" if self.trains_on_base else ""),
+            ("--base", self.full_base if self.base == "other" else ""),
+            ("--map", self.map),
+            ("--preference", self.preference if self.preference != "refuse" else ""),
+            ("--name", self.name),
+        ):
+            words += [flag, value] if value else []
+        words += ["--allow-secrets"] if self.allow_secrets else []
         settings = {item.key: str(item.value) for item in advice}
         if self.held_out and not self.snapshot:
             settings["validation_fraction"] = self.held_out
@@ -206,6 +222,11 @@ def _place(key: str, recipe: Recipe) -> tuple[str, str]:
         return section, name
     sections = ("training", "data", "evaluation", "model", "publish")
     return next((part, key) for part in sections if hasattr(getattr(recipe, part), key))
+
+
+def _json(text: str) -> dict[str, Any]:
+    found = json.loads(text or "{}")
+    return found if isinstance(found, dict) else {}
 
 
 def kept_drafts() -> list[Draft]:
@@ -259,6 +280,8 @@ def _read(file: Path) -> Draft | None:
         texts = known - {"sources", "probes", "settings", "allow_secrets"}
         if any(not isinstance(values.get(key, ""), str) for key in texts):
             return None
+        for key in ("then", "said_of_sources"):  # as they are read later on
+            json.loads(values.get(key) or "{}")
         return Draft(**values)
     except (OSError, ValueError, TypeError, AttributeError):
         return None

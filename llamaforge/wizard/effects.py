@@ -11,7 +11,7 @@ from llamaforge.wizard.checks import spec_of
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.questions import advice_for
-from llamaforge.words import size_words
+from llamaforge.words import plural, size_words
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Effect:
             times = f", {self.rows / self.usual_rows:.2g} times the preset's work"
         return (
             f"memory: at least {size_words(self.memory_bytes)}{have}; disk: up to "
-            f"{size_words(self.disk_bytes)}; {self.steps:,} steps over {self.rows:,} rows{times}"
+            f"{size_words(self.disk_bytes)}; {plural(self.steps, 'step')} over "
+            f"{plural(self.rows, 'row')}{times}"
         )
 
 

@@ -11,7 +11,7 @@ from llamaforge.catalog.model import ModelStatus, StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.errors import LlamaForgeError, UsageError
 from llamaforge.wizard.presets import Rows
-from llamaforge.words import size_words
+from llamaforge.words import plural, size_words
 
 if TYPE_CHECKING:
     from llamaforge.wizard.bases import BaseFacts
@@ -37,7 +37,7 @@ class Machine:
         """Return it in one line."""
         gpu = f", {self.gpus[0].name}" if self.gpus else ", no GPU"
         return (
-            f"{self.cores} cores, {size_words(self.memory)} of memory free, "
+            f"{plural(self.cores, 'core')}, {size_words(self.memory)} of memory free, "
             f"{size_words(self.disk)} of disk free{gpu}"
         )
 
@@ -72,11 +72,15 @@ class Facts:
     def rows(self) -> Rows:
         """What the check says of the rows."""
         counts = self.report.get("rows", {})
-        lengths = (self.report.get("analysis") or {}).get("lengths") or {}
+        analysis = self.report.get("analysis") or {}
+        lengths = analysis.get("lengths") or {}
+        labelled = (analysis.get("flags") or {}).get("labelled") or {}
         return Rows(
             count=int(counts.get("accepted", 0)) + int(counts.get("repaired", 0)),
             p50=int((lengths.get("tokens") or {}).get("p50", 0)),
             suggested_max_length=int(lengths.get("suggested_max_length", 0)),
+            good=int(labelled.get("good", 0)),
+            bad=int(labelled.get("bad", 0)),
         )
 
     def model(self, name: str) -> StoredModel | None:

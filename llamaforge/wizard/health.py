@@ -19,7 +19,7 @@ from llamaforge.errors import LlamaForgeError
 from llamaforge.runs.directory import RunState, list_runs
 from llamaforge.safe_text import safe_line
 from llamaforge.wizard.checks import Check, Verdict
-from llamaforge.words import size_words
+from llamaforge.words import plural, size_words
 
 _LITTLE_MEMORY_BYTES: Final = 2_000_000_000
 """Less than this is left for hardly any model."""
@@ -83,7 +83,7 @@ def _machine() -> _Found:
         Check(
             "Processor",
             "pass",
-            f"{cores} cores; it multiplies bfloat16 "
+            f"{plural(cores, 'core')}; it multiplies bfloat16 "
             + ("natively." if fast else "no faster than float32, so float32 is computed in."),
         )
     ]
@@ -264,7 +264,7 @@ def _ollama(stores: Sequence[Path]) -> _Found:
         Check(
             "Models",
             "pass" if ready else "warn",
-            f"{ready:,} of {len(models):,} models in {where} can be trained.",
+            f"{ready:,} of {plural(len(models), 'model')} in {where} can be trained.",
             ""
             if ready
             else "Pull one, for example: ollama pull qwen2.5:0.5b; or see how it works without "
@@ -279,7 +279,7 @@ def _ollama(stores: Sequence[Path]) -> _Found:
             Check(
                 status.value.replace("_", " ").capitalize(),
                 "warn" if status in {ModelStatus.BROKEN, ModelStatus.MISSING_BLOB} else "pass",
-                f"{count:,} models, such as {safe_line(first.name, limit=60)}: "
+                f"{plural(count, 'model')}, such as {safe_line(first.name, limit=60)}: "
                 f"{safe_line(first.reason, limit=200)}.",
                 "See: llamaforge models",
             )
@@ -338,7 +338,7 @@ def _hub() -> _Found:
         Check(
             "Cache",
             "pass" if writable else "warn",
-            f"{len(bases):,} models in {safe_line(str(folder))}, {size_words(free)} free"
+            f"{plural(len(bases), 'model')} in {safe_line(str(folder))}, {size_words(free)} free"
             + ("." if writable else "; it cannot be written to, so nothing can be downloaded."),
             "" if writable else "Set HF_HOME to a folder of your own.",
         )

@@ -81,15 +81,21 @@ def rows_about(draft: Draft) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _refuses_pairs(report: Mapping[str, Any]) -> bool:
-    return report.get("code") == "unsupported_format" and "preference" in report["message"]
+def _other_reading(report: Mapping[str, Any]) -> str | None:
+    """Return how rows that are no conversations can be read, by the words of the refusal."""
+    if report.get("code") != "unsupported_format":
+        return None
+    if "labelled good or bad" in report["message"]:
+        return "labelled"
+    return "pairs" if "preference" in report["message"] else None
 
 
 def _at_rows(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
     report = report_on(draft, on_progress)
-    if draft.preference == "refuse" and _refuses_pairs(report):
-        # What becomes of pairs is asked with the goal; until then they are looked at as pairs.
-        report = report_on(replace(draft, preference="pairs"), on_progress)
+    other = _other_reading(report) if draft.preference == "refuse" else None
+    if other is not None:
+        # What becomes of them is asked with the goal; until then they are looked at as they are.
+        report = report_on(replace(draft, preference=other), on_progress)
     if "rows" in report and not draft.snapshot:
         remember_sources(draft.with_whole_paths().sources)
     files = files_of_report(draft, report) or facts.files

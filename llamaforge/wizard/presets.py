@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from llamaforge.words import plural
+
 _STEP_ROWS: Final = 16
 _FEW_ROWS: Final = 200
 _QUICK_STEPS: Final = 60
@@ -43,6 +45,15 @@ class Rows:
     """Tokens of a row in the middle; 0 where they were not counted."""
     suggested_max_length: int = 0
     """Tokens; 0 where they were not counted."""
+    good: int = 0
+    """Answers among them that are labelled good by themselves."""
+    bad: int = 0
+    """Answers that are labelled bad."""
+
+    @property
+    def are_labelled(self) -> bool:
+        """Whether they are answers with labels."""
+        return self.good + self.bad > 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,9 @@ class Advice:
 
 
 PREFER: Final = "prefer"
-"""The goal that learns from pairs of answers."""
+"""The goal that learns from pairs of answers, or from labelled ones."""
+_EVEN: Final = 4 / 3
+"""Good answers may weigh as much more than bad ones. Source: section 4.2 of the KTO paper."""
 GOALS: Final = (
     Goal(
         "style",
@@ -110,7 +123,9 @@ def preset_of(key: str) -> Preset:
 def advise(goal: Goal, preset: Preset, rows: Rows) -> tuple[Advice, ...]:
     """Return the settings that suit, in the order in which a person would ask for them."""
     if goal.key == PREFER:
-        return _of_pairs(goal, preset, rows)
+        return (
+            _of_labels(goal, preset, rows) if rows.are_labelled else _of_pairs(goal, preset, rows)
+        )
     rank = max(4, round(goal.lora_r * preset.rank_factor))
     epochs, why_epochs = _epochs(preset, rows)
     batch, accumulation, why_batch = _batch(rows)
@@ -123,7 +138,7 @@ def advise(goal: Goal, preset: Preset, rows: Rows) -> tuple[Advice, ...]:
         Advice("training", "num_train_epochs", epochs, why_epochs),
         Advice("training", "per_device_train_batch_size", batch, why_batch),
         Advice("training", "gradient_accumulation_steps", accumulation,
-               f"{batch * accumulation} rows a step, which keeps steps steady"),
+               f"{plural(batch * accumulation, 'row')} a step, which keeps steps steady"),
     ]  # fmt: skip
     if rows.suggested_max_length:
         found.append(
@@ -158,11 +173,43 @@ def _of_pairs(goal: Goal, preset: Preset, rows: Rows) -> tuple[Advice, ...]:
         Advice("training", "per_device_train_batch_size", batch,
                "half as many at a time: each pair is two rows"),
         Advice("training", "gradient_accumulation_steps", accumulation,
-               f"{batch * accumulation} pairs a step, which keeps steps steady"),
+               f"{plural(batch * accumulation, 'pair')} a step, which keeps steps steady"),
     ]  # fmt: skip
     steps = math.ceil(rows.count * epochs / (batch * accumulation))
     if preset.key == "quick" and steps > _QUICK_STEPS:
         why = "a look, not a whole pass over the pairs"
+        found.append(Advice("training", "max_steps", _QUICK_STEPS, why))
+    return tuple(found)
+
+
+def _of_labels(goal: Goal, preset: Preset, rows: Rows) -> tuple[Advice, ...]:
+    rank = max(4, round(goal.lora_r * preset.rank_factor))
+    batch, accumulation, why_batch = _batch(rows)
+    epochs = 2.0 if preset.key == "thorough" else 1.0
+    found = [
+        Advice("training", "method", "kto", "learns from answers that are labelled good or bad"),
+        Advice("training", "beta", 0.1, "how far it may move away from what it says now"),
+        Advice("training", "lora_r", rank, f"rank {goal.lora_r} usually suffices{_times(preset)}"),
+        Advice("training", "lora_alpha", float(2 * rank), "twice the rank, so that the rate fits"),
+        Advice("training", "learning_rate", 2e-5, "a tenth of the usual rate, or answers decay"),
+        Advice("training", "num_train_epochs", epochs,
+               "rows are read once" if epochs == 1 else "rows are read twice to be thorough"),
+        Advice("training", "per_device_train_batch_size", batch, why_batch),
+        Advice("training", "gradient_accumulation_steps", accumulation,
+               f"{batch * accumulation} rows a step, which keeps steps steady"),
+    ]  # fmt: skip
+    if rows.good and rows.bad:
+        if rows.good > _EVEN * rows.bad:
+            weight = round(rows.good / rows.bad, 2)
+            why = f"there are {rows.good:,} good and {rows.bad:,} bad answers"
+            found.append(Advice("training", "undesirable_weight", weight, why))
+        elif rows.bad > rows.good:
+            weight = round(rows.bad / rows.good, 2)
+            why = f"there are {rows.bad:,} bad and {rows.good:,} good answers"
+            found.append(Advice("training", "desirable_weight", weight, why))
+    steps = math.ceil(rows.count * epochs / (batch * accumulation))
+    if preset.key == "quick" and steps > _QUICK_STEPS:
+        why = "a look, not a whole pass over the rows"
         found.append(Advice("training", "max_steps", _QUICK_STEPS, why))
     return tuple(found)
 

@@ -11,7 +11,7 @@ from llamaforge.runs.directory import check_run_name
 from llamaforge.safe_text import safe_line
 from llamaforge.wizard import base_step, data_step
 from llamaforge.wizard.base_step import packed_memory
-from llamaforge.wizard.data_step import are_pairs, rows_problem
+from llamaforge.wizard.data_step import are_labelled, are_pairs, rows_problem
 from llamaforge.wizard.draft import NO_TRAINING, Draft
 from llamaforge.wizard.facts import Facts
 from llamaforge.wizard.presets import GOALS, PREFER, PRESETS, advise, goal_of, preset_of
@@ -47,7 +47,7 @@ def _model_problem(answer: Any, draft: Draft, facts: Facts) -> str:
 
 
 def _goals(draft: Draft, facts: Facts) -> list[Option]:
-    pairs = are_pairs(facts)
+    pairs, labelled = are_pairs(facts), are_labelled(facts)
     options = []
     for goal in GOALS:
         words, refusal = goal.explanation, ""
@@ -55,6 +55,10 @@ def _goals(draft: Draft, facts: Facts) -> list[Option]:
             refusal = "these rows were frozen as pairs of a better and a worse answer"
         elif pairs and goal.key not in {PREFER, NO_TRAINING}:
             words = f"Learns the better answers alone. {words}"
+        elif labelled and goal.key == PREFER:
+            words = "Learns from answers that are labelled good or bad (KTO)."
+        elif labelled:
+            refusal = "some of the answers are labelled bad, and would be learned too"
         elif goal.key == PREFER and "rows" in facts.report and not pairs:
             refusal = "it needs rows with a better and a worse answer: chosen and rejected"
         options.append(Option(goal.key, goal.title, words, refusal))
@@ -70,7 +74,7 @@ def _goal_problem(answer: Any, draft: Draft, facts: Facts) -> str:
 
 def _default_goal(draft: Draft, facts: Facts) -> str:
     del draft
-    if are_pairs(facts):
+    if are_pairs(facts) or are_labelled(facts):
         return PREFER
     return NO_TRAINING if 0 < facts.rows.count < _FEW_ROWS else "style"
 

@@ -8,14 +8,26 @@ from pydantic import BaseModel
 
 from llamaforge.data import library
 from llamaforge.errors import LlamaForgeError
-from llamaforge.recipe.spec import DataChoice, EvaluationSettings, RunSpec, TrainingSettings
+from llamaforge.recipe.resolve import OF_ADAPTER
+from llamaforge.recipe.spec import (
+    DataChoice,
+    EvaluationSettings,
+    LaunchSettings,
+    Phase,
+    PublishChoice,
+    RunSpec,
+    TrainingSettings,
+)
+from llamaforge.runs.directory import open_run
 from llamaforge.wizard.draft import Draft
 
 _OF_THE_MACHINE: Final = frozenset(
     {"device", "compute_dtype", "gradient_checkpointing", "per_device_eval_batch_size"}
 )
 """What is found out anew: the machine, or what else it does, may be another by now."""
-_ANSWERED: Final = frozenset({"sources", "map", "preference", "allow_secrets", "max_length"})
+_ANSWERED: Final = frozenset(
+    {"sources", "map", "preference", "allow_secrets", "max_length", "validation_fraction"}
+)
 """What the draft has places of its own for, and what the rows decide again."""
 
 
@@ -39,39 +51,80 @@ class Reused:
 
 def reused(spec: RunSpec) -> Reused:
     """Return the answers that make the same recipe; name and published name stay open."""
-    settings: dict[str, str] = {}
-    usual = DataChoice(sources=spec.data.sources or [{"path": "-"}])
-    settings |= _changed("data", spec.data, usual, _ANSWERED | {"snapshot"})
-    settings |= _changed(
-        "training",
-        spec.training,
-        TrainingSettings(method=spec.training.method),
-        _OF_THE_MACHINE | {"report_to"},
-    )
-    settings |= _changed("evaluation", spec.evaluation, EvaluationSettings(), frozenset())
-    left_out = []
-    if spec.then:
-        left_out.append("each further phase of training")
-    if spec.start is not None:
-        left_out.append(f"that it went on from the run {spec.start.run}")
-    frozen = ""
-    if spec.data.snapshot:
-        try:
-            frozen = f"{library.PREFIX}{library.find(spec.data.snapshot).short_id}"
-        except LlamaForgeError:
-            left_out.append("its frozen rows, which are gone")
-    if any(source.split or source.format or source.mapping for source in spec.data.sources):
-        left_out.append("what was said of single sources")
+    left_out: list[str] = []
+    frozen = _frozen(spec.data, left_out)
+    data, model = spec.data, spec.model
+    usual = DataChoice(sources=data.sources or [{"path": "-"}])
+    settings = _named("data", _changed(data, usual, _ANSWERED | {"snapshot"}))
+    settings |= _named("training", _training(spec.training, _OF_THE_MACHINE | {"base"}))
+    evaluation = _changed(spec.evaluation, EvaluationSettings(), frozenset({"probe_prompts"}))
+    settings |= _named("evaluation", evaluation)
+    settings |= _named("launch", _changed(spec.launch, LaunchSettings(), frozenset()))
+    settings |= _named("publish", _changed(spec.publish, PublishChoice(), frozenset({"name"})))
+    if model.chat_template is not None:
+        settings["model.chat_template"] = model.chat_template
+    on_base = "other" if model.base else "hub"
+    said = {
+        source.text(): source.model_dump(mode="json", exclude_defaults=True)
+        for source in data.sources
+        if source.split or source.format or source.mapping
+    }
+    then = [_phase(phase, number, left_out) for number, phase in enumerate(spec.then, start=2)]
+    phases = [phase for phase in then if phase is not None]
     draft = Draft(
-        model=spec.model.name,
-        store=str(spec.model.store),
-        sources=(frozen,) if frozen else tuple(source.text() for source in spec.data.sources),
-        map=spec.data.map or "",
-        preference=spec.data.preference,
-        allow_secrets=spec.data.allow_secrets,
+        model=model.name,
+        store=str(model.store),
+        base=on_base if spec.training.base == "hub" else "gguf",
+        full_base=model.base or "",
+        sources=(frozen,) if frozen else tuple(source.text() for source in data.sources),
+        said_of_sources=json.dumps(said, ensure_ascii=False) if said else "",
+        map=data.map or "",
+        preference=data.preference,
+        allow_secrets=data.allow_secrets,
+        held_out="" if data.snapshot else f"{data.validation_fraction:g}",
         settings=settings,
+        probes=tuple(spec.evaluation.probe_prompts),
+        continue_from=_earlier(spec, left_out),
+        then=json.dumps(phases, ensure_ascii=False) if phases else "",
     )
     return Reused(draft, tuple(left_out))
+
+
+def _frozen(data: DataChoice, left_out: list[str]) -> str:
+    """Return frozen rows as they are typed; empty where there are none any more."""
+    if not data.snapshot:
+        return ""
+    try:
+        return f"{library.PREFIX}{library.find(data.snapshot).short_id}"
+    except LlamaForgeError:
+        left_out.append("its frozen rows, which are gone")
+        return ""
+
+
+def _earlier(spec: RunSpec, left_out: list[str]) -> str:
+    """Return the run that was gone on from, if it is still there."""
+    if spec.start is None:
+        return ""
+    try:
+        return open_run(spec.start.run).id
+    except LlamaForgeError:
+        left_out.append(f"that it went on from the run {spec.start.run}, which is gone")
+        return ""
+
+
+def _phase(phase: Phase, number: int, left_out: list[str]) -> dict[str, Any] | None:
+    """Return a further phase as a recipe has it; None where its frozen rows are gone."""
+    gone: list[str] = []
+    _frozen(phase.data, gone)
+    if gone:
+        left_out.append(f"phase {number}, whose frozen rows are gone")
+        return None
+    return {
+        "data": phase.data.model_dump(mode="json", exclude_defaults=True),
+        # The adapter is that of the first phase, whatever becomes of that.
+        "training": {"method": phase.training.method}
+        | _training(phase.training, _OF_THE_MACHINE | frozenset(OF_ADAPTER)),
+    }
 
 
 def differences(specs: list[RunSpec]) -> list[tuple[str, tuple[str, ...]]]:
@@ -98,13 +151,24 @@ def _flat(body: Any, path: str = "") -> dict[str, str]:
     return {path: body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)}
 
 
-def _changed(
-    section: str, chosen: BaseModel, usual: BaseModel, without: frozenset[str]
-) -> dict[str, str]:
-    """Return what is not as usual, or would be advised otherwise, as `--set` takes it."""
+def _training(chosen: TrainingSettings, without: frozenset[str]) -> dict[str, Any]:
+    usual = TrainingSettings(method=chosen.method)
+    return _changed(chosen, usual, without | {"report_to"})
+
+
+def _changed(chosen: BaseModel, usual: BaseModel, without: frozenset[str]) -> dict[str, Any]:
+    """Return what is not as usual, or would be advised otherwise."""
     given, default = chosen.model_dump(mode="json"), usual.model_dump(mode="json")
     return {
-        f"{section}.{key}": value if isinstance(value, str) else json.dumps(value)
+        key: value
         for key, value in given.items()
         if key not in without and (value != default[key] or key in _ADVISED)
+    }
+
+
+def _named(section: str, values: dict[str, Any]) -> dict[str, str]:
+    """Return settings as `--set` takes them."""
+    return {
+        f"{section}.{key}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in values.items()
     }

@@ -117,12 +117,16 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _t("weight_decay", "Pulls the adapter's numbers towards zero, against learning by heart."),
     _t("max_grad_norm", "Steps larger than this are shortened."),
     _t("seed", "Another number shuffles the rows in another way."),
-    _t("method", "From answers (sft), or from pairs of a better and a worse one (dpo, orpo).",
+    _t("method", "From answers (sft), pairs of a better and a worse one (dpo, orpo), or answers "
+       "labelled good or bad (kto).",
        memory="more", time="more"),
-    _t("beta", "How closely it holds on to what the model says now (DPO), or the weight of the "
-       "odds ratio (ORPO)."),
+    _t("beta", "How closely it holds on to what the model says now (DPO, KTO), or the weight of "
+       "the odds ratio (ORPO)."),
+    _t("desirable_weight", "What a good answer counts in KTO."),
+    _t("undesirable_weight", "What a bad answer counts in KTO; more where there are fewer."),
     _t("loss_type", "What DPO makes smaller, as TRL names it."),
-    _t("precompute_ref_log_probs", "Asks the untouched model about all pairs before DPO begins.",
+    _t("precompute_ref_log_probs", "Asks the untouched model about all rows before DPO or KTO "
+       "begins.",
        time="less"),
     _t("device", "Where training computes: the processor, or the first GPU."),
     _t("compute_dtype", "The numbers that are computed with; auto is what the machine does best.",
@@ -163,6 +167,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _l("machines", "Machines that train together.", "machines", time="less"),
     _l("rendezvous", "HOST:PORT of the first machine, where the others reach it."),
     _l("interface", "The network device that the machines see each other through."),
+    _l("fsdp", "Divides the frozen layers of the full-precision base among the processes.",
+       memory="less", time="more"),
     _l("max_restarts", "How often all processes begin again after one has failed.", "times"),
     _p("quantization", "The type of a merged file; empty keeps that of your model.",
        memory="same"),

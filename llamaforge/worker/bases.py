@@ -51,7 +51,8 @@ def load_to_train(
         header,
         # Steps are smaller than bfloat16 can tell apart: weights that are trained stay float32.
         dtype if settings.use_peft else torch.float32,
-        device=settings.device,
+        # What is divided among processes is brought to a device layer by layer.
+        device="cpu" if spec.launch.fsdp else settings.device,
         load_in_4bit=settings.load_in_4bit,
         all_trained=not settings.use_peft,
     )

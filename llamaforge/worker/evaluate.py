@@ -5,24 +5,37 @@ from typing import Any
 from llamaforge.runs import events
 from llamaforge.worker.artifacts import add_report
 from llamaforge.worker.job import Job
-from llamaforge.worker.sampling import held_out_pairs, held_out_sets, pair_ids, spread
+from llamaforge.worker.sampling import (
+    held_out_labels,
+    held_out_pairs,
+    held_out_sets,
+    pair_ids,
+    spread,
+)
 from llamaforge.worker.verify import serve
 
 
 def evaluate(job: Job) -> None:
     """Let base and tuned model answer the held-out rows, and compare."""
     from llamaforge.evaluation.answers import answer_all, exact_match
-    from llamaforge.evaluation.preferences import preference_figures, preferences
+    from llamaforge.evaluation.preferences import (
+        AnswerIds,
+        answer_scores,
+        label_figures,
+        preference_figures,
+        preferences,
+    )
 
     settings = job.spec.evaluation
     conversations = job.conversations()
     sets = held_out_sets(conversations, settings.max_rows)
     questions = [question for part in sets for question in part.questions]
     pairs = held_out_pairs(conversations, settings.max_rows)
-    if not questions and not pairs:
+    labelled = held_out_labels(conversations, settings.max_rows)
+    if not questions and not pairs and not labelled:
         add_report(job, "evaluation", "evaluation.json", _figures([], []))
         return
-    total, done = 2 * len(questions) + 4 * len(pairs), 0
+    total, done = 2 * len(questions) + 4 * len(pairs) + 2 * len(labelled), 0
 
     def on_answer() -> None:
         nonlocal done
@@ -31,10 +44,16 @@ def evaluate(job: Job) -> None:
         job.check_stop()
 
     asked = max((len(question.prompt) for question in questions), default=0)
-    longest = max((item.tokens for item in pairs), default=0)
+    longest = max((item.tokens for item in pairs + labelled), default=0)
     with serve(job, max(asked + settings.max_new_tokens, longest)) as server:
         preferred = preferences(
             server, pair_ids(pairs), on_answer=on_answer, check_stop=job.check_stop
+        )
+        scores = answer_scores(
+            server,
+            [AnswerIds(item.row.ids, item.row.trained) for item in labelled],
+            on_answer=on_answer,
+            check_stop=job.check_stop,
         )
         answered = answer_all(
             server,
@@ -56,6 +75,10 @@ def evaluate(job: Job) -> None:
     report = _figures(entries, samples)
     if pairs:
         report["preferences"] = preference_figures(preferred, job.spec.training.beta or 1.0)
+    if labelled:
+        good = [item.label is True for item in labelled]
+        report["labels"] = label_figures(scores, good, job.spec.training.beta or 1.0)
+        job.note(reward_margin=report["labels"]["rewards"]["margin"])
     for sample in report["samples"]:
         job.emit(events.Sample(**sample))
     job.emit(events.Report(kind="evaluation", figures=report))

@@ -1,9 +1,12 @@
-"""A small process that starts the worker again where the system ended it for memory.
+"""A small process that answers for a worker that ended without a word.
 
-Such an end comes without a word: the worker cannot answer it itself. Whatever else ends a worker is
+Where it was ended for memory while it trained, it is started again, with less. Where that happened
+in another stage, or a library crashed, the run's last event says so. Whatever else ends a worker is
 left to a person, who may have wanted it.
 """
 
+import contextlib
+import faulthandler
 import os
 import re
 import signal
@@ -11,17 +14,26 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
+from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.hardware import boot_id, memory_kills
+from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, is_process
+from llamaforge.runs.lock import RunLock
+from llamaforge.safe_text import safe_line
+from llamaforge.worker.memory import shortage_words, unproven
 
 _GOODBYE: Final = b"."
+_CRASH: Final = b"Fatal Python error: "
+"""How faulthandler begins, and then names the signal."""
 _END_SECONDS: Final = 60.0
-_POLL_SECONDS: Final = 0.05
+_POLL_SECONDS: Final = 0.01
 _ABORTED: Final = re.compile(
     rb"^memory allocation of \d+ bytes failed"  # Rust: tokenizers, safetensors
-    rb"|terminate called after throwing an instance of 'std::bad_alloc'",
+    rb"|terminate called after throwing an instance of 'std::bad_alloc'"
+    rb"|^ggml_aligned_malloc: insufficient memory",
     re.MULTILINE,
 )
 """The last words of libraries that end the process where they get no memory."""
@@ -43,9 +55,12 @@ def kept(run: RunDirectory, command: Sequence[str]) -> Iterator[None]:
         finally:
             os._exit(0)
     os.close(reading)
+    # Of abort() and the like in a library nobody else would learn.
+    faulthandler.enable(file=writing)
     try:
         yield
     finally:
+        faulthandler.disable()
         os.write(writing, _GOODBYE)
         os.close(writing)
 
@@ -53,15 +68,76 @@ def kept(run: RunDirectory, command: Sequence[str]) -> Iterator[None]:
 def _watch(run: RunDirectory, command: Sequence[str], worker: int, reading: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    if os.read(reading, 1) == _GOODBYE:
+    said = b""
+    while chunk := os.read(reading, 65536):
+        said += chunk
+    if said == _GOODBYE:
         return
     # Its end of the pipe is closed before it is gone: giving back its memory takes a while.
     deadline = time.monotonic() + _END_SECONDS
     while is_process(worker, None) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    if not was_killed_for_memory(run, worker):
+    crashed = said.startswith(_CRASH)
+    if crashed:
+        os.write(2, said)  # the worker's log
+    status = run.read_status()
+    if was_killed_for_memory(run, worker):
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    elif ended_for_memory(run, status):
+        _tell(run, status, worker, shortage_words("host_kill"))
+    elif crashed:
+        reason = said.removeprefix(_CRASH).split(b"\n")[0].decode("utf-8", "replace")
+        _tell(run, status, worker, f"The worker crashed ({safe_line(reason, limit=60)})")
+
+
+def _tell(run: RunDirectory, status: Status, worker: int, what: str) -> None:
+    """Write the last event and the last state for `worker`, unless another has the run by now."""
+    if status.state is not RunState.LOST or status.pid != worker:
         return
-    subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    error = LlamaForgeError(
+        f"{what}, in the stage {status.stage}.",
+        f"Close other programs, then: llamaforge runs resume {run.id} (its log: {run.log_file})",
+        code="crashed",
+    )
+    if status.stage == "verify":
+        error = unproven(run.id, what)
+    with contextlib.suppress(LlamaForgeError, OSError), _locked(run):
+        failed = events.Failed(
+            code=error.code,
+            message=error.message,
+            hint=error.hint,
+            exit_code=int(ExitCode.FAILED),
+        )
+        ended = events.Finished(
+            run=run.id, state=RunState.FAILED.value, artifacts=run.artifact_list()
+        )
+        writer = events.EventWriter(run.events_file)
+        writer.write(failed, durable=True)
+        writer.write(ended, durable=True)
+        writer.close()
+        run.write_status(replace(status, state=RunState.FAILED, message=error.message, pid=None))
+
+
+@contextmanager
+def _locked(run: RunDirectory) -> Iterator[None]:
+    """Hold the run's lock as soon as it can be had.
+
+    A process may look gone while its last threads still hold what was open.
+
+    Raises:
+        RefusedError: another worker holds it.
+    """
+    deadline = time.monotonic() + _END_SECONDS
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(RunLock(run.lock_file))
+                break
+            except RefusedError:
+                if run.read_status().state is not RunState.LOST or time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
+        yield
 
 
 def was_killed_for_memory(run: RunDirectory, worker: int) -> bool:

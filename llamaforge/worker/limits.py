@@ -1,6 +1,8 @@
 """Limits for programs from outside, such as chat templates, that run in this process."""
 
 import contextlib
+import functools
+import os
 import resource
 import signal
 import threading
@@ -84,10 +86,16 @@ def limit_memory(more_bytes: int) -> tuple[int, int]:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    limit = min([psutil.Process().memory_info().vms + more_bytes, *limits])
+    limit = min([_process(os.getpid()).memory_info().vms + more_bytes, *limits])
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     return soft, hard
+
+
+@functools.lru_cache(maxsize=1)
+def _process(number: int) -> psutil.Process:
+    """Return this process; to look it up takes longer than to ask it for its memory."""
+    return psutil.Process(number)
 
 
 def program_limits(seconds: float) -> contextlib.ExitStack:

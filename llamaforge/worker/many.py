@@ -59,8 +59,10 @@ class RankFiles:
         return self.folder / "launch.json"
 
 
-def torchrun_command(run: RunDirectory, launch: LaunchSettings, *, is_first: bool) -> list[str]:
-    """Return the command that starts the ranks of one machine, the first or another."""
+def torchrun_command(
+    run: RunDirectory, launch: LaunchSettings, *, is_first: bool, phase: int = 1
+) -> list[str]:
+    """Return the command that starts one machine's ranks, the first's or another's, for a phase."""
     endpoint = launch.rendezvous or "127.0.0.1:0"  # any port that is free
     # torchrun guesses both from the machine's name, which need not be one that others know.
     among_others = [
@@ -76,11 +78,12 @@ def torchrun_command(run: RunDirectory, launch: LaunchSettings, *, is_first: boo
         f"--max-restarts={launch.max_restarts}",
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={endpoint}",
-        f"--rdzv-id={run.id}",
+        f"--rdzv-id={run.id}-{phase}",
         *(among_others if launch.machines > 1 else []),
         "-m",
         "llamaforge.worker.rank",
         str(run.path),
+        str(phase),
     ]
 
 
@@ -130,8 +133,9 @@ def train_ranks(job: Job) -> dict[str, Any]:
     for path in (files.events, files.outcome):
         path.unlink(missing_ok=True)
     files.events.touch(mode=0o600)
-    command = torchrun_command(job.run, launch, is_first=True)
-    write_json(files.launch, {"v": 1, "command": command, "machines": launch.machines})
+    command = torchrun_command(job.run, launch, is_first=True, phase=job.phase)
+    noted = {"v": 1, "command": command, "machines": launch.machines, "phase": job.phase}
+    write_json(files.launch, noted)
     job.emit(
         events.Report(
             kind="launch",
@@ -213,18 +217,30 @@ def join(arguments: Sequence[str]) -> int:
     run = RunDirectory(Path(arguments[0]).absolute())
     launch_file = RankFiles.of(run).launch
     print("Waiting for the first machine to begin training …", file=sys.stderr)  # noqa: T201
+    done = 0
     while True:
-        if launch_file.exists():
-            launch = RunSpec.load(run.spec_file).launch
-            command = torchrun_command(run, launch, is_first=False)
-            if subprocess.call(command, env=rank_environment(launch)) == 0:
-                return ExitCode.DONE
+        phase = _begun(launch_file)
+        if phase is not None and phase > done:
+            spec = RunSpec.load(run.spec_file)
+            command = torchrun_command(run, spec.launch, is_first=False, phase=phase)
+            if subprocess.call(command, env=rank_environment(spec.launch)) == 0:
+                done = phase
+                if done == len(spec.phases):
+                    return ExitCode.DONE
             # Otherwise the first machine may begin again, with less memory for instance.
         if run.state_file.exists() and control.is_over(run):
             state = run.read_status().state
             print(f"The run {safe_line(run.id)} is {state.value}.", file=sys.stderr)  # noqa: T201
             return ExitCode.DONE if state is RunState.FINISHED else ExitCode.FAILED
         time.sleep(_POLL_SECONDS)
+
+
+def _begun(launch_file: Path) -> int | None:
+    """Return the phase whose training the first machine has begun; None where it has not."""
+    try:
+        return int(json.loads(launch_file.read_text(encoding="utf-8"))["phase"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 if __name__ == "__main__":

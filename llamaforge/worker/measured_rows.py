@@ -13,11 +13,13 @@ from llamaforge.data.lengths import RowLength, by_text
 from llamaforge.data.records import HEAD_ROLES, Message, Record, RowError, is_raw_text
 from llamaforge.data.row_refs import Example, ref_of, text_bytes
 from llamaforge.data.templates import choose_template
+from llamaforge.data.unlearned import unlearned_example, unlearned_sentence
 from llamaforge.errors import InvalidFileError, NotFoundError
 from llamaforge.gguf.model_file import read_model
 from llamaforge.gguf.tokenizer import GgufTokenizer
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 from llamaforge.worker.limits import MOST_RENDERED_BYTES, TooSlow, program_limits
 
 _RENDERED_ROWS: Final = 20_000
@@ -46,6 +48,11 @@ class RenderedRows:
     refused: Counter[str] = field(default_factory=Counter)
     examples: list[Example] = field(default_factory=list)
     unterminated: int = 0
+    unlearned: list[Example] = field(default_factory=list)
+    """The first rows with words that the template keeps from being learned."""
+    unlearned_rows: int = 0
+    unlearned_beside: int = 0
+    """Those in which they stand beside a call of a tool."""
 
     def __post_init__(self) -> None:
         tokenizer = self.renderer.tokenizer
@@ -69,7 +76,9 @@ class RenderedRows:
             started = time.monotonic()
             try:
                 with program_limits(self.row_seconds):
-                    return self._rendered(record)
+                    length, unlearned = self._rendered(record)
+                self._note(record, unlearned)
+                return length
             except (TooSlow, MemoryError):
                 self.given_up += 1
             except RowError:
@@ -78,17 +87,28 @@ class RenderedRows:
                 self.seconds += time.monotonic() - started
         return self._by_text(record)
 
-    def _rendered(self, record: Record) -> RowLength:
-        """Return the length of a row; of a pair, that of its longer side."""
-        if not record.rejected:
-            return self._side(record, record.messages + record.chosen)
-        prompt = tuple(replace(turn, trained=False) for turn in record.messages)
-        sides = [self._side(record, prompt + turns) for turns in (record.chosen, record.rejected)]
-        return RowLength(
-            max(side.tokens for side in sides), max(side.last_exchange for side in sides)
-        )
+    def _note(self, record: Record, unlearned: tuple[Message, ...]) -> None:
+        if not unlearned:
+            return
+        self.unlearned_rows += 1
+        self.unlearned_beside += any(turn.calls for turn in unlearned)
+        if len(self.unlearned) < _EXAMPLES:
+            self.unlearned.append(unlearned_example(ref_of(record), unlearned))
 
-    def _side(self, record: Record, messages: tuple[Message, ...]) -> RowLength:
+    def _rendered(self, record: Record) -> tuple[RowLength, tuple[Message, ...]]:
+        """Return the length of a row, of a pair of its longer side, and what is not learned."""
+        if not (record.chosen or record.rejected):
+            return self._side(record, record.messages)
+        prompt = tuple(replace(turn, trained=False) for turn in record.messages)
+        answers = filter(None, (record.chosen, record.rejected))
+        sides = [self._side(record, prompt + turns) for turns in answers]
+        return RowLength(
+            max(side.tokens for side, _ in sides), max(side.last_exchange for side, _ in sides)
+        ), tuple(turn for _, unlearned in sides for turn in unlearned)
+
+    def _side(
+        self, record: Record, messages: tuple[Message, ...]
+    ) -> tuple[RowLength, tuple[Message, ...]]:
         try:
             row = self.renderer.encode(messages)
         except RowError as error:
@@ -100,11 +120,10 @@ class RenderedRows:
             raise
         self.unterminated += not row.terminated
         if is_raw_text(messages):  # it is cut into rows that fit
-            return RowLength(len(row.ids), 0)
+            return RowLength(len(row.ids), 0), ()
         last = _last_exchange(messages)
-        if len(last) == len(messages):
-            return RowLength(len(row.ids), len(row.ids))
-        return RowLength(len(row.ids), len(self.renderer.encode(last).ids))
+        last_ids = row.ids if len(last) == len(messages) else self.renderer.encode(last).ids
+        return RowLength(len(row.ids), len(last_ids)), row.unlearned
 
     def problems(self) -> Iterator[dict[str, str]]:
         """Yield what stands in the way of training on rows as this model is shown them."""
@@ -113,7 +132,7 @@ class RenderedRows:
             yield {
                 "level": "stop" if self.given_up == measured else "warn",
                 "code": "template_slow",
-                "message": f"Of {measured:,} rows that were rendered for {self.name}, "
+                "message": f"Of {plural(measured, 'row')} rendered for {self.name}, "
                 f"{self.given_up:,} took more than {self.row_seconds:g} seconds or half a gigabyte "
                 "of memory each. Shorten them, or give another template with "
                 "--set chat_template=chatml.",
@@ -123,14 +142,23 @@ class RenderedRows:
             yield {
                 "level": "stop" if total == measured else "warn",
                 "code": "template_refuses",
-                "message": f"{total:,} of {measured:,} rows cannot be rendered for {self.name}; "
+                "message": f"{total:,} of {plural(measured, 'row')} cannot be rendered for "
+                f"{self.name}; "
                 f"most often: {first}.",
+            }
+        if self.unlearned:
+            yield {
+                "level": "warn",
+                "code": "unlearned_words",
+                "message": unlearned_sentence(
+                    self.unlearned_rows, self.unlearned_beside, measured, self.unlearned[0]
+                ),
             }
         if self.unterminated:
             yield {
                 "level": "stop",
                 "code": "untrained_end",
-                "message": f"In {self.unterminated:,} rows the template does not end the "
+                "message": f"In {plural(self.unterminated, 'row')} the template does not end the "
                 "assistant's turn with a token at which the model stops: it would never stop. Give "
                 "another one with --set chat_template=chatml.",
             }
@@ -146,6 +174,8 @@ class RenderedRows:
             "refused": dict(self.refused.most_common(_EXAMPLES)),
             "refused_examples": [example.to_json() for example in self.examples],
             "unterminated": self.unterminated,
+            "unlearned": self.unlearned_rows,
+            "unlearned_examples": [example.to_json() for example in self.unlearned],
         }
 
 

@@ -5,6 +5,8 @@ import ctypes
 import errno
 from typing import Final
 
+from llamaforge.errors import LlamaForgeError
+
 _ALLOCATION_WORDS: Final = (
     "can't allocate memory",  # torch's allocator on the CPU
     "std::bad_alloc",
@@ -17,6 +19,7 @@ _CUDA_WORDS: Final = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
 )
+
 
 _LOST_WORDS: Final = (
     "CUDA error: unspecified launch failure",
@@ -51,6 +54,16 @@ def give_back_memory() -> None:
 def is_device_lost(error: BaseException) -> bool:
     """Return whether `error` says that the GPU, or its driver, does not answer any more."""
     return any(word in str(error) for word in _LOST_WORDS)
+
+
+def unproven(run_id: str, what: str) -> LlamaForgeError:
+    """Return that a run's result is there and not proven, because of `what`."""
+    return LlamaForgeError(
+        f"{what} while llama.cpp was to prove the result. Training is done and its result is "
+        "kept, but it is not proven.",
+        f"Close other programs, then prove it: llamaforge runs resume {run_id}",
+        code="unproven",
+    )
 
 
 def shortage_words(kind: str) -> str:

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
     from llamaforge.data.chat import EncodedRow
     from llamaforge.training.batches import Loader
+    from llamaforge.training.labelled import LabelledRow
+    from llamaforge.training.lora import Trainable
     from llamaforge.training.loss import OutputHead
-    from llamaforge.training.objective import Objective, Trainable
+    from llamaforge.training.objective import Objective
     from llamaforge.training.pairs import EncodedPair
     from llamaforge.training.ranks import Ranks
 
@@ -40,6 +42,7 @@ def objective_of(
     Raises:
         RefusedError: the best checkpoint is wanted, and no row is held out (`no_validation`).
     """
+    from llamaforge.training.kto import LabelledPreference
     from llamaforge.training.objective import Supervised
     from llamaforge.training.preference import DirectPreference, OddsRatio
     from llamaforge.training.ranks import ALONE
@@ -52,10 +55,20 @@ def objective_of(
             "and load_best_model_at_end.",
             code="no_validation",
         )
+    if settings.learns_from_labels:
+        return LabelledPreference(
+            head,
+            _labelled(rows.train),
+            _labelled(rows.validation),
+            settings,
+            job.run.checkpoints,
+            start=start,
+            ranks=ranks or ALONE,
+            on_progress=lambda done, total: job.progress("train", done, total, "reference answers"),
+        )
     if not settings.learns_from_pairs:
         train = [item.row for item in rows.train]
-        packed = settings.packing and not (ranks and ranks.world > 1)
-        loader = _packed(job, model, train, settings) if packed else None
+        loader = _packed(job, model, train, settings, ranks or ALONE) if settings.packing else None
         validation = [item.row for item in rows.validation]
         return Supervised(head, train, validation, settings, loader, ranks or ALONE)
     pairs, held_out = _pairs(rows.train), _pairs(rows.validation)
@@ -74,13 +87,18 @@ def objective_of(
 
 
 def _packed(
-    job: Job, model: "Trainable", rows: "list[EncodedRow]", settings: TrainingSettings
+    job: Job,
+    model: "Trainable",
+    rows: "list[EncodedRow]",
+    settings: TrainingSettings,
+    ranks: "Ranks",
 ) -> "Loader | None":
     """Return packed batches; None, and a word about it, where rows cannot be kept apart."""
     from llamaforge.training.lora import compute_type
     from llamaforge.training.packing import PackedLoader, keeps_apart
 
-    if not keeps_apart(model, compute_type(settings.compute_dtype)):
+    # All of them do the same, whatever each processor makes of it.
+    if not ranks.share(keeps_apart(model, compute_type(settings.compute_dtype))):
         job.warn(
             "not_packed",
             f"Rows one behind another would see each other in a {job.spec.model.architecture} "
@@ -92,6 +110,8 @@ def _packed(
         settings.per_device_train_batch_size,
         settings.seed,
         accumulation=settings.gradient_accumulation_steps,
+        rank=ranks.rank,
+        world=ranks.world,
     )
 
 
@@ -107,3 +127,9 @@ def _pairs(items: Sequence[EncodedRecord]) -> "list[EncodedPair]":
     from llamaforge.training.pairs import EncodedPair
 
     return [EncodedPair(item.row, item.rejected) for item in items if item.rejected is not None]
+
+
+def _labelled(items: Sequence[EncodedRecord]) -> "list[LabelledRow]":
+    from llamaforge.training.labelled import LabelledRow
+
+    return [LabelledRow(item.row, item.label) for item in items if item.label is not None]

@@ -21,6 +21,7 @@ from llamaforge.recipe.estimate import Estimator, Seconds
 from llamaforge.recipe.fit import Fit, largest_batch, largest_length
 from llamaforge.recipe.preflight import check_disk, held_bytes, needs_of
 from llamaforge.recipe.spec import RunSpec
+from llamaforge.words import plural
 from llamaforge.worker.row_sample import RowSample, sampled
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def _problems(
         problems.append(
             _warning(
                 "rows_left_out",
-                f"{sample.left_out:,} of {sample.left_out + sample.rendered:,} rows that were "
-                "looked at cannot be used with this model.",
+                f"Of {plural(sample.left_out + sample.rendered, 'row')} looked at, "
+                f"{sample.left_out:,} cannot be used with this model.",
                 "See which: llamaforge data check",
             )
         )
@@ -200,7 +201,8 @@ def _problems(
             _warning(
                 "fitted_to_memory",
                 "The settings that were asked for do not fit into memory, so a step is done as "
-                f"{cut.per_device_train_batch_size} rows × {cut.gradient_accumulation_steps}"
+                f"{plural(cut.per_device_train_batch_size, 'row')} × "
+                f"{cut.gradient_accumulation_steps}"
                 + (", with activations computed again" * cut.gradient_checkpointing)
                 + ". What is learned is the same.",
                 "Nothing has to be done; closing other programs may make it faster.",

@@ -10,14 +10,17 @@ from llamaforge.data import library
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import Collected, StoppedError, Watch, collect
 from llamaforge.data.encoding import EncodedRecord, EncodedSplits
-from llamaforge.data.records import RowError
+from llamaforge.data.records import Message, RowError
+from llamaforge.data.row_refs import ref_of
 from llamaforge.data.snapshot import read_snapshot, write_snapshot
+from llamaforge.data.unlearned import unlearned_example, unlearned_sentence
 from llamaforge.errors import InvalidFileError, LlamaForgeError, RefusedError
 from llamaforge.files import write_json
 from llamaforge.gguf.served import hidden_parts
 from llamaforge.runs import events
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 from llamaforge.worker.bases import base_stamp, check_base
 from llamaforge.worker.job import Conversations, Job
 from llamaforge.worker.probes import probe_questions
@@ -173,13 +176,15 @@ def _judge_rows(job: Job, rows: EncodedSplits) -> None:
         where = f"{safe_line(first.source)} row {first.row:,}: {first.reason}"
         if len(rows.rejected) / total > job.spec.data.max_rejected_fraction or not rows.train:
             raise RefusedError(
-                f"{len(rows.rejected):,} of {total:,} rows cannot be used with this model; the "
-                f"first: {where}.",
+                f"{len(rows.rejected):,} of {plural(total, 'row')} cannot be used with this model; "
+                f"the first: {where}.",
                 f"Shorten them, or raise --set max_length={job.max_length * 2}, or allow them with "
                 "--set max_rejected_fraction.",
                 code="rejected_rows",
             )
-        job.warn("rejected_rows", f"{len(rows.rejected):,} rows are left out; the first: {where}.")
+        job.warn(
+            "rejected_rows", f"{plural(len(rows.rejected), 'row')} left out; the first: {where}."
+        )
     if rows.unterminated:
         raise RefusedError(
             "The chat template does not end the assistant's turn with a token at which the model "
@@ -217,26 +222,42 @@ def _warn(job: Job, conversations: Conversations, collected: Collected | None) -
     if collected and collected.split_report.leaked:
         job.warn(
             "leaks",
-            f"{collected.split_report.leaked:,} held-out rows are near duplicates of rows that are "
-            "trained on, because the rows themselves say their side.",
+            f"{plural(collected.split_report.leaked, 'near duplicate')} of rows that are trained "
+            "on among the held-out rows, because the rows themselves say their side.",
         )
     for move, count in (collected.split_report.moved if collected else {}).items():
         job.warn(
             "moved_rows",
-            f"{count:,} rows were moved ({safe_line(move)}): their prompt stands on both sides.",
+            f"{plural(count, 'row')} moved ({safe_line(move)}): the prompt stands on both sides.",
         )
     shortened = conversations.rows.figures()["shortened"]
     if shortened:
         job.warn(
             "shortened_rows",
-            f"{shortened:,} conversations are longer than {job.max_length:,} tokens: their oldest "
-            "turns are left out.",
+            f"{plural(shortened, 'conversation')} longer than {job.max_length:,} tokens: the "
+            "oldest turns are left out.",
         )
+    _warn_of_unlearned_words(job, conversations.rows)
     if not conversations.rows.held_out:
         job.warn(
             "nothing_held_out",
             "No row is held out of training, so nothing can be said about new questions.",
         )
+
+
+def _warn_of_unlearned_words(job: Job, rows: EncodedSplits) -> None:
+    """Tell of what the assistant says in rows to train on and the template does not show."""
+    found = [(item, told) for item in rows.train if (told := _unlearned(item))]
+    if found:
+        item, told = found[0]
+        beside = sum(any(turn.calls for turn in turns) for _, turns in found)
+        example = unlearned_example(ref_of(item.record), told)
+        sentence = unlearned_sentence(len(found), beside, len(rows.train), example)
+        job.warn("unlearned_words", sentence)
+
+
+def _unlearned(item: EncodedRecord) -> tuple[Message, ...]:
+    return item.row.unlearned + (item.rejected.unlearned if item.rejected else ())
 
 
 def _warn_of_other_template(job: Job, conversations: Conversations) -> None:

@@ -9,6 +9,7 @@ standard output as JSON lines: `model`, a `row` each, `templates`, and last `end
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +17,14 @@ from typing import Any, Final
 from llamaforge.catalog.inventory import Inventory
 from llamaforge.catalog.model import StoredModel
 from llamaforge.data.chat import ChatRenderer
-from llamaforge.data.formats import read_records
+from llamaforge.data.formats import detect, read_records
 from llamaforge.data.mapping import Mapping
 from llamaforge.data.preview import Preview, preview, refused, to_body
 from llamaforge.data.preview_request import MOST_REQUEST_BYTES, PreviewRequest, read_request
 from llamaforge.data.records import Message, Record
-from llamaforge.data.row_refs import text_bytes
+from llamaforge.data.row_refs import is_labelled, text_bytes
 from llamaforge.data.served_template import SAMPLE, TemplateComparison, compare_templates
+from llamaforge.data.shapes import LABELLED
 from llamaforge.data.templates import choose_template
 from llamaforge.errors import ExitCode, InvalidFileError, LlamaForgeError, NotFoundError
 from llamaforge.gguf.model_file import read_model
@@ -151,8 +153,11 @@ def _rows(request: PreviewRequest) -> Iterator[_Named]:
     by_place = bool(request.positions)
     wanted = set(request.positions or request.rows)
     last = max(wanted, default=0)
+    path = Path(request.data)
+    labelled = request.map is None and detect(path).format == LABELLED
     items = read_records(
-        Path(request.data),
+        path,
+        want="labelled" if labelled else "sft",
         preference=request.preference,
         images=request.images,
         mapping=None if request.map is None else Mapping.parse(request.map),
@@ -173,8 +178,12 @@ def _rows(request: PreviewRequest) -> Iterator[_Named]:
 
 
 def _whole(record: Record) -> tuple[Message, ...]:
-    """Return the conversation of a row; of a preference pair, with the better answer."""
-    return record.messages + record.chosen
+    """Return the conversation of a row; of a pair with the better answer, of a labelled answer with
+    that, which alone is trained."""
+    if not is_labelled(record):
+        return record.messages + record.chosen
+    prompt = tuple(replace(turn, trained=False) for turn in record.messages)
+    return prompt + (record.chosen or record.rejected)
 
 
 def _compared(renderer: ChatRenderer, model: StoredModel) -> Iterator[TemplateComparison]:

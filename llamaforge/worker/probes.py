@@ -155,3 +155,22 @@ class Prober:
                 seconds=seconds,
             )
         return tokenizer.decode(answer.ids), answer.cut
+
+
+class NoProbes:
+    """Says why nothing is answered while the model is divided among processes."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def at_eval(self, step: int) -> None:
+        """Do nothing: a recipe with questions is refused."""
+
+    def asked(self, step: int, prompts: Sequence[str]) -> None:
+        """Tell that nobody can answer."""
+        del prompts
+        self._job.warn(
+            "no_samples",
+            "No process has the whole model (fsdp), so questions are answered after training only.",
+        )
+        self._job.emit(events.Sampled(step=step, answers=0))

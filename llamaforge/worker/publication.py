@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from llamaforge.errors import RefusedError, UsageError
+from llamaforge.export.importance_run import importance_of
 from llamaforge.export.merged_run import merge_run
 from llamaforge.publishing.request import MergedFile, PublishResult
 from llamaforge.publishing.run import check_before_merging, publish_run
@@ -26,6 +27,7 @@ def publish_as(
     *,
     on_progress: Progress,
     quantization: str | None = None,
+    imatrix: bool = False,
     overwrite: bool = False,
     allow_remote: bool = False,
     stopped: Callable[[], bool] = lambda: False,
@@ -37,10 +39,11 @@ def publish_as(
         run: a finished run.
         name: the new Ollama name.
         way: what is published.
-        on_progress: takes what is done (`merge`, `check`, `upload`, `load`, `adapters_unsupported`
-            where a merged file is begun for that, or the server's words), how much of it, and the
-            whole.
+        on_progress: takes what is done (`measure`, `merge`, `check`, `upload`, `load`,
+            `adapters_unsupported` where a merged file is begun for that, or the server's words),
+            how much of it, and the whole.
         quantization: of the merged file; None keeps the type of every tensor.
+        imatrix: whether an importance matrix is measured for the merged file.
         overwrite: replace a model that has the name.
         allow_remote: send it to a server on another machine.
         stopped: asked while a merged file is written; True ends it.
@@ -78,7 +81,7 @@ def publish_as(
     return publish_run(
         run,
         name,
-        merged=merged_for_ollama(run, quantization, on_progress, stopped),
+        merged=merged_for_ollama(run, quantization, on_progress, stopped, imatrix=imatrix),
         on_progress=on_progress,
         overwrite=overwrite,
         allow_remote=allow_remote,
@@ -91,6 +94,8 @@ def merged_for_ollama(
     quantization: str | None,
     on_progress: Progress,
     stopped: Callable[[], bool] = lambda: False,
+    *,
+    imatrix: bool = False,
 ) -> MergedFile:
     """Return the run's merged file, written now unless it is there.
 
@@ -106,10 +111,14 @@ def merged_for_ollama(
         )
     if quantization is None and RunSpec.load(run.spec_file).model.quantization == _NO_FILE_TYPE:
         quantization = "F16"
+    importance = None
+    if imatrix:
+        importance = importance_of(run, lambda done, total: on_progress("measure", done, total))
     made = merge_run(
         run,
         quantization=quantization,
         reuse=True,
+        importance=importance,
         on_progress=lambda done, total: on_progress("merge", done, total),
         on_check=lambda: on_progress("check", 0, 0),
         stopped=stopped,

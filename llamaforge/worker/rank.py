@@ -1,4 +1,4 @@
-"""One of the processes that train together: `python -m llamaforge.worker.rank RUN_DIR`.
+"""One of the processes that train together: `python -m llamaforge.worker.rank RUN_DIR PHASE`.
 
 torchrun starts it and says by variables which it is. Rank 0 writes checkpoints and tells what
 happens; the worker that started all of them writes the run's own files.
@@ -51,7 +51,9 @@ def main(arguments: list[str]) -> int:
     from llamaforge.worker.train import train_adapter
 
     run = RunDirectory(Path(arguments[0]).absolute())
-    spec = RunSpec.load(run.spec_file)
+    phase = int(arguments[1])
+    whole = RunSpec.load(run.spec_file)
+    spec = whole.of_phase(phase)
     local, beside = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     is_cuda = spec.training.device == "cuda"
     if is_cuda:
@@ -63,7 +65,8 @@ def main(arguments: list[str]) -> int:
     for name in _OURS:
         os.environ.pop(name, None)
     files = RankFiles.of(run)
-    job = RankJob(run, spec, ranks.rank)
+    job = RankJob(run, whole, ranks.rank)
+    job.turn_to(phase, steps_before=0)  # the worker counts on from the phases before
     outcome: dict[str, int | bool] = {"stopped": True}
     try:
         outcome = {"step": train_adapter(job, ranks), "stopped": False}

@@ -8,6 +8,7 @@ from typing import Final
 
 from llamaforge.data.chat import ChatRenderer
 from llamaforge.data.check import streamed, take_in_nothing
+from llamaforge.data.encoding import one_sided
 from llamaforge.data.library import find
 from llamaforge.data.records import Record, RowError
 from llamaforge.data.row_refs import text_bytes
@@ -55,7 +56,7 @@ class _Reservoir:
             self.items.append(record)
         elif (place := self.draw.randrange(self.seen)) < _ROWS:
             self.items[place] = record
-        size = text_bytes(record.messages + record.chosen)
+        size = text_bytes(record.messages + (record.chosen or record.rejected))
         if len(self.largest) < _LONGEST or size > self.largest[-1][0]:
             self.largest.append((size, self.seen, record))
             self.largest.sort(key=lambda item: -item[0])
@@ -72,10 +73,11 @@ def sampled(spec: RunSpec, header: Header) -> RowSample:
     local = [source for source in data.sources if not source.is_on_the_hub]
     reservoir = _Reservoir(random.Random(spec.training.seed))  # noqa: S311 - not for secrets
     held_out = 0
-    for record, held in _records(spec, local):
-        held_out += held
-        if not held:
-            reservoir.take(record)
+    for found, held in _records(spec, local):
+        for record in one_sided(found) if spec.training.learns_from_labels else [found]:
+            held_out += held
+            if not held:
+                reservoir.take(record)
     length = data.max_length or spec.model.context_length
     on_the_hub = len(local) < len(data.sources)
     if not reservoir.seen:
@@ -139,7 +141,7 @@ def _sizes(
     """Yield tokens and trained tokens of each row that can be used."""
     given_up = 0
     for record in records:
-        messages = (*record.messages, *record.chosen)
+        messages = (*record.messages, *(record.chosen or record.rejected))
         if given_up >= _MOST_GIVEN_UP or text_bytes(messages) > MOST_RENDERED_BYTES:
             continue
         try:

@@ -33,6 +33,8 @@ def held_out_sets(conversations: Conversations, max_rows: int) -> list[Set]:
     known = {item.record.meta.get("template") for item in rows.train}
     sides: dict[str, list[EncodedRecord]] = {HELD_OUT: [], NEW_TEMPLATES: []}
     for item in rows.held_out:
+        if item.label is False:
+            continue  # nobody expects a bad answer
         template = item.record.meta.get("template")
         is_new = template is not None and template not in known
         sides[NEW_TEMPLATES if is_new else HELD_OUT].append(item)
@@ -49,6 +51,13 @@ def held_out_pairs(conversations: Conversations, max_rows: int) -> list[EncodedR
     """Return at most `max_rows` held-out pairs; none where the run's rows are no pairs."""
     items = [item for item in conversations.rows.held_out if item.rejected is not None]
     return spread(items, max_rows)
+
+
+def held_out_labels(conversations: Conversations, max_rows: int) -> list[EncodedRecord]:
+    """Return at most `max_rows` held-out answers of each label; none where they have no labels."""
+    rows = conversations.rows.held_out
+    good, bad = ([item for item in rows if item.label is label] for label in (True, False))
+    return spread(good, max_rows) + spread(bad, max_rows)
 
 
 def pair_ids(items: Sequence[EncodedRecord]) -> list[PairIds]:

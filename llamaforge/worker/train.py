@@ -1,7 +1,7 @@
 """Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.training import finished
 from llamaforge.training.checkpoints import newest_checkpoint, step_of
+from llamaforge.words import plural
 from llamaforge.worker.bases import load_to_train
 from llamaforge.worker.devices import require_device
 from llamaforge.worker.estimating import (
@@ -33,6 +34,10 @@ from llamaforge.worker.result import tell_result
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from llamaforge.training.model import LoadedModel
     from llamaforge.training.ranks import Ranks
 
 _FIT: Final = "fit.json"
@@ -125,7 +130,7 @@ def _cut_smaller(job: Job, shortage: str) -> None:
     how = (
         "activations are worked out again in the backward pass from now on"
         if after.per_device_train_batch_size == before.per_device_train_batch_size
-        else f"a step of {before.per_device_train_batch_size} rows × "
+        else f"a step of {plural(before.per_device_train_batch_size, 'row')} × "
         f"{before.gradient_accumulation_steps} is done as {after.per_device_train_batch_size} × "
         f"{after.gradient_accumulation_steps} from now on"
     )
@@ -177,7 +182,7 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     from llamaforge.training.trainer import Wishes
     from llamaforge.training.trainer import train as train_steps
     from llamaforge.worker.objectives import objective_of
-    from llamaforge.worker.probes import Prober
+    from llamaforge.worker.probes import NoProbes, Prober
     from llamaforge.worker.start import start_weights
     from llamaforge.worker.trackers import Trackers
 
@@ -205,6 +210,9 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
             },
         )
     )
+    together = job.spec.launch.fsdp
+    if together:
+        loaded = _divided(job, loaded, model)
     record = Record(job.run.estimate_file)
 
     def tried(sizes: RowSizes) -> Estimated:
@@ -237,8 +245,11 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
                 pause=job.wait_while_paused,
                 space=job.wait_for_space,
             ),
-            probes=Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
+            probes=NoProbes(job)
+            if together
+            else Prober(job, model, loaded.head, compute_type(settings.compute_dtype)),
             ranks=ranks,
+            together=together,
         )
     finally:
         trackers.close()
@@ -247,6 +258,22 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     if outcome.stopped:
         raise Stopped
     return outcome.step
+
+
+def _divided(
+    job: Job, loaded: "LoadedModel", model: "PeftModel | PreTrainedModel"
+) -> "LoadedModel":
+    """Divide the frozen layers among the processes, say what that saves, and return the rest."""
+    from peft import PeftModel
+
+    from llamaforge.training.dense import frozen_weight
+    from llamaforge.training.sharding import shard_frozen
+
+    assert isinstance(model, PeftModel)  # noqa: S101 - a recipe without an adapter is refused
+    found = shard_frozen(model, loaded.names, job.spec.training.device)
+    job.emit(events.Report(kind="sharded", figures=asdict(found)))
+    weight = loaded.model.get_output_embeddings().weight  # where it lies by now
+    return replace(loaded, head=replace(loaded.head, weight=frozen_weight(weight)))
 
 
 def _silent(spec: RunSpec) -> RunSpec:
@@ -280,7 +307,7 @@ def _fitted(
         ways = "; activations are worked out again in the backward pass"
         job.warn(
             "fitted_to_memory",
-            f"To fit into memory a step of {settings.per_device_train_batch_size} rows × "
+            f"To fit into memory a step of {plural(settings.per_device_train_batch_size, 'row')} × "
             f"{settings.gradient_accumulation_steps} is done as "
             f"{cut.per_device_train_batch_size} × {cut.gradient_accumulation_steps}"
             f"{ways * cut.gradient_checkpointing}. What is learned is the same; it takes longer.",

@@ -1,6 +1,7 @@
 """Stage 4: the proof that what is served is what was trained."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -20,6 +21,7 @@ from llamaforge.worker.artifacts import (
     result_digest,
 )
 from llamaforge.worker.job import Job
+from llamaforge.worker.memory import memory_shortage, shortage_words, unproven
 from llamaforge.worker.sampling import spread
 from llamaforge.worker.train import final_checkpoint
 
@@ -80,8 +82,24 @@ def verify(job: Job) -> None:
     """Prove that llama.cpp serves what was trained.
 
     Raises:
-        LlamaForgeError: it does not (`not_faithful`); the figures are in `verify.json`.
+        LlamaForgeError: it does not (`not_faithful`); the figures are in `verify.json`. Or memory
+            ran out on the way (`unproven`): what was trained is there all the same.
     """
+    try:
+        _prove(job)
+    except LlamaForgeError as error:
+        if error.code != "out_of_memory":
+            raise
+        raise unproven(job.run.id, shortage_words("allocation")) from error
+    except (RuntimeError, MemoryError, OSError) as error:
+        shortage = memory_shortage(error)
+        if shortage is None:
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - log
+        raise unproven(job.run.id, shortage_words(shortage)) from error
+
+
+def _prove(job: Job) -> None:
     from llamaforge.evaluation.fidelity import FidelityRow
 
     encoded = job.conversations().rows

@@ -1,5 +1,6 @@
 """A home of its own for each test, and rows to train on."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,4 +29,19 @@ def rows(tmp_path: Path) -> Path:
     chosen += [line for line in lines if '"split": "test"' in line][:6]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(chosen) + "\n")
+    return path
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """The demo's first rows, each with an answer of another row as the worse one."""
+    rows = [json.loads(line) for line in paths.embedded_data().read_text().splitlines()[:120]]
+    path = tmp_path / "pairs.jsonl"
+    with path.open("w") as file:
+        for row, other in zip(rows, [*rows[7:], *rows[:7]], strict=True):
+            *prompt, chosen = row["messages"]
+            rejected = other["messages"][-1]
+            if chosen["content"] != rejected["content"]:
+                body = {"prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
+                file.write(json.dumps(body) + "\n")
     return path

@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llamaforge.catalog.store import Store
@@ -14,6 +16,7 @@ from llamaforge.gguf.header import read_header
 from tests.contract.publishing.fake_ollama import FakeOllama
 from tests.end_to_end.base_desk import COMMIT, MODEL, REPO, BaseDesk, lay_out
 from tests.end_to_end.program import Program
+from tests.end_to_end.test_several_processes import ranks_of
 from tests.end_to_end.test_train_program import SETTINGS
 
 pytestmark = pytest.mark.slow
@@ -74,7 +77,8 @@ def test_an_adapter_of_the_base_is_served_over_the_quantised_file_and_says_what_
     assert "full-precision" in program.run("verify", "lora")
 
     # A merge into full precision is nearer to what was trained than the quantised file.
-    finer = program.json("export", "lora", "--quant", "Q8_0")
+    finer = program.json("export", "lora", "--quant", "Q8_0", "--imatrix")
+    assert finer["imatrix_rows"] > 10
     assert finer["check"]["kl_mean"] < proof["kl_mean"] / 2
     assert finer["check"]["kl_mean"] < finer["check"]["kl_base_mean"] / 10
     header = read_header(Path(finer["path"]))
@@ -124,6 +128,70 @@ def test_what_no_adapter_can_hold_becomes_one_merged_file(
     assert refused["error"]["code"] == "no_adapter"
     types = {info.type.name for info in read_header(merged).tensors.values()}
     assert ("Q8_0" in types) is (name == "dora")
+
+
+def test_pairs_are_learned_from_on_the_base_and_the_result_is_proven(
+    program: Program, desk: BaseDesk, pairs: Path
+) -> None:
+    usual = {"max_steps": 8, "max_rows": 4, "max_new_tokens": 2, "eval_steps": 8}
+    events = program.events(
+        *words(desk, pairs, "liked", **usual), "--base", REPO, "--method", "dpo"
+    )
+    assert events[-1]["state"] == "finished"
+    steps = [event for event in events if event["type"] == "step"]
+    assert steps[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    evals = [event["metrics"] for event in events if event["type"] == "eval"]
+    assert evals[0]["rewards/margins"] == 0.0
+    assert evals[-1]["rewards/margins"] > 0.02
+    proof = program.json("verify", "liked")
+    assert (proof["passed"], proof["served_as"]) == (True, "adapter")
+    assert proof["adapter"]["kl_mean"] < proof["kl_mean"]
+    report_file = program.directory("liked").artifacts / "evaluation.json"
+    found = json.loads(report_file.read_text())["preferences"]
+    assert found["tuned"]["margin"] > found["base"]["margin"], "in llama.cpp, as it is served"
+    refused = program.json(
+        *words(desk, pairs, "full", use_peft="false"), "--base", REPO, "--method", "kto", code=2
+    )
+    assert "a second copy of all weights" in refused["error"]["message"]
+
+
+def test_processes_that_divide_the_base_among_them_follow_one_that_has_it_whole(
+    program: Program, desk: BaseDesk, rows: Path
+) -> None:
+    """Frozen layers are divided (FSDP); adapter, checkpoints and proof are as ever.
+
+    One of the processes is killed on the way.
+    """
+    usual = {"compute_dtype": "float32", "per_device_train_batch_size": 2, "max_rows": 0}
+    usual |= {"max_steps": 8, "save_steps": 2, "eval_steps": 4, "base": "hub"}
+    one = program.events(
+        *words(desk, rows, "one", **usual, gradient_accumulation_steps=2), "--base", REPO
+    )
+    divided = {"processes": 2, "fsdp": "true", "gradient_checkpointing": "true"}
+    program.run(*words(desk, rows, "two", **usual, **divided), "--base", REPO, "--detach")
+    program.wait_for_step("two", 3)
+    ranks_of(program, "two")[-1].kill()
+    program.wait_until_over("two")
+    two = [json.loads(line) for line in program.directory("two").events_file.open()]
+    assert two[-1]["state"] == "finished", program.logs()[-3000:]
+    for kind in ("step", "eval"):
+        ours, theirs = (
+            {event["step"]: event["loss"] for event in events if event["type"] == kind}
+            for events in (two, one)
+        )
+        assert ours == pytest.approx(theirs, abs=5e-4), kind
+    assert len([event for event in two if event["type"] == "step"]) > 8, "some were done again"
+    sharded = report(two, "sharded")
+    assert sharded["layers"] > 1
+    # Half of every layer lies with the other process; embeddings and head are in both.
+    assert sharded["whole_bytes"] - sharded["kept_bytes"] > 0.25 * sharded["whole_bytes"]
+    first, second = (
+        load_file(program.directory(name).artifacts / "learned" / "adapter_model.safetensors")
+        for name in ("one", "two")
+    )
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert np.allclose(value, second[name], atol=5e-4), name
 
 
 def published_digest(artifacts: Path) -> str:
@@ -187,13 +255,14 @@ def test_a_damaged_file_of_the_cache_is_named_with_its_digest(
 def test_another_models_base_is_never_trained_on(
     program: Program, desk: BaseDesk, rows: Path, tmp_path: Path
 ) -> None:
-    import torch
-    from safetensors.torch import load_file, save_file
-
     folder = tmp_path / "other"
     shutil.copytree(desk.folder, folder)
     file = folder / "model-00001-of-00001.safetensors"
-    tensors = {name: torch.randn_like(value) for name, value in load_file(file).items()}
+    random = np.random.default_rng(0)
+    tensors = {
+        name: random.standard_normal(value.shape, np.float32)
+        for name, value in load_file(file).items()
+    }
     save_file(tensors, file, metadata={"format": "pt"})
     events = program.events(*words(desk, rows, "other"), "--base", str(folder), code=3)
     failed = next(event for event in events if event["type"] == "failed")

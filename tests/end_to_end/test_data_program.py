@@ -133,19 +133,33 @@ def test_rows_that_call_tools_need_a_template_that_shows_them(
     for number in range(20):
         arguments = json.dumps({"day": number})
         call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+        words = "I look it up." if number in {4, 7} else None
         messages = [
             {"role": "user", "content": f"Rain on day {number}?"},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "assistant", "content": words, "tool_calls": [call]},
         ]
         rows.append({"messages": messages, "tools": [tool]})
     data = written(tmp_path / "tools.jsonl", rows)
     refused = program.json("data", "check", data, *MODEL, code=3)
     assert "does not show the tools" in json.dumps(refused["problems"])
     template = ["--chat-template", TOOLS_IN_TAGS]
-    assert program.json("data", "check", data, *MODEL, *template)["can_train"] is True
+    found = program.json("data", "check", data, *MODEL, *template)
+    assert found["can_train"] is True
+    assert found["model"]["unlearned"] == 0
     shown = program.json("data", "preview", data, *MODEL, *template, "--row", "2")
     trained = "".join(token["text"] for token in shown["tokens"] if token["trained"])
     assert trained == '<call>{"name": "weather", "arguments": {"day": 1}}</call><|im_end|>'
+
+    dropped = TOOLS_IN_TAGS.replace("{{ m.content }}", "{{ m.content if not m.tool_calls }}")
+    template = ["--chat-template", dropped]
+    found = program.json("data", "check", data, *MODEL, *template)
+    assert found["can_train"] is True
+    assert found["model"]["unlearned"] == 2
+    told = next(item for item in found["problems"] if item["code"] == "unlearned_words")
+    assert told["message"].startswith("In 2 of 20 rows the chat template leaves out or changes")
+    assert "row 5, “I look it up.”" in told["message"]
+    shown = program.json("data", "preview", data, *MODEL, *template, "--row", "5")
+    assert [item["code"] for item in shown["problems"]] == ["words_left_out"]
 
 
 def test_a_text_is_trained_as_it_stands_where_asked(program: Program, tmp_path: Path) -> None:

@@ -17,21 +17,6 @@ from tests.end_to_end.program import Program
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    """The demo's first rows, each with an answer of another row as the worse one."""
-    rows = [json.loads(line) for line in paths.embedded_data().read_text().splitlines()[:120]]
-    path = tmp_path / "pairs.jsonl"
-    with path.open("w") as file:
-        for row, other in zip(rows, [*rows[7:], *rows[:7]], strict=True):
-            *prompt, chosen = row["messages"]
-            rejected = other["messages"][-1]
-            if chosen["content"] != rejected["content"]:
-                body = {"prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
-                file.write(json.dumps(body) + "\n")
-    return path
-
-
 def words(pairs: Path, name: str, *more: str, **settings: Any) -> list[str]:
     found = ["train", "--store", str(paths.embedded_store()), "--model", "llamaforge-demo"]
     found += ["--data", str(pairs), "--name", name, "--yes", *more]
@@ -73,30 +58,6 @@ def test_dpo_reports_rewards_and_what_the_served_models_prefer(
     assert shown["rewards/accuracies"] is not None
     assert shown["preference_accuracy_tuned"] == found["tuned"]["accuracy"]
     assert "Better answers that are the likelier ones" in program.run("runs", "attach", "liked")
-
-
-def test_two_processes_learn_from_pairs_as_one_does(program: Program, pairs: Path) -> None:
-    usual = {
-        "max_steps": 4,
-        "compute_dtype": "float32",
-        "per_device_train_batch_size": 2,
-        "max_rows": 2,
-        "max_new_tokens": 2,
-        "fidelity_rows": 2,
-    }
-    one = program.events(
-        *words(pairs, "one", "--method", "dpo", **(usual | {"gradient_accumulation_steps": 2}))
-    )
-    two = program.events(*words(pairs, "two", "--method", "dpo", **(usual | {"processes": 2})))
-    for kind in ("step", "eval"):
-        found, expected = (
-            [(event["loss"], event["metrics"]["rewards/margins"]) for event in events
-             if event["type"] == kind]
-            for events in (two, one)
-        )  # fmt: skip
-        assert len(found) == len(expected) > 1
-        for ours, theirs in zip(found, expected, strict=True):
-            assert ours == pytest.approx(theirs, abs=2e-3)
 
 
 def test_pairs_are_checked_frozen_and_trained_on(program: Program, pairs: Path) -> None:

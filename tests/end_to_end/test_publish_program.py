@@ -8,6 +8,7 @@ import pytest
 from llamaforge import paths
 from llamaforge.catalog.store import Store
 from llamaforge.files import sha256_of
+from llamaforge.gguf.header import read_header
 from tests.contract.publishing.fake_ollama import FakeOllama
 from tests.end_to_end.program import Program
 from tests.end_to_end.test_train_program import train_words
@@ -86,11 +87,14 @@ def test_a_server_that_takes_no_adapters_gets_one_merged_file(program: Program, 
         assert (again["published"], again["form"]) == (True, "gguf")
         assert merged.stat().st_mtime_ns == changed, "the file that is there is taken"
 
-        finer = program.json("publish", "r", "--name", "graded:v3", "--quant", "Q8_0")
+        words = ("publish", "r", "--name", "graded:v3", "--quant", "Q8_0", "--imatrix")
+        finer = program.json(*words)
         assert finer["file_sha256"] != again["file_sha256"]
+        said = read_header(program.directory("r").artifacts / "merged-Q8_0.gguf")
+        assert said.get("quantize.imatrix.chunks_count") > 10
         refused = program.json("publish", "r", "--name", "x", "--as", "adapter", code=3)
         assert refused["error"]["code"] == "adapters_unsupported"
-        program.run("publish", "r", "--name", "x", "--as", "adapter", "--quant", "Q8_0", code=2)
+        program.run("publish", "r", "--name", "x", "--as", "adapter", "--imatrix", code=2)
 
 
 def test_a_merged_file_can_be_published_by_hand(program: Program, rows: Path) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import yaml
 
+from llamaforge import paths
 from tests.end_to_end.program import Program
 from tests.end_to_end.test_train_program import adapter_values, train_words
 
@@ -52,37 +54,99 @@ def ranks_of(program: Program, name: str) -> list[psutil.Process]:
     return found
 
 
-def test_two_processes_follow_one_with_twice_the_accumulation(program: Program, rows: Path) -> None:
-    one = program.events(*train_words(rows, "one", **ONE))
-    two = program.events(*train_words(rows, "two", **TWO))
-    assert [event["seq"] for event in two] == list(range(1, len(two) + 1))
-    assert losses(two) == pytest.approx(losses(one), abs=2e-4)
-    evals = [[event["loss"] for event in found if event["type"] == "eval"] for found in (one, two)]
-    assert evals[0] == pytest.approx(evals[1], abs=1e-3)
-    require_alike(program, "two", "one")
-    [launch] = [event["figures"] for event in two if event.get("kind") == "launch"]
-    assert "torch.distributed.run --nnodes=1 --nproc-per-node=2 --max-restarts=3" in " ".join(
-        launch["command"].split()
+@pytest.fixture
+def labelled(tmp_path: Path, rows: Path) -> Path:
+    """Rows with their own answers, which are good, and with those of other rows, which are not."""
+    path = tmp_path / "labelled.jsonl"
+    asked = [json.loads(line)["messages"] for line in rows.read_text().splitlines()[:48]]
+    with path.open("w") as file:
+        for place, turns in enumerate(asked):
+            good = place % 3 != 0
+            answer = turns[-1] if good else asked[place - 7][-1]
+            body = {"prompt": turns[:-1], "completion": [answer], "label": good}
+            file.write(json.dumps(body) + "\n")
+    return path
+
+
+def phases(name: str, folder: Path, sources: list[Path], accumulation: int, processes: int) -> Path:
+    """Write a recipe whose phases pack rows, learn from pairs, and learn from labels."""
+    usual = {
+        "compute_dtype": "float32",
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": 1e-3,
+        "lora_r": 4,
+        "max_steps": 4,
+        "save_steps": 2,
+    }
+    methods: list[dict[str, Any]] = [{"packing": True}, {"method": "dpo"}, {"method": "kto"}]
+    first, *others = (
+        {"data": {"sources": [str(source)]}, "training": usual | method}
+        for source, method in zip(sources, methods, strict=True)
     )
+    body = {
+        "model": {"name": "llamaforge-demo", "store": str(paths.embedded_store())},
+        **first,
+        "then": others,
+        "evaluation": {"fidelity_rows": 2, "max_rows": 3, "max_new_tokens": 2},
+        "launch": {"processes": processes},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(body))
+    return path
 
 
-def test_a_killed_rank_is_started_again_and_the_run_ends_right(
-    program: Program, rows: Path
+def test_two_processes_follow_one_with_twice_the_accumulation_through_all_phases(
+    program: Program, rows: Path, pairs: Path, labelled: Path, tmp_path: Path
 ) -> None:
-    program.run(*train_words(rows, "one", **ONE))
-    program.run(*train_words(rows, "two", **TWO), "--detach")
-    program.wait_for_step("two", 4)
+    """One of the two is killed on the way: both are started again, and the run ends right."""
+    sources = [rows, pairs, labelled]
+    one = program.events(
+        "train", str(phases("one", tmp_path, sources, 4, 1)), "--name", "one", "--yes"
+    )
+    recipe = str(phases("two", tmp_path, sources, 2, 2))
+    program.run("train", recipe, "--name", "two", "--yes", "--detach")
+    program.wait_for_step("two", 7)
     ranks = ranks_of(program, "two")
     assert len(ranks) == 2
     ranks[-1].kill()
+    program.wait_for_step("two", 12)
     program.wait_until_over("two")
-    shown = program.json("runs", "show", "two")
-    assert shown["state"] == "finished", program.logs()[-3000:]
-    found = [json.loads(line) for line in program.directory("two").events_file.open()]
-    steps = [event["step"] for event in found if event["type"] == "step"]
-    assert sorted(set(steps)) == list(range(1, 13))
-    assert len(steps) > 12, "some steps were done again"
+    two = [json.loads(line) for line in program.directory("two").events_file.open()]
+    assert two[-1].get("state") == "finished", program.logs()[-3000:]
+    assert [event["seq"] for event in two] == list(range(1, len(two) + 1))
+    launches = [event["figures"] for event in two if event.get("kind") == "launch"]
+    assert len(launches) == 3, "one for each phase"
+    for launch in launches:
+        assert "torch.distributed.run --nnodes=1 --nproc-per-node=2 --max-restarts=3" in " ".join(
+            launch["command"].split()
+        )
+    assert "not_packed" not in [event.get("code") for event in two]
+    of_one, of_two = (
+        [{e["step"]: e for e in events if e["type"] == kind} for kind in ("step", "eval")]
+        for events in (one, two)
+    )
+    assert len([event for event in two if event["type"] == "step"]) > 12, "some were done again"
+    assert list(of_two[0]) == list(range(1, 13))
+    assert [event["total"] for event in of_two[0].values()] == [4] * 4 + [8] * 4 + [12] * 4
+    for ours, theirs, tolerance in zip(of_two, of_one, (3e-4, 1e-3), strict=True):
+        assert ours.keys() == theirs.keys()
+        for step, event in ours.items():
+            assert event["loss"] == pytest.approx(theirs[step]["loss"], abs=tolerance), step
+            assert event["metrics"] == pytest.approx(theirs[step]["metrics"], abs=3e-3), step
+    assert of_one[0][5]["metrics"]["rewards/margins"] == 0.0, "its reference is the first phase"
+    assert of_one[0][9]["metrics"]["kl"] == 0.0, "its reference is the second phase"
+    assert abs(of_one[0][12]["metrics"]["rewards/margins"]) > 0.01, "the model must have moved"
     require_alike(program, "two", "one")
+    report = json.loads((program.directory("two").artifacts / "evaluation.json").read_text())
+    assert report["labels"]["good"] > 0
+    assert report["labels"]["bad"] > 0
+    assert "Not trained on, and rewarded in the mean" in program.run("runs", "attach", "two")
+    check = ("data", "check", str(labelled), "--preference", "labelled")
+    figures = program.json(*check)["analysis"]["flags"]
+    assert figures["labelled"] == {"good": 32, "bad": 16}
+    refused = program.json("data", "check", str(labelled), code=2)
+    assert "--method kto" in refused["error"]["hint"]
 
 
 def test_several_processes_stop_save_pause_and_go_on(program: Program, rows: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,13 @@ ARTIFACTS = [
 class RunBuilder:
     """A run that is being written; every event is half a second after the one before."""
 
-    def __init__(self, name: str, model: str = "qwen2.5:3b", publish: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: str = "qwen2.5:3b",
+        publish: str | None = None,
+        questions: Sequence[str] = (),
+    ) -> None:
         self.run: RunDirectory = create_run(name)
         self._seq = 0
         self._t = 0.0
@@ -47,7 +54,7 @@ class RunBuilder:
             ),
             data=DataChoice(sources=[Path("rows.jsonl")]),
             training=TrainingSettings(),
-            evaluation=EvaluationSettings(),
+            evaluation=EvaluationSettings(probe_prompts=list(questions)),
             publish=PublishChoice(name=publish),
         ).save(self.run.spec_file)
 

@@ -5,9 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from textual.pilot import Pilot
 
-from llamaforge.recipe.spec import Phase, RunSpec
+from llamaforge.data.sources import Source
+from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
+from llamaforge.recipe.spec import (
+    DataChoice,
+    EvaluationSettings,
+    Phase,
+    PublishChoice,
+    RunSpec,
+    StartAdapter,
+    TrainingSettings,
+)
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunState
 from llamaforge.runs.removing import run_bytes
@@ -18,7 +29,7 @@ from llamaforge.tui.screens.comparison import ComparisonScreen
 from llamaforge.tui.screens.dialogs import Question
 from llamaforge.tui.screens.runs import RunsScreen
 from llamaforge.tui.widgets.overlay import Curve, overlay_lines
-from llamaforge.wizard.draft import Draft
+from llamaforge.wizard.draft import Draft, keep_draft, kept_draft
 from llamaforge.wizard.reusing import differences, reused
 from tests.tui.run_builder import RunBuilder
 from tests.tui.waiting import screen_text, text_of, until, until_shown
@@ -172,10 +183,70 @@ def test_a_recipe_that_is_used_again_trains_the_same(finished: RunBuilder) -> No
     assert (draft.name, draft.publish) == ("", "")
 
 
-def test_what_a_draft_cannot_hold_is_told(finished: RunBuilder) -> None:
+def test_everything_of_a_recipe_is_used_again(finished: RunBuilder, tmp_path: Path) -> None:
+    earlier = RunBuilder("earlier")
+    rows = Source(path=str(tmp_path / "b.csv"), weight=0.5, split="train", mapping={"prompt": "q"})
     spec = RunSpec.load(finished.run.spec_file)
-    spec = spec.model_copy(update={"then": [Phase(data=spec.data, training=spec.training)]})
-    assert reused(spec).left_out == ("each further phase of training",)
+    data = DataChoice(
+        sources=[Source(path="/a.jsonl"), rows],
+        max_length=512,
+        validation_fraction=0.2,
+        split_seed=3,
+    )
+    training = TrainingSettings(base="hub", lora_r=4, report_to=["wandb"])
+    dpo = TrainingSettings(base="hub", lora_r=4, method="dpo", beta=0.3, seed=9)
+    spec = spec.model_copy(
+        update={
+            "data": data,
+            "training": training,
+            "then": [Phase(data=data, training=dpo)],
+            "start": StartAdapter(run=earlier.run.id, step=7, sha256="a" * 64),
+            "model": spec.model.model_copy(update={"base": "me/base", "chat_template": "chatml"}),
+            "evaluation": EvaluationSettings(probe_prompts=["who: is 'it'?"], samples=1),
+            "publish": PublishChoice(name="mine", quantization="Q8_0"),
+        }
+    )
+    found = reused(spec)
+    assert found.left_out == ()
+    draft = found.draft
+    assert keep_draft(draft)
+    assert kept_draft(draft.model, draft.store) == draft
+    recipe = draft.recipe(())
+    assert recipe.continue_from == earlier.run.id
+    assert (recipe.model.base, recipe.model.chat_template) == ("me/base", "chatml")
+    assert recipe.data == data.model_copy(update={"max_length": None})  # the rows decide it again
+    assert recipe.training == training.model_copy(update={"report_to": []})
+    assert recipe.evaluation == spec.evaluation
+    assert recipe.publish.quantization == "Q8_0"
+    (phase,) = recipe.then
+    assert phase.data == data
+    facts = ModelFacts(Path("/s"), Path("/b"), "sha256:0", "qwen2", "Q4_K_M", 4096)
+    resolved = resolve(recipe, facts, "again", start=(spec.start, training))  # type: ignore[arg-type]
+    other = {"compute_dtype": dpo.compute_dtype}  # of the machine
+    assert resolved.then[0].training.model_copy(update=other) == dpo
+    assert with_settings(yaml.safe_load(draft.yaml(())), []) == recipe
+    assert draft.command(()) == "llamaforge train recipe.yaml"
+    plain = draft.with_answers(then="", sources=("/a.jsonl",))
+    assert "--continue earlier" in plain.command(())
+
+
+def test_what_is_gone_of_a_recipe_is_told(finished: RunBuilder) -> None:
+    spec = RunSpec.load(finished.run.spec_file)
+    gone = DataChoice(snapshot="f" * 64)
+    spec = spec.model_copy(
+        update={
+            "data": gone,
+            "then": [Phase(data=gone, training=spec.training)],
+            "start": StartAdapter(run="nowhere", step=1, sha256="a" * 64),
+        }
+    )
+    found = reused(spec)
+    assert found.left_out == (
+        "its frozen rows, which are gone",
+        "phase 2, whose frozen rows are gone",
+        "that it went on from the run nowhere, which is gone",
+    )
+    assert (found.draft.then, found.draft.continue_from, found.draft.sources) == ("", "", ())
 
 
 def test_recipes_that_are_the_same_have_no_differences(finished: RunBuilder) -> None:

@@ -1,5 +1,6 @@
 """The monitor shows what a run's directory says, and changes nothing unless asked to."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,13 +9,16 @@ from textual.pilot import Pilot
 
 from llamaforge.errors import LlamaForgeError, NotFoundError
 from llamaforge.runs import events
-from llamaforge.runs.control import Request, is_asked, take
+from llamaforge.runs.control import Request, is_asked, take, take_samples
 from llamaforge.runs.directory import RunDirectory, RunState
 from llamaforge.tui.app import LlamaForgeApp
 from llamaforge.tui.screens import run_keys
+from llamaforge.tui.screens.ask import AskScreen
 from llamaforge.tui.screens.dialogs import Question
 from llamaforge.tui.screens.monitor import MonitorScreen
 from llamaforge.tui.screens.runs import RunsScreen
+from llamaforge.tui.screens.welcome import WelcomeScreen
+from llamaforge.tui.widgets.lines import Lines
 from tests.tui.run_builder import RunBuilder, step
 from tests.tui.waiting import screen_text, text_of, until, until_shown
 
@@ -251,7 +255,6 @@ def test_a_run_that_is_not_there_is_refused_before_the_screen_is_taken() -> None
     [
         ("p", Request.PAUSE, "Pausing: the worker finishes its step"),
         ("s", Request.SAVE, "A checkpoint is saved after this step."),
-        ("a", Request.SAMPLE, "the model answers some prompts"),
     ],
 )
 async def test_a_key_leaves_a_wish_and_says_what_will_happen(
@@ -276,13 +279,71 @@ async def test_what_came_of_a_wish_is_told(running: RunBuilder) -> None:
         running.write(events.Checkpoint(step=121, path="/x"))
         await until_shown(pilot, "Saved at step 121.")
         await pilot.press("a")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskScreen))
+        await pilot.press("enter")
         await until(pilot, lambda: is_asked(running.run, Request.SAMPLE))
-        assert take(running.run, Request.SAMPLE)
+        assert take_samples(running.run) == []
         running.write(
             events.Sample(prompt="Who?", expected="", base="Old.", tuned="New.", step=122),
             events.Sampled(step=122, answers=1),
         )
         await until_shown(pilot, "The answers after step 122 are here")
+
+
+QUESTIONS = ["Which team takes a lost card?", "[/foo] \x1b[31mwho?"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "asked"),
+    [
+        ((*"Who?", "enter"), ["Who?"]),
+        (("enter",), []),
+        (("down", "enter"), []),
+        (("down", "down", "down", "enter"), QUESTIONS[1:]),
+    ],
+)
+async def test_a_question_is_typed_or_taken_and_its_answers_are_turned_to(
+    keys: tuple[str, ...], asked: list[str]
+) -> None:
+    running = RunBuilder("asking", questions=QUESTIONS)
+    running.begin()
+    running.train(120)
+    running.state(RunState.RUNNING, stage="train", step=120, total=200)
+    async with LlamaForgeApp(None, running.run.id, Clock()).run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        await pilot.press("a")
+        await until_shown(pilot, "2 questions of this run")
+        assert "\x1b" not in screen_text(pilot)
+        await pilot.press("escape", "a")
+        await until_shown(pilot, "2 questions of this run")
+        assert not is_asked(running.run, Request.SAMPLE)
+        await pilot.press(*keys)
+        await until(pilot, lambda: is_asked(running.run, Request.SAMPLE))
+        await until_shown(pilot, "the model answers some prompts")
+        assert take_samples(running.run) == asked
+        running.write(
+            events.Sample(prompt="Who?", expected="", base="Old.", tuned="New.", step=121),
+            events.Sampled(step=121, answers=1),
+        )
+        await until_shown(pilot, "before training")
+        await until_shown(pilot, "after step 121")
+        row = next(line for line in screen_text(pilot).splitlines() if "Old." in line)
+        assert "New." in row  # side by side
+
+
+async def test_who_asks_too_late_is_told(running: RunBuilder) -> None:
+    app = LlamaForgeApp(None, running.run.id, Clock())
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
+        await attached(pilot)
+        await pilot.press("a")
+        await until_shown(pilot, "Some of the held-out rows")
+        screen = pilot.app.screen_stack[-2]
+        assert isinstance(screen, MonitorScreen)
+        running.write(events.Stage(name="train", state="finished"))
+        await until(pilot, lambda: screen.view is not None and not screen.view.is_training)
+        await pilot.press(*"Who?", "enter")
+        await until_shown(pilot, "the run does not train any more")
+        assert not is_asked(running.run, Request.SAMPLE)
 
 
 async def test_a_run_pauses_and_goes_on(running: RunBuilder) -> None:
@@ -401,3 +462,42 @@ async def test_p_starts_a_worker_for_a_run_that_was_left(
         await pilot.press("p")
         await until(pilot, lambda: started == ["tickets"])
         await until_shown(pilot, "The worker process did not start.")
+
+
+async def test_what_is_hidden_costs_nothing_until_it_is_shown(
+    running: RunBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MonitorScreen, "PERIOD_SECONDS", 0.01)
+    monkeypatch.setattr(WelcomeScreen, "PERIOD_SECONDS", 0.01)
+    app = LlamaForgeApp(None, running.run.id)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await attached(pilot)
+        screen = monitor(pilot)
+        below = app.screen_stack[1]
+        assert isinstance(below, WelcomeScreen)
+        read: list[str] = []
+        watched: list[str] = []
+        monkeypatch.setattr(below, "read", partial(_noting, read, below.read))
+        monkeypatch.setattr(screen, "read", partial(_noting, watched, screen.read))
+        machine = screen.query_one("#machine", Lines)
+        layouts: list[bool] = []
+        refresh = machine.refresh
+
+        def noted(*regions: Any, layout: bool = False, **more: Any) -> Any:
+            layouts.append(layout)
+            return refresh(*regions, layout=layout, **more)
+
+        monkeypatch.setattr(machine, "refresh", noted)
+        await until(pilot, lambda: len(watched) >= 5)
+        assert len(read) <= 1  # one may have been under way
+        assert not any(layouts)
+        await pilot.resize_terminal(120, 40)
+        await until_shown(pilot, "This machine")
+        await until(pilot, lambda: "memory" in text_of(pilot, "#machine"))
+        await pilot.press("escape")
+        await until(pilot, lambda: len(read) >= 3)
+
+
+def _noting(calls: list[str], read: Callable[[], Any]) -> Any:
+    calls.append("read")
+    return read()

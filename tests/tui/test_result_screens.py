@@ -1,14 +1,17 @@
 """What can be done with a finished run: talk to it, publish it, export it."""
 
+import json
 import queue
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from llamaforge import paths
 from llamaforge.errors import LlamaForgeError
 from llamaforge.runs.chatting import Turns
 from llamaforge.tui.app import LlamaForgeApp
@@ -119,6 +122,51 @@ async def test_a_question_is_answered_in_two_columns(
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(pilot.app.screen, MonitorScreen))
         assert process.closed
+
+
+async def test_what_is_said_is_kept_only_once_that_is_asked_for(finished: RunBuilder) -> None:
+    chats = paths.home() / "chats"
+    async with LlamaForgeApp(None, finished.run.id).run_test(size=(100, 30)) as pilot:
+        process = await chat_is_shown(pilot)
+        process.ready()
+        await until_shown(pilot, "llama.cpp answers")
+        await pilot.press("a", "enter")
+        await until(pilot, lambda: len(process.asked) == 1)
+        process.answer("I do not know.", "cards")
+        await until_shown(pilot, "5 tokens")
+        await pilot.press("f8")
+        assert "● kept" not in screen_text(pilot)
+        assert not chats.exists()
+
+        await pilot.press("f4")
+        await until_shown(pilot, "● kept")
+        path = chats / f"{finished.run.id}.jsonl"
+        assert [row["messages"][1]["content"] for row in rows_of(path)] == ["cards"]
+        assert path.stat().st_mode & 0o077 == chats.stat().st_mode & 0o077 == 0
+        await pilot.press("f8")
+        await until_shown(pilot, "better, kept as a pair")
+        (pair,) = rows_of(path.with_name(f"{finished.run.id}.pairs.jsonl"))
+        assert pair["chosen"][0]["content"] == "cards"
+        await pilot.press("f8")
+        await until(pilot, lambda: "kept as a pair" not in screen_text(pilot))
+
+        await pilot.press("b", "enter")
+        await until(pilot, lambda: len(process.asked) == 2)
+        process.answer("No.", "Yes.")
+        await until(pilot, lambda: len(rows_of(path)[0]["messages"]) == 4)
+        await pilot.press("f7")
+        await until_shown(pilot, "No pair: they have said different things before.")
+        await pilot.press("f4")
+        await until_shown(pilot, "Nothing more is kept.")
+        await pilot.press("c", "enter")
+        await until(pilot, lambda: len(process.asked) == 3)
+        process.answer("1", "2")
+        await until(pilot, lambda: screen_text(pilot).count("5 tokens") == 6)
+        assert len(rows_of(path)[0]["messages"]) == 4
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 async def test_hostile_answers_are_shown_as_they_are(finished: RunBuilder) -> None:

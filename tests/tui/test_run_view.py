@@ -1,5 +1,6 @@
 """A run's view says what its events say, whatever is in them."""
 
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,8 @@ from llamaforge.tui.loss_history import MAX_POINTS, LossHistory, LossPoint, smoo
 from llamaforge.tui.run_feed import RunFeed
 from llamaforge.tui.run_reducer import MAX_LOG_LINES, reduce, with_status
 from llamaforge.tui.run_view import Level, RunView, StageState, begin_view
+from llamaforge.tui.widgets.results import result_lines
+from llamaforge.words import plural
 from tests.tui.run_builder import ARTIFACTS, EVALUATION, FIDELITY, RunBuilder, step
 
 
@@ -124,6 +127,40 @@ def test_reports_become_results() -> None:
     modelfile = view.artifact("modelfile")
     assert modelfile is not None
     assert modelfile.path.endswith("Modelfile")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"), [({}, "the adapter"), ({"served_as": "merged"}, "the merged file")]
+)
+def test_the_proof_says_of_what_it_is(more: dict[str, str], words: str) -> None:
+    for passed in (True, False):
+        figures = FIDELITY | more | {"passed": passed, "reason": "too far"}
+        view = view_of(events.Report(kind="fidelity", figures=figures))
+        shown = " ".join(" ".join(line.plain for line in result_lines(view, 80)).split())
+        assert (f"On 32 rows, llama.cpp with {words}" in shown) is passed
+        assert (f"Do not use {words}." in shown) is not passed
+
+
+def test_one_of_something_has_no_plural() -> None:
+    assert [plural(count, "row") for count in (0, 1, 2, 1500)] == [
+        "0 rows", "1 row", "2 rows", "1,500 rows",
+    ]  # fmt: skip
+    assert plural(None, "row") == "– rows"
+    assert plural(1, "row holds", "rows hold") == "1 row holds"
+    assert plural(2, "row holds", "rows hold") == "2 rows hold"
+    rows = {"read": 1, "rejected": 1, "duplicates": 1}
+    figures = {"rows": rows, "train": 1, "validation": 1, "test": 1, "shortened": 1}
+    view = view_of(
+        events.Report(kind="data", figures=figures),
+        events.Report(kind="fidelity", figures=FIDELITY | {"rows": 1}),
+        events.Sampled(step=1, answers=1),
+    )
+    shown = "\n".join(line.text for line in view.log)
+    shown += "\n".join(line.plain for line in result_lines(view, 80))
+    assert "1 row to train on" in shown
+    assert "1 prompt answered" in shown
+    assert "On 1 row," in shown
+    assert not re.search(r"\b1 \w+s\b", shown)
 
 
 def test_a_proof_that_is_not_passed_is_never_shown_as_passed() -> None:

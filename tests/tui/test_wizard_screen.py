@@ -21,7 +21,7 @@ from llamaforge.tui.screens.wizard import WizardScreen
 from llamaforge.wizard.checks import Check
 from llamaforge.wizard.draft import kept_draft
 from tests.tui.test_models_screen import is_read
-from tests.tui.waiting import screen_text, text_of, until, until_shown
+from tests.tui.waiting import screen_text, text_of, type_ahead, until, until_shown
 
 ROWS = '{"prompt": "is it red, number %d of them all?", "completion": "yes"}\n'
 
@@ -384,6 +384,9 @@ async def test_every_setting_is_explained_and_refused_out_of_bounds(rows: Path) 
         await until_shown(pilot, "Write it as KEY=VALUE")
         await say(pilot, "lora_r=")  # what the preset advises again
         await until_shown(pilot, "Go on with these")
+        assert isinstance(pilot.app.focused, OptionList)
+        type_ahead(pilot, "tab", "7")
+        await until(pilot, lambda: wizard(pilot).query_one(Input).value == "7")
         await say(pilot, "lora_r=5000")
         await until_shown(pilot, "cannot be 5000")
         await say(pilot, "num_train_epochs=12")

@@ -5,12 +5,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widget import Widget
 
 from llamaforge.tui.widgets.lines import Lines
 
 DEADLINE_SECONDS = 20.0
+
+
+def type_ahead(pilot: Pilot[Any], *keys: str) -> None:
+    """Press keys as they come over a slow line: all at once."""
+    for key in keys:
+        pilot.app.post_message(Key(key, key if len(key) == 1 else None))
 
 
 async def until(pilot: Pilot[Any], holds: Callable[[], bool]) -> None:

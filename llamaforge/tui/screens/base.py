@@ -78,6 +78,8 @@ class FollowingScreen(ForgeScreen[_Answer], Generic[_Answer]):
     def __init__(self) -> None:
         super().__init__()
         self._left = threading.Event()
+        self._is_seen = threading.Event()
+        self._is_seen.set()
 
     def on_mount(self) -> None:
         """Begin to follow once the screen has been painted."""
@@ -86,9 +88,19 @@ class FollowingScreen(ForgeScreen[_Answer], Generic[_Answer]):
     def _begin(self) -> None:
         self.run_worker(self._follow, thread=True, group="follow", exit_on_error=False)
 
+    def on_screen_suspend(self) -> None:
+        """Rest while another screen hides it; behind a small one it is still seen."""
+        if not self.app.screen.is_modal:
+            self._is_seen.clear()
+
+    def on_screen_resume(self) -> None:
+        """Go on where it is seen again."""
+        self._is_seen.set()
+
     def on_unmount(self) -> None:
         """Cease to follow, at once."""
         self._left.set()
+        self._is_seen.set()
 
     def read(self) -> Message:
         """Return what the files say now; runs in the thread and must not touch widgets."""
@@ -98,3 +110,4 @@ class FollowingScreen(ForgeScreen[_Answer], Generic[_Answer]):
         while not self._left.is_set():
             self.post_message(self.read())
             self._left.wait(self.PERIOD_SECONDS)
+            self._is_seen.wait()

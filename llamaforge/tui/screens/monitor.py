@@ -77,9 +77,10 @@ class MonitorScreen(RunKeys):
         "training loss still falls, the model learns its rows by heart.",
         "A finished run shows what came of it: t talks to the model before and after training, u "
         "publishes it to Ollama under a name, e writes it as a file.",
-        "v turns through the loss, the answers of the model as it was and as it is now, the "
-        "learning rate, the gradient norm and the speed. Time left is a range: what the newest "
-        "steps took, at best and at worst.",
+        "a asks the model something now: what you type, or the run's own questions. v turns "
+        "through the loss, the answers of the model as it was and as it is now, the learning rate, "
+        "the gradient norm and the speed. Time left is a range: what the newest steps took, at "
+        "best and at worst.",
     )
 
     @dataclass
@@ -262,10 +263,19 @@ class MonitorScreen(RunKeys):
     def action_turn(self, by: int) -> None:
         """Show another picture of the run."""
         place = (_PICTURES.index(self._picture) + by) % len(_PICTURES)
-        self._picture = _PICTURES[place]
+        self._turn_to(_PICTURES[place])
+
+    def show_answers(self) -> None:
+        """Turn to the answers, the newest first."""
+        self._turn_to("answers")
+        self.query_one("#answers").scroll_home(animate=False)
+
+    def _turn_to(self, picture: str) -> None:
+        self._picture = picture
         is_answers = self._picture == "answers"
         self.query_one(LossCurve).display = not is_answers
         self.query_one("#answers").display = is_answers
+        self.query_one("#newest").display = not is_answers  # they need not stand there twice
         if self.view is not None:
             self._draw(self.view)
 

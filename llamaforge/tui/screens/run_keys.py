@@ -1,5 +1,6 @@
 """What a person may ask of a run that is watched, and the words of what came of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -34,7 +35,7 @@ class RunKeys(FollowingScreen[None]):
         Binding("p", "pause", "Pause", id="monitor.pause"),
         Binding("p", "go_on", "Go on", id="monitor.go_on"),
         Binding("s", "save", "Save", id="monitor.save"),
-        Binding("a", "sample", "Ask", id="monitor.sample"),
+        Binding("a", "sample", "Ask…", id="monitor.sample"),
         Binding("x", "stop", "Stop…", id="monitor.stop"),
     ]
 
@@ -90,8 +91,26 @@ class RunKeys(FollowingScreen[None]):
         self._ask(Request.SAVE)
 
     def action_sample(self) -> None:
-        """Let the model answer some prompts as it is now."""
-        self._ask(Request.SAMPLE)
+        """Ask what the model shall answer as it is now."""
+        from llamaforge.tui.screens.ask import AskScreen  # noqa: PLC0415 - seldom opened
+
+        view = self.view
+        if view is not None:
+            screen = AskScreen(view.questions, knows_before=view.knows_before)
+            self.app.push_screen(screen, self._ask_model)
+
+    def _ask_model(self, questions: tuple[str, ...] | None) -> None:
+        if questions is None:
+            return
+        if not self.allows("sample"):  # the training ended meanwhile
+            self.tell("Too late: the run does not train any more.")
+            return
+        self._ask(Request.SAMPLE, questions)
+        self.show_answers()
+
+    def show_answers(self) -> None:
+        """Turn to where the answers will appear."""
+        raise NotImplementedError
 
     def action_go_on(self) -> None:
         """Let a paused worker go on, or start one for a run that was left."""
@@ -104,7 +123,7 @@ class RunKeys(FollowingScreen[None]):
             self.tell("The worker is being started …")
             self.run_worker(self._launch, thread=True, group="launch", exit_on_error=False)
 
-    def _ask(self, request: Request) -> None:
+    def _ask(self, request: Request, questions: Sequence[str] = ()) -> None:
         view = self.view
         if view is None:
             return
@@ -113,7 +132,7 @@ class RunKeys(FollowingScreen[None]):
         def leave() -> None:
             try:
                 if request is Request.SAMPLE:
-                    control.ask_samples(self.run_directory)
+                    control.ask_samples(self.run_directory, questions)
                 else:
                     control.ask(self.run_directory, request)
             except OSError as error:
@@ -161,7 +180,7 @@ def _answer(request: Request, wish: _Wish, view: RunView) -> str | None:
         case Request.SAVE if view.checkpoint_step not in {wish.saved, None}:
             return f"Saved at step {view.checkpoint_step:,}."
         case Request.SAMPLE if view.sampled_step not in {wish.sampled, None}:
-            return f"The answers after step {view.sampled_step:,} are here: press v."
+            return f"The answers after step {view.sampled_step:,} are here."
         case Request.PAUSE if view.state is RunState.PAUSED:
             return f"Paused after step {view.step:,}. Press p to go on."
         case Request.STOP if view.is_over:

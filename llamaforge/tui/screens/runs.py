@@ -27,7 +27,7 @@ from llamaforge.tui.widgets.lines import MUTED
 from llamaforge.tui.widgets.notice import Notice
 from llamaforge.tui.widgets.run_parts import STATE_MARKS
 from llamaforge.tui.widgets.title_bar import TitleBar
-from llamaforge.words import size_words
+from llamaforge.words import plural, size_words
 
 _COLUMNS: Final = (
     (" ", 1),
@@ -200,7 +200,7 @@ class RunsScreen(FollowingScreen[None]):
     def _show_title(self) -> None:
         running = sum(row.state is RunState.RUNNING for row in self._rows)
         count = len(self._rows)
-        words = f"{count} {'run' if count == 1 else 'runs'}, {running} at work" if count else ""
+        words = f"{plural(count, 'run')}, {running:,} at work" if count else ""
         place = f"Runs  {short_path(paths.runs_folder())}"
         self.query_one(TitleBar).tell(place, Content.styled(words, MUTED))
 

@@ -164,8 +164,8 @@ class PublishScreen(TaskScreen):
     def on_mount(self) -> None:
         """Say what it is for."""
         words = (
-            "The verified adapter becomes a model of its own in Ollama, over the very file that "
-            "you have. The model that was trained stays as it is. Under which name?"
+            "The verified result becomes a model of its own in Ollama. The model that was trained "
+            "stays as it is. Under which name?"
         )
         self.query_one("#words", Lines).show(Content(words).wrap)
         self.query_one(Input).focus()

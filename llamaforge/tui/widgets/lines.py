@@ -34,7 +34,8 @@ class Lines(Widget):
         self._build = build
         if width != self.content_size.width:
             self._built = (-1, ())
-            self.refresh(layout=True)
+            if self._has_place():
+                self.refresh(layout=True)
             return
         lines = build(width)
         self._built = (width, lines)
@@ -44,6 +45,15 @@ class Lines(Widget):
             (line.plain, line.spans) for line in before
         ]:
             self.refresh()
+
+    def _has_place(self) -> bool:
+        """Whether it is laid out, be it of no height; the whole screen would be laid out anew."""
+        return all(node.display for node in self.ancestors_with_self)
+
+    def on_show(self) -> None:
+        """Be as high as what was to be shown meanwhile."""
+        if self._built[0] != self.content_size.width:
+            self.refresh(layout=True)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """Return the number of lines."""

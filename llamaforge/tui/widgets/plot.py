@@ -91,7 +91,10 @@ class Canvas:
         for x, y in places[:1]:
             self.dot(x, y)
         for (x0, y0), (x1, y1) in itertools.pairwise(places):
-            length = max(abs(x1 - x0), abs(y1 - y0), 1)
+            length = max(abs(x1 - x0), abs(y1 - y0))
+            if length <= 1:
+                self.dot(x1, y1)
+                continue
             for number in range(1, length + 1):
                 part = number / length
                 self.dot(round(x0 + (x1 - x0) * part), round(y0 + (y1 - y0) * part))
@@ -101,9 +104,16 @@ def places(
     points: Iterable[LossPoint], across: Axis, up: Axis, size: tuple[int, int]
 ) -> list[tuple[int, int]]:
     """Return where `points` lie on a grid of dots, one place a column: the mean of its points."""
+    low, scale = across.low, (size[0] - 1) / (across.high - across.low)
     columns: dict[int, list[float]] = {}
-    for point in points:
-        columns.setdefault(across.place(point.step, size[0]), []).append(point.loss)
+    for (
+        point
+    ) in points:  # as `Axis.place`: it is done for each of a thousand points, again and again
+        column = round((point.step - low) * scale)
+        if (losses := columns.get(column)) is None:
+            columns[column] = [point.loss]
+        else:
+            losses.append(point.loss)
     return [
         (column, up.place(sum(losses) / len(losses), size[1]))
         for column, losses in sorted(columns.items())

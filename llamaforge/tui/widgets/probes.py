@@ -16,8 +16,8 @@ def probe_lines(probes: Sequence[SampleView], width: int) -> list[Content]:
     """Return the newest answers to each prompt; where there are none, how to get them."""
     if not probes:
         words = (
-            "No answers yet. Press a to have some of your rows answered as the model is now, "
-            "beside what it answered before training."
+            "No answers yet. Press a to ask the model something as it is now, beside what it "
+            "answered before training."
         )
         return Content.styled(words, MUTED).wrap(width)
     lines: list[Content] = []

@@ -9,7 +9,7 @@ from llamaforge.tui.run_view import ArtifactView, RunView, SampleView
 from llamaforge.tui.run_words import next_commands
 from llamaforge.tui.widgets.lines import MUTED, facts, hanging
 from llamaforge.tui.widgets.probes import answer_pair
-from llamaforge.words import loss_words, percent_words, short_number
+from llamaforge.words import loss_words, percent_words, plural, short_number
 
 _ARTIFACT_WORDS: Final = {
     "adapter": "adapter",
@@ -72,17 +72,18 @@ def _row(
 def _fidelity_lines(report: FidelityReport | None, width: int) -> list[Content]:
     if report is None:
         return []
-    rows = "the held-out rows" if report.rows is None else f"{report.rows:,} rows"
+    rows = "the held-out rows" if report.rows is None else f"{plural(report.rows, 'row')}"
+    served = "merged file" if report.is_merged else "adapter"
     kl, limit = short_number(report.kl_mean), short_number(report.kl_limit)
     if report.passed:
         mark = Content.styled("✓", "bold $text-success")
         text = (
-            f"Yes. On {rows}, llama.cpp with the adapter differs from the trained model by "
+            f"Yes. On {rows}, llama.cpp with the {served} differs from the trained model by "
             f"{kl} nats per token; {limit} are allowed."
         )
     else:
         mark = Content.styled("✗", "bold $text-error")
-        text = f"No: {report.reason or 'the figures are out of bounds'}. Do not use the adapter."
+        text = f"No: {report.reason or 'the figures are out of bounds'}. Do not use the {served}."
     losses = (
         f"Loss per token: {loss_words(report.loss_base)} before, "
         f"{loss_words(report.loss_trained)} as trained, "

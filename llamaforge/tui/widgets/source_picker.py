@@ -26,7 +26,7 @@ from llamaforge.tui.widgets.menu import Menu
 from llamaforge.tui.widgets.safe_input import SafeInput
 from llamaforge.wizard.frozen import FrozenRows, frozen_rows
 from llamaforge.wizard.questions import places
-from llamaforge.words import size_words
+from llamaforge.words import plural, size_words
 
 _MOST_ENTRIES: Final = 2_000
 _MOST_SHOWN: Final = 40
@@ -168,9 +168,7 @@ class SourcePicker(Vertical, Helpful, Pending):
         found = []
         if self._chosen:
             count = len(self._chosen)
-            found.append(
-                Entry("go", "", f"→ Go on with {count} {'file' if count == 1 else 'files'}")
-            )
+            found.append(Entry("go", "", f"→ Go on with {plural(count, 'file')}"))
             found += [
                 Entry("chosen", place, f"✓ {place}", "Enter takes it away")
                 for place in self._chosen

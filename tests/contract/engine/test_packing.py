@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.integrations.neftune import activate_neftune
 
 from llamaforge.data.chat import EncodedRow
 from llamaforge.gguf.header import read_header
@@ -14,6 +15,7 @@ from llamaforge.training.batches import LengthBatches, collate
 from llamaforge.training.lora import attach_lora, hidden_states
 from llamaforge.training.loss import token_losses, trained_positions
 from llamaforge.training.model import load_packed_model
+from llamaforge.training.noise import noisy_embeddings, row_lengths
 from llamaforge.training.objective import Supervised
 from llamaforge.training.packing import (
     PackedBatches,
@@ -22,7 +24,7 @@ from llamaforge.training.packing import (
     keeps_apart,
     layout,
 )
-from llamaforge.training.trainer import train
+from llamaforge.training.trainer import Wishes, train
 from tests.contract.engine.engine_bench import (
     SETTINGS,
     VOCABULARY,
@@ -115,6 +117,87 @@ def test_a_step_has_the_rows_that_it_has_without_packing() -> None:
             assert sorted(chain(*step)) == sorted(chain(*again))
         assert sum(map(bool, others)) < len(ones) / 2, "most steps need one pass"
         assert all(sum(lengths[row] for row in batch) <= 4 * 424 for batch in others)
+
+
+def test_processes_share_the_rows_of_a_step_evenly() -> None:
+    lengths = [8 + (37 * row) % 90 for row in range(99)] + [400, 420]
+    alone = PackedBatches(lengths, 4, 3, accumulation=4)
+    halves = [PackedBatches(lengths, 4, 3, accumulation=2, rank=rank, world=2) for rank in (0, 1)]
+    steps, shares = list(alone), [list(half) for half in halves]
+    assert [len(half) for half in halves] == list(map(len, shares)) == [13, 13]
+    for number in range(6):
+        rows = sorted(chain(*steps[4 * number : 4 * number + 4]))
+        ours = [list(chain(*share[2 * number : 2 * number + 2])) for share in shares]
+        assert sorted(chain(*ours)) == rows
+        tokens = [sum(lengths[row] for row in own) for own in ours]
+        assert max(tokens) - min(tokens) <= max(lengths[row] for row in rows)
+        assert all(ours)
+    assert sorted(chain(*(share[-1] for share in shares))) == sorted(chain(*steps[24:]))
+
+
+def test_noise_is_measured_out_by_each_rows_own_length(tmp_path: Path) -> None:
+    """With one row a sequence it is transformers' own noise; beside others it stays the same."""
+    packed, model = make_lora(make_model(tmp_path))
+    embeddings = packed.model.get_input_embeddings()
+    rows = [EncodedRow(list(range(5, 5 + n)), [True] * n, terminated=True) for n in (40, 16, 8)]
+    batch = collate_packed(rows)
+    ids, positions = batch["input_ids"], batch["position_ids"]
+    model.train()
+    clean = embeddings(ids)
+    hidden = clean.shape[-1]
+    torch.manual_seed(3)
+    with noisy_embeddings(model, 5.0, positions):
+        noise = (embeddings(ids) - clean).detach()
+    lengths = row_lengths(positions)
+    assert ids.shape[0] < len(rows), "some rows share a sequence"
+    for row in rows:
+        mine = noise[(ids == row.ids[0]) & (lengths == len(row.ids))]
+        assert len(mine) == 1
+        size = len(row.ids)
+        of_row = noise[lengths == size].abs().max().item()
+        assert of_row == pytest.approx(5.0 / (size * hidden) ** 0.5, rel=0.02)
+    alone = collate_packed(rows[:1])
+    torch.manual_seed(4)
+    with noisy_embeddings(model, 5.0, alone["position_ids"]):
+        ours = embeddings(alone["input_ids"])
+    handle = activate_neftune(model, 5.0)
+    torch.manual_seed(4)
+    theirs = embeddings(alone["input_ids"])
+    handle.remove()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    model.eval()
+    with noisy_embeddings(model, 5.0, positions):
+        assert torch.equal(embeddings(ids), clean), "nothing is added where nothing is trained"
+
+
+def test_packed_training_with_noise_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    header = make_model(tmp_path)
+    rows = make_rows(12)
+    losses: dict[str, list[float]] = {}
+
+    def run(name: str, folder: str, stop_after: int = 99, **changes: Any) -> None:
+        settings = SETTINGS.model_copy(update={"max_steps": 4, "packing": True} | changes)
+        packed, model = make_lora(header)
+        loader = PackedLoader(rows, 4, settings.seed, accumulation=1)
+        objective = Supervised(packed.head, rows, [], settings, loader)
+        found = losses.setdefault(name, [])
+        stop = len(found) + stop_after
+        train(
+            model,
+            objective,
+            settings,
+            tmp_path / folder,
+            emit=lambda event: found.append(event.loss) if event.type == "step" else None,  # type: ignore[attr-defined]
+            wishes=Wishes(stop=lambda: len(found) >= stop, save=lambda: False),
+        )
+
+    noise: dict[str, Any] = {"neftune_noise_alpha": 20.0}
+    run("clean", "a")
+    run("noisy", "b", **noise)
+    run("stopped", "c", 2, **noise)
+    run("stopped", "c", **noise)
+    assert losses["stopped"] == losses["noisy"]
+    assert all(abs(a - b) > 1e-4 for a, b in zip(losses["clean"], losses["noisy"], strict=True))
 
 
 @pytest.mark.parametrize(

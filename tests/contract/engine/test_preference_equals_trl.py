@@ -199,8 +199,41 @@ def test_training_takes_the_steps_of_trl(loss_type: Any, tmp_path: Path) -> None
     assert ours[-1].metrics["rewards/accuracies"] == 1.0
 
 
+def orpo_loss(model: Any, batch: Any, beta: float) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the loss of a batch of pairs, and its figures, by TRL's ORPO trainer."""
+    from trl.experimental import orpo
+
+    trainer = object.__new__(orpo.ORPOTrainer)
+    trainer.beta = beta
+    trainer.is_encoder_decoder = trainer.aux_loss_enabled = False
+    trainer.max_length = 64
+    trainer.padding_value = 0
+
+    class Place:
+        device = torch.device("cpu")
+
+        @staticmethod
+        def gather_for_metrics(values: torch.Tensor) -> torch.Tensor:
+            return values
+
+    trainer.accelerator = Place()
+    labels = batch["labels"]
+    count = len(labels) // 2
+    mask = (torch.arange(labels.shape[1]) < batch["lengths"][:, None]).long()
+    sides = {"chosen": slice(None, count), "rejected": slice(count, None)}
+    inputs: Any = {}
+    for side, part in sides.items():
+        inputs |= {
+            f"{side}_input_ids": batch["input_ids"][part],
+            f"{side}_attention_mask": mask[part],
+            f"{side}_labels": labels[part],
+        }
+    loss, figures = trainer.get_batch_loss_metrics(model, inputs)
+    return loss, figures
+
+
 def test_odds_ratios_are_those_of_trl(tmp_path: Path) -> None:
-    orpo = pytest.importorskip("trl.experimental.orpo")
+    pytest.importorskip("trl.experimental.orpo")
     header = make_model(tmp_path)
     pairs = make_pairs(5)
     settings = TrainingSettings.model_validate(
@@ -216,41 +249,15 @@ def test_odds_ratios_are_those_of_trl(tmp_path: Path) -> None:
     unpacked, dense = make_lora(header)
     unpack_in_place(unpacked)
     move_adapter(dense)
-    trainer = object.__new__(orpo.ORPOTrainer)
-    trainer.beta = 0.2
-    trainer.is_encoder_decoder = trainer.aux_loss_enabled = False
-    trainer.max_length = 64
-    trainer.padding_value = 0
-
-    class Place:
-        device = torch.device("cpu")
-
-        @staticmethod
-        def gather_for_metrics(values: torch.Tensor) -> torch.Tensor:
-            return values
-
-    trainer.accelerator = Place()
-    count, labels = len(pairs), batch["labels"]
-    mask = (torch.arange(labels.shape[1]) < batch["lengths"][:, None]).long()
-    theirs, known = trainer.get_batch_loss_metrics(
-        dense,
-        {
-            "chosen_input_ids": batch["input_ids"][:count],
-            "chosen_attention_mask": mask[:count],
-            "chosen_labels": labels[:count],
-            "rejected_input_ids": batch["input_ids"][count:],
-            "rejected_attention_mask": mask[count:],
-            "rejected_labels": labels[count:],
-        },
-    )
-    theirs.backward()
+    theirs, known = orpo_loss(dense, batch, 0.2)
+    theirs.backward()  # type: ignore[no-untyped-call]
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
     mine, other = gradients(model), gradients(dense)
     assert mine.keys() == other.keys()
     for name, value in mine.items():
         assert torch.allclose(value, other[name], rtol=1e-3, atol=1e-6), name
     figures = objective.take_metrics()
-    for name, value in known.items():
+    for name, figure in known.items():
         if name in figures:
-            assert figures[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+            assert figures[name] == pytest.approx(figure, rel=1e-4, abs=1e-5), name
     assert {"rewards/margins", "log_odds_ratio", "logps/chosen"} <= known.keys() & figures.keys()

@@ -15,13 +15,14 @@ from llamaforge.runs import events
 from llamaforge.training import loss as chunked
 from llamaforge.training.lora import factors, lora_layers
 from llamaforge.training.pairs import EncodedPair, collate_pairs
-from llamaforge.training.preference import (
+from llamaforge.training.preference import DirectPreference, OddsRatio
+from llamaforge.training.preference_loss import PairScores
+from llamaforge.training.reference import (
     TRAIN_TABLE,
     VALIDATION_TABLE,
-    DirectPreference,
-    OddsRatio,
+    Reference,
+    reference_table,
 )
-from llamaforge.training.reference import Reference, reference_table
 from llamaforge.training.trainer import Outcome, train
 from tests.contract.engine.engine_bench import SETTINGS, VOCABULARY, make_lora, make_model
 from tests.contract.engine.test_preference_equals_trl import make_pairs, move_adapter
@@ -139,10 +140,10 @@ def test_the_model_is_measured_on_held_out_pairs_before_and_after(tmp_path: Path
     packed, base = make_lora(make_model(tmp_path))
     reference = Reference(base, packed.head, torch.float32, None)
     batch = collate_pairs(list(enumerate(validation)))
-    scores = reference.scores(batch["input_ids"], batch["labels"])
-    expected = float((scores.chosen > scores.rejected).float().mean())
+    both = scores(reference, batch)
+    expected = float((both.chosen > both.rejected).float().mean())
     assert start.metrics["logps/accuracies"] == pytest.approx(expected)
-    assert start.metrics["logps/chosen"] == pytest.approx(float(scores.chosen.mean()), abs=1e-3)
+    assert start.metrics["logps/chosen"] == pytest.approx(float(both.chosen.mean()), abs=1e-3)
 
 
 def test_the_reference_is_the_base_whatever_the_adapter_has_become(tmp_path: Path) -> None:
@@ -150,10 +151,10 @@ def test_the_reference_is_the_base_whatever_the_adapter_has_become(tmp_path: Pat
     batch = collate_pairs(list(enumerate(make_pairs(3))))
     packed, model = make_lora(header)
     reference = Reference(model, packed.head, torch.float32, None)
-    before = reference.scores(batch["input_ids"], batch["labels"])
+    before = scores(reference, batch)
     move_adapter(model)
     model.train()
-    after = reference.scores(batch["input_ids"], batch["labels"])
+    after = scores(reference, batch)
     assert torch.equal(before.chosen, after.chosen)
     assert torch.equal(before.rejected, after.rejected)
     assert model.training, "it goes back to training"
@@ -168,18 +169,19 @@ def test_the_reference_can_be_an_earlier_adapter(tmp_path: Path) -> None:
     start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     reference = Reference(model, packed.head, torch.float32, start)
     base = Reference(model, packed.head, torch.float32, None)
-    before = reference.scores(batch["input_ids"], batch["labels"])
-    assert not torch.allclose(before.chosen, base.scores(**_inputs(batch)).chosen, atol=1e-2)
+    before = scores(reference, batch)
+    assert not torch.allclose(before.chosen, scores(base, batch).chosen, atol=1e-2)
     move_adapter(model, seed=6)
     moved = [p.detach().clone() for p in model.parameters() if p.requires_grad]
-    after = reference.scores(batch["input_ids"], batch["labels"])
+    after = scores(reference, batch)
     assert torch.equal(before.chosen, after.chosen)
     now = [p.detach() for p in model.parameters() if p.requires_grad]
     assert all(torch.equal(*two) for two in zip(moved, now, strict=True))
 
 
-def _inputs(batch: Any) -> dict[str, torch.Tensor]:
-    return {name: batch[name] for name in ("input_ids", "labels")}
+def scores(reference: Reference, batch: Any) -> PairScores:
+    """Return log P of both sides of a batch of pairs."""
+    return PairScores.of(reference.sums(batch["input_ids"], batch["labels"]))
 
 
 def test_what_the_reference_said_is_kept_and_held_against_its_digest(tmp_path: Path) -> None:
@@ -189,15 +191,15 @@ def test_what_the_reference_said_is_kept_and_held_against_its_digest(tmp_path: P
     asked: list[int] = []
 
     class Counting(Reference):
-        def scores(self, input_ids: torch.Tensor, labels: torch.Tensor) -> Any:
+        def sums(self, input_ids: torch.Tensor, labels: torch.Tensor) -> Any:
             asked.append(len(input_ids) // 2)
-            return super().scores(input_ids, labels)
+            return super().sums(input_ids, labels)
 
     def table(given: list[EncodedPair], stop_after: int = 99) -> Any:
         del asked[:]
         return reference_table(
             Counting(model, packed.head, torch.float32, None),
-            given,
+            [(pair.chosen, pair.rejected) for pair in given],
             4,
             path,
             device=torch.device("cpu"),
@@ -210,17 +212,16 @@ def test_what_the_reference_said_is_kept_and_held_against_its_digest(tmp_path: P
     assert sum(asked) == 5, "what was known is not asked again"
     again = table(pairs)
     assert not asked
-    assert torch.equal(rest.chosen, again.chosen)
+    assert torch.equal(rest, again)
     path.unlink()
     whole = table(pairs)
-    assert torch.equal(rest.chosen, whole.chosen)
-    assert torch.equal(rest.rejected, whole.rejected)
+    assert torch.equal(rest, whole)
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(bytes(content))
     mended = table(pairs)
     assert sum(asked) == 9, "a damaged file is as good as none"
-    assert torch.equal(mended.chosen, whole.chosen)
+    assert torch.equal(mended, whole)
     table(pairs[1:])
     assert sum(asked) == 8, "a file of other pairs too"
 

@@ -198,7 +198,6 @@ def test_a_loss_has_to_be_less_by_the_threshold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"packing": True, "neftune_noise_alpha": 5.0},
         {"early_stopping_patience": 0},
         {"optim": "adamw_9bit"},
         {"lr_scheduler_type": "cosin"},

@@ -16,8 +16,10 @@ from tests.contract.export.hub_bench import EXPORTED, TEMPLATE
 from tests.contract.tokens.test_pre_tokenizers_as_served import TEXTS as SCRIPTS
 from tests.contract.tokens.test_pre_tokenizers_as_served import joining_vocabulary
 from tests.contract.tokens.test_tokens_equal_llama_cpp import NAMES, TEXTS, vocabulary
+from tests.contract.tokens.test_unigram_tokens import TEXTS as UNIGRAM_TEXTS
 from tools.architecture_models import write_architecture_model
 from tools.random_models import Vocabulary
+from tools.unigram_vocabularies import unigram
 
 PRE = {
     "qwen2": "qwen2",
@@ -27,6 +29,7 @@ PRE = {
     "llama": "llama-bpe",
 }
 """The usual pre-tokenizers of some architectures; the others get one that is nobody's usual."""
+UNIGRAM_EOS = 1  # where a file of a Unigram vocabulary does not say it
 COMPOSED = ("qwen2", "qwen2vl", "qwen35moe")
 """Architectures whose texts transformers 5 puts into NFC, as Qwen's own tokenizer does."""
 
@@ -44,7 +47,7 @@ def check(tokenizer: Any, header: Header, words: Vocabulary, texts: list[str]) -
     assert len(tokenizer) == words.size
     turn = [{"role": "user", "content": "Hm."}]
     assert tokenizer.apply_chat_template(turn, tokenize=False) == "Hm."
-    assert tokenizer.eos_token_id == words.values["tokenizer.ggml.eos_token_id"]
+    assert tokenizer.eos_token_id == words.values.get("tokenizer.ggml.eos_token_id", UNIGRAM_EOS)
     with loaded(header.path, vocabulary_only=True) as model:
         for text in texts:
             ids = tokenize(model, text, parse_special=True)
@@ -67,6 +70,12 @@ def test_real_vocabularies(name: str, tmp_path: Path) -> None:
     words = Vocabulary.from_file(vocabulary(name))
     header = export(tmp_path, "llama", words)
     check(AutoTokenizer.from_pretrained(tmp_path / "hf"), header, words, [*TEXTS])
+
+
+def test_a_unigram_vocabulary(tmp_path: Path) -> None:
+    words = unigram(add_space_prefix=True, remove_extra_whitespaces=True)
+    header = export(tmp_path, "llama", words)
+    check(AutoTokenizer.from_pretrained(tmp_path / "hf"), header, words, [*UNIGRAM_TEXTS])
 
 
 def test_a_pre_tokenizer_that_would_be_replaced_is_told(tmp_path: Path) -> None:

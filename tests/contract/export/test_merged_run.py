@@ -16,6 +16,7 @@ from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
 from tests.contract.engine.engine_bench import make_trained, scaled
 from tests.contract.export.test_export_verb import run, store
+from tests.contract.export.test_importance import importance, measured
 
 __all__ = ["run", "store"]
 
@@ -58,6 +59,17 @@ def test_a_file_made_of_another_adapter_is_written_anew(run: RunDirectory) -> No
 def test_a_file_of_other_types_under_the_same_name_is_written_anew(run: RunDirectory) -> None:
     packed = merge_run(run, quantization="Q8_0", target=run.artifacts / "merged.gguf")
     assert merge_run(run, reuse=True).merged.sha256 != packed.merged.sha256
+
+
+def test_a_file_that_was_weighed_otherwise_is_written_anew(run: RunDirectory) -> None:
+    header = read_header(RunSpec.load(run.spec_file).model.blob)
+    found = importance(measured(header, rows=2), run.artifacts)
+    plain = merge_run(run, quantization="Q4_K_M", reuse=True).merged.sha256
+    weighed = merge_run(run, quantization="Q4_K_M", reuse=True, importance=found)
+    again = merge_run(run, quantization="Q4_K_M", reuse=True, importance=found)
+    assert written_at(again) == written_at(weighed)
+    assert weighed.merged.sha256 != plain
+    assert merge_run(run, quantization="Q4_K_M", reuse=True).merged.sha256 == plain
 
 
 def test_files_of_several_types_are_listed_beside_each_other(

@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.evaluation.llama import loaded, tokenize
-from llamaforge.gguf.header import read_header
+from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
+from llamaforge.gguf.unigram import replacements
+from llamaforge.gguf.unigram_json import is_exact
 from llamaforge.gguf.vocabulary import check_chat
-from tools.random_models import write_vocabulary
-from tools.unigram_vocabularies import FORMS, unigram
+from tools.random_models import Vocabulary, write_vocabulary
+from tools.unigram_vocabularies import FORMS, packed_table, unigram
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"table": False},
@@ -34,6 +37,11 @@ TEXTS = (
     "▁ ▁▁ the▁the \u2581",
     "🏳️‍🌈 д ß é \u0007 \U0010fffd3\U0010fffd",
     "1234567890 abcdefghijklmnop" * 4,
+)
+
+
+PLAIN_TEXTS = st.text(st.sampled_from("abthe ▁\t<>x_0/s" + "".join(FORMS)), max_size=30) | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30
 )
 
 
@@ -57,10 +65,7 @@ def test_nasty_texts(pair: tuple[GgufTokenizer, Any], parse_special: bool) -> No
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    text=st.text(st.sampled_from("abthe ▁\t<>x_0/s" + "".join(FORMS)), max_size=30)
-    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
-)
+@given(text=PLAIN_TEXTS)
 def test_any_text(pair: tuple[GgufTokenizer, Any], text: str) -> None:
     tokenizer, model = pair
     assert tokenizer.encode(text) == tokenize(model, text, parse_special=True)
@@ -100,9 +105,55 @@ def test_a_table_that_is_cut_short_is_refused(cut: int, tmp_path: Path) -> None:
         built(tmp_path, precompiled_charsmap=table)
 
 
-def test_transformers_gets_no_tokenizer_that_cuts_otherwise(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="Unigram"):
-        built(tmp_path).to_json()
+@pytest.fixture(scope="module")
+def written(pair: tuple[GgufTokenizer, Any]) -> Tokenizer:
+    """What transformers is given, read by its own library."""
+    return Tokenizer.from_str(pair[0].to_json())
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.sampled_from(TEXTS) | PLAIN_TEXTS)
+@example(text="ａ\u0301")
+def test_transformers_cuts_as_llama_cpp_does(
+    pair: tuple[GgufTokenizer, Any], written: Tokenizer, text: str
+) -> None:
+    tokenizer, model = pair
+    ids = tokenize(model, text, parse_special=True)
+    assert written.encode(text).ids == ids, repr(text)
+    assert written.decode(ids) == tokenizer.decode(ids)
+    assert [written.id_to_token(number) for number in (0, 1, 2)] == tokenizer.tokens[:3]
+
+
+def test_tokens_that_no_text_is_cut_into_are_still_read(tmp_path: Path) -> None:
+    words = unigram()
+    for key, value in (("tokens", "<0x41>"), ("token_type", 6), ("scores", 0.0)):
+        words.values[f"tokenizer.ggml.{key}"].append(value)
+    path = tmp_path / "m.gguf"
+    write_vocabulary(path, Vocabulary(words.values, words.size + 1))
+    tokenizer = GgufTokenizer(read_header(path))
+    written = Tokenizer.from_str(tokenizer.to_json())
+    assert written.encode("<0x41>").ids == tokenizer.encode("<0x41>")
+    assert words.size not in tokenizer.encode("<0x41>")
+    assert written.decode([words.size]) == tokenizer.decode([words.size]) == "A"
+
+
+def header_with(folder: Path, forms: dict[str, str]) -> Header:
+    path = folder / "m.gguf"
+    write_vocabulary(path, unigram(precompiled_charsmap=packed_table(forms)))
+    return read_header(path)
+
+
+def test_a_large_table_is_left_to_the_library(tmp_path: Path) -> None:
+    assert is_exact(header_with(tmp_path, {"ab": "c", "Ａ": "a"}))
+    assert not is_exact(header_with(tmp_path, {"ａ": "ｂ", "ｂ": "c"})), "one takes up the other's"
+    assert not is_exact(header_with(tmp_path, {"xy": "1", "yz": "2"})), "they can overlap"
+    forms = {chr(0xFF01 + number): chr(0x21 + number) for number in range(94)}
+    forms |= {chr(0x4E00 + number): chr(0x6000 + number) for number in range(200)}
+    header = header_with(tmp_path, forms)
+    assert replacements(header) == forms
+    assert not is_exact(header)
+    written = Tokenizer.from_str(GgufTokenizer(header).to_json())
+    assert written.encode("ａｂ the １").ids == GgufTokenizer(header).encode("ａｂ the １")
 
 
 def test_a_model_that_ends_every_prompt_does_not_chat(tmp_path: Path) -> None:

@@ -182,13 +182,26 @@ def test_ollama_answers_where_the_result_is_published(
         assert said[-1]["code"] == "no_model"
 
 
-def test_the_verb_prints_both_answers(
-    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+def test_the_verb_prints_both_answers_and_keeps_them_where_asked(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["chat", run.id, QUESTION, "And this: hello.", "--json"]) == 0
-    found = [json.loads(line) for line in _documents(capsys.readouterr().out)]
+    kept = tmp_path / "talks.jsonl"
+    asked = ["chat", run.id, QUESTION, "/before", "And this: hello.", "--json"]
+    assert main([*asked, "--keep", str(kept), "--keep-answers", "before"]) == 0
+    told = capsys.readouterr()
+    found = [json.loads(line) for line in _documents(told.out)]
     assert [item["prompt"] for item in found] == [QUESTION, "And this: hello."]
     assert all(item[arm]["tokens"] >= 0 for item in found for arm in ("base", "tuned"))
+    (row,) = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [turn["content"] for turn in row["messages"]] == [
+        words for item in found for words in (item["prompt"], item["base"]["text"].strip())
+    ]
+    (pair,) = [
+        json.loads(line) for line in (tmp_path / "talks.pairs.jsonl").read_text().splitlines()
+    ]
+    assert pair["chosen"][0]["content"] == found[0]["base"]["text"].strip()
+    assert pair["rejected"][0]["content"] == found[0]["tuned"]["text"].strip()
+    assert "llamaforge data review" in told.err
 
 
 def _documents(text: str) -> list[str]:

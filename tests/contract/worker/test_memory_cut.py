@@ -1,9 +1,12 @@
 """The worker cuts a step to the memory there is, says so, and keeps to it when it resumes."""
 
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import torch
 from llamaforge import hardware, paths
 from llamaforge.catalog.store import Store
 from llamaforge.errors import LlamaForgeError
+from llamaforge.evaluation import llama
+from llamaforge.evaluation.llama import loaded
 from llamaforge.hardware import boot_id, memory_kills
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator, RowSizes
@@ -27,7 +32,7 @@ from llamaforge.training import objective
 from llamaforge.training.lora import attach_lora
 from llamaforge.training.model import load_packed_model
 from llamaforge.training.trial import measure
-from llamaforge.worker import estimating, prepare, train
+from llamaforge.worker import estimating, prepare, train, verify
 from llamaforge.worker.estimating import Estimated
 from llamaforge.worker.job import Job
 from llamaforge.worker.keeper import was_killed_for_memory
@@ -272,3 +277,76 @@ def test_a_library_that_ends_the_worker_for_memory_is_recognised(tmp_path: Path)
     # What an earlier worker left there says nothing of this one.
     run.write_status(replace(status, log_bytes=run.log_file.stat().st_size))
     assert not was_killed_for_memory(run, dead.pid)
+
+
+DRIVER = """
+import os, signal, sys
+from pathlib import Path
+from llamaforge import hardware
+from llamaforge.evaluation import llama
+from llamaforge.worker import __main__ as worker, stages
+count, how = Path(sys.argv[1]), sys.argv[2]
+hardware._CGROUP, hardware._VM_COUNTS = count / "none", count
+stages.LAST_STAGES = stages.LAST_STAGES[:2]
+real = llama.loaded
+def loaded(files, *, vocabulary_only=False):
+    if vocabulary_only:
+        return real(files, vocabulary_only=True)
+    if how == "aborted":
+        os.abort()
+    count.write_text("oom_kill 5\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+llama.loaded = loaded
+sys.exit(worker.main(sys.argv[3:], (sys.executable, __file__, sys.argv[1], how)))
+"""
+
+
+def test_a_proof_that_memory_ran_out_on_is_told_and_made_later(
+    small: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is trained stays; only llama.cpp, as it loads the model, meets its end."""
+    count, driver = tmp_path / "vmstat", tmp_path / "driver.py"
+    driver.write_text(DRIVER)
+    for how, code in (("killed", -signal.SIGKILL), ("aborted", -signal.SIGABRT)):
+        count.write_text("oom_kill 4\n")
+        command = [sys.executable, str(driver), str(count), how, str(small.run.path)]
+        worker = subprocess.run(command, check=False, env=worker_environment())
+        assert worker.returncode == code, how
+        deadline = time.monotonic() + 60
+        while (status := small.run.read_status()).state is RunState.LOST:
+            assert time.monotonic() < deadline, "somebody speaks for it"
+            time.sleep(0.02)
+        found = EventTail(small.run).read_new()
+        told = [event for event in found if isinstance(event, events.Failed)]
+        assert told[-1].code == "unproven", how
+        assert "Training is done and its result is kept, but it is not proven" in told[-1].message
+        assert "prove it: llamaforge runs resume r" in told[-1].hint
+        assert (status.state, status.stage) == (RunState.FAILED, "verify"), how
+        assert [item["kind"] for item in small.run.artifact_list()] == ["adapter"]
+    again = [
+        event.name
+        for event in EventTail(small.run).read_new()
+        if isinstance(event, events.Stage) and event.state == "skipped"
+    ]
+    assert again[-3:] == ["prepare", "train", "export"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llama, "loaded", without_memory)
+        with pytest.raises(LlamaForgeError) as caught:
+            verify.verify(small)
+    assert caught.value.code == "unproven"
+    verify.verify(small)
+    assert verify.is_verified(small)
+
+
+@contextmanager
+def without_memory(files: llama.Files, *, vocabulary_only: bool = False) -> Iterator[Any]:
+    """Let llama.cpp load a model into an address space that is used up."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 4096, before[1]))
+    try:
+        with loaded(files, vocabulary_only=vocabulary_only) as model:
+            yield model
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -108,6 +108,21 @@ def test_what_is_left_out_for_room_is_never_the_offer() -> None:
     assert trained(letters, row) == [f"<call>{BONN}</call><|im_end|>"]
 
 
+# In the manner of Llama 3.1: where a tool is called, the words beside it are dropped.
+DROPS_WORDS = TAGS.replace("assistant\n{{ m.content }}{% for call", "assistant\n{% for call")
+
+
+def test_words_that_the_template_drops_beside_a_call_are_named() -> None:
+    chat, letters = renderer(DROPS_WORDS)
+    spoken, silent = call("Bonn", content="I look."), call("Ulm")
+    row = chat.encode([OFFER, ASK, spoken, FOUND, ASK, silent, FOUND, REPLY])
+    assert "I look." not in letters.texts(row.ids)
+    assert row.unlearned == (spoken,)
+    assert chat.encode([OFFER, ASK, spoken, FOUND, REPLY], train_on="last").unlearned == ()
+    whole, _ = renderer(TAGS)
+    assert whole.encode([OFFER, ASK, spoken, FOUND, REPLY]).unlearned == ()
+
+
 HIDES_CALLS = TAGS.replace("{{ call.function | tojson }}", "")
 NO_END = TAGS.replace("{% endfor %}<|im_end|>\n{% else", "{% endfor %}{% else")
 

@@ -81,7 +81,10 @@ def test_without_a_verb_the_screens_open_on_a_terminal(monkeypatch: pytest.Monke
         (["models", "--stroe", "x"], "llamaforge models has no option --stroe. Did you mean"),
         (["show"], "The following arguments are required: MODEL. See: llamaforge show --help"),
         (["models", "more"], "more is one argument too many. See: llamaforge models --help"),
-        (["train", "--method", "sfd"], "--method cannot be sfd; it is one of: sft, dpo, orpo. Did"),
+        (
+            ["train", "--method", "sfd"],
+            "--method cannot be sfd; it is one of: sft, dpo, orpo, kto.",
+        ),
         (["runs", "sohw"], "ACTION cannot be sohw"),
         (["models", "--sto", "x"], "llamaforge models has no option --sto."),
         (["models", "--store", ""], "Argument --store: the name of a folder is needed."),

@@ -55,7 +55,7 @@ def test_every_place_is_looked_at_and_every_problem_has_a_way_out(
 def test_people_get_marks_and_a_last_word(store: Path, capsys: Capture) -> None:
     assert main(["doctor", "--store", str(store)]) == 0
     printed = capsys.readouterr().out
-    assert "  ok    Models: 1 of 1 models" in printed
+    assert "  ok    Models: 1 of 1 model" in printed
     assert "  note  Server: No Ollama server answers" in printed
     assert printed.rstrip().endswith("what is marked note could be better.")
 

@@ -13,12 +13,15 @@ from llamaforge.recipe.preflight import (
     adapter_parameters,
     check_disk,
     check_memory,
+    frozen_bytes,
     needs_of,
 )
 from llamaforge.recipe.resolve import ModelFacts, resolve
 from llamaforge.recipe.spec import (
     DataChoice,
+    LaunchSettings,
     ModelChoice,
+    Phase,
     PublishChoice,
     Recipe,
     TrainingSettings,
@@ -114,3 +117,29 @@ def test_what_just_fits_is_allowed_and_a_byte_more_is_refused(
 
 def test_the_disk_of_a_folder_that_is_not_there_yet_is_that_of_its_parent(tmp_path: Path) -> None:
     check_disk(tmp_path / "not" / "there" / "yet", 1)
+
+
+def test_phases_may_learn_from_the_same_file(header: Header, rows: Path) -> None:
+    phase = Phase(data=DataChoice(sources=[rows]))
+    recipe = Recipe(model=ModelChoice(name="m"), data=phase.data, then=[phase])
+    facts = ModelFacts(rows.parent, header.path, "sha256:0", "llama", "Q4_K_M", 1024)
+    twice = needs_of(resolve(recipe, facts, "r"), header)
+    once = needs_of(resolve(recipe.model_copy(update={"then": []}), facts, "r"), header)
+    assert twice.made - once.made == 2 * rows.stat().st_size, "each phase keeps its own rows"
+
+
+def test_a_base_that_is_divided_is_held_in_part(header: Header, rows: Path) -> None:
+    recipe = Recipe(
+        model=ModelChoice(name="m"),
+        data=DataChoice(sources=[rows]),
+        training=TrainingSettings(base="hub", compute_dtype="float32"),
+    )
+    facts = ModelFacts(rows.parent, header.path, "sha256:0", "llama", "Q4_K_M", 1024)
+    spec = resolve(recipe, facts, "r")
+    assert frozen_bytes(spec, header) == 4 * header.parameters
+    divided = LaunchSettings(processes=50, fsdp=True)
+    kept = frozen_bytes(spec.model_copy(update={"launch": divided}), header)
+    blocks = sum(item.elements for name, item in header.tensors.items() if name.startswith("blk."))
+    layer = blocks // int(header.own("block_count"))
+    whole = header.parameters - blocks
+    assert kept == 4 * (whole + layer + blocks // 50)

@@ -15,5 +15,5 @@ def test_rows_that_cannot_be_used_are_counted_and_not_compared(
     broken = jsonl(tmp_path / "broken.jsonl", [chat(), "oops", "oops"])
     assert main(["data", "diff", str(whole), str(broken)]) == 0
     shown = capsys.readouterr()
-    assert "1 rows are in both" in shown.out
+    assert "1 row in both" in shown.out
     assert "2 of 3 rows of broken.jsonl cannot be used" in shown.err

@@ -205,7 +205,7 @@ HOSTILE = st.dictionaries(
 @settings(max_examples=200, deadline=None)
 @given(
     rows=st.lists(HOSTILE, min_size=1, max_size=6),
-    want=st.sampled_from(["sft", "preference", "any"]),
+    want=st.sampled_from(["sft", "preference", "labelled", "any"]),
     preference=st.sampled_from(["refuse", "chosen"]),
     images=st.sampled_from(["refuse", "drop", "link"]),
 )
@@ -226,8 +226,10 @@ def test_every_row_becomes_a_record_or_a_reason_whatever_it_holds(
             assert item.reason.isprintable()
         else:
             assert set(item.repairs) <= RULES.keys()
-            assert bool(item.chosen) == bool(item.rejected)
+            assert bool(item.chosen) == bool(item.rejected) or want == "labelled"
             if want == "sft":
                 assert not item.chosen
             if want == "preference":
                 assert item.chosen
+            if want == "labelled":
+                assert item.chosen or item.rejected

@@ -127,6 +127,26 @@ def test_validation_is_forward_alone_and_as_often_as_asked(headers: dict[str, He
     assert found.validation == pytest.approx(4 * once)
 
 
+def test_what_a_reference_is_asked_counts(headers: dict[str, Header]) -> None:
+    rows = RowSizes(train=((64, 10),) * 16, train_rows=16)
+    trial = replace(TRIAL, seconds_a_step=0.0)
+
+    def seconds(method: str, **changes: object) -> tuple[float, float]:
+        settings = TrainingSettings.model_validate(
+            SETTINGS.model_dump() | {"method": method, "num_train_epochs": 1} | changes
+        )
+        found = Estimator(headers["qwen2"], settings, 1000, trial).seconds(CUT, rows)
+        assert found is not None
+        return found.training, found.validation
+
+    plain, _ = seconds("orpo")
+    forward = 0.4 * (4 * 0.25 + 16 * 64 * 0.001) + 160 * 0.002 / 2
+    assert seconds("dpo") == pytest.approx((plain + forward, 0.0))
+    assert seconds("dpo", precompute_ref_log_probs=True) == pytest.approx((plain, forward))
+    assert seconds("kto") == pytest.approx((plain + 3 * forward, 0.0))
+    assert seconds("kto", num_train_epochs=2) == pytest.approx((2 * (plain + 2 * forward), forward))
+
+
 def test_a_new_shape_costs_once(headers: dict[str, Header]) -> None:
     rows = RowSizes(train=((16, 0),) * 8 + ((32, 0),) * 8, train_rows=16)
     usual = Estimator(headers["qwen2"], SETTINGS, 1000, TRIAL).seconds(CUT, rows)

@@ -144,3 +144,41 @@ def test_a_quantisation_is_one_that_can_be_packed() -> None:
     assert recipe("quantization=Q8_0").publish.merged_name == "merged-Q8_0.gguf"
     with pytest.raises(UsageError):
         recipe("quantization=IQ2_XS")
+
+
+DIVIDED = ("base=hub", "processes=2", "fsdp=true")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["processes=2", "fsdp=true"], "packed blocks are mapped from the file"),
+        (["base=hub", "fsdp=true"], "there is one"),
+        ([*DIVIDED, "use_peft=false"], "without an adapter"),
+        ([*DIVIDED, "load_in_4bit=true"], "NF4"),
+        ([*DIVIDED, "use_dora=true"], "DoRA"),
+        ([*DIVIDED, "packing=true"], "keep the others waiting"),
+        ([*DIVIDED, "method=dpo"], "reference"),
+        ([*DIVIDED, "probe_prompts=[hello]"], "none has the whole model"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_with_the_reason(settings: list[str], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe(*settings)
+    assert said in caught.value.message
+    assert recipe(*DIVIDED).launch.fsdp
+
+
+def test_labels_are_what_their_method_takes() -> None:
+    def preference(*settings: str) -> str:
+        return resolve(recipe(*settings), FACTS, "r").data.preference
+
+    assert preference("method=kto") == "labelled"
+    assert preference("method=kto", "preference=labelled") == "labelled"
+    for wrong in (["preference=labelled"], ["method=kto", "preference=chosen"]):
+        with pytest.raises(UsageError):
+            preference(*wrong)
+    found = recipe("method=kto").training
+    assert (found.desirable_weight, found.undesirable_weight, found.beta) == (1.0, 1.0, 0.1)
+    with pytest.raises(UsageError, match="desirable_weight is a setting of the method kto"):
+        recipe("desirable_weight=2")

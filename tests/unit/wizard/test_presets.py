@@ -14,7 +14,12 @@ TRAINED = [goal for goal in GOALS if goal.lora_r]
     st.sampled_from(TRAINED),
     st.sampled_from(PRESETS),
     st.builds(
-        Rows, st.integers(1, 10**6), st.integers(0, 10**5), st.sampled_from([0, 64, 512, 8192])
+        Rows,
+        st.integers(1, 10**6),
+        st.integers(0, 10**5),
+        st.sampled_from([0, 64, 512, 8192]),
+        st.sampled_from([0, 7]),
+        st.sampled_from([0, 1, 90]),
     ),
 )
 def test_advice_is_a_recipe(goal: Goal, preset: Preset, rows: Rows) -> None:
@@ -49,3 +54,13 @@ def test_long_rows_pass_one_at_a_time() -> None:
 @pytest.mark.parametrize(("count", "epochs"), [(300, 3.0), (5_000, 2.0), (50_000, 1.0)])
 def test_the_more_rows_the_fewer_passes(count: int, epochs: float) -> None:
     assert figures("style", "balanced", Rows(count))["num_train_epochs"] == epochs
+
+
+def test_labelled_answers_are_learned_from_as_such_and_the_rarer_kind_weighs_more() -> None:
+    found = figures("prefer", "balanced", Rows(400, good=300, bad=100))
+    assert (found["method"], found["undesirable_weight"]) == ("kto", 3.0)
+    found = figures("prefer", "quick", Rows(4_000, good=1_000, bad=3_000))
+    assert (found["method"], found["desirable_weight"], found["max_steps"]) == ("kto", 3.0, 60)
+    even = figures("prefer", "thorough", Rows(230, good=130, bad=100))
+    assert not {"desirable_weight", "undesirable_weight"} & even.keys()
+    assert figures("prefer", "balanced", Rows(400))["method"] == "dpo"

@@ -34,7 +34,7 @@ def test_each_is_explained_in_a_sentence(setting: Setting) -> None:
         ("max_steps", "1 or more"),
         ("lora_dropout", "0 to less than 1"),
         ("use_dora", "true or false"),
-        ("method", "sft, dpo, orpo"),
+        ("method", "sft, dpo, orpo, kto"),
     ],
 )
 def test_bounds_are_those_of_the_recipe(key: str, bounds: str) -> None:
