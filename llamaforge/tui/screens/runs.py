@@ -31,16 +31,16 @@ from llamaforge.words import plural, size_words
 
 _COLUMNS: Final = (
     (" ", 1),
-    ("RUN", 16),
-    ("MODEL", 12),
+    ("RUN", 0),
+    ("MODEL", 0),
     ("STATE", 10),
     ("PROGRESS", 17),
     ("LOSS", 6),
 )
 _WIDE_COLUMNS: Final = (
     (" ", 1),
-    ("RUN", 17),
-    ("MODEL", 12),
+    ("RUN", 0),
+    ("MODEL", 0),
     ("STATE", 10),
     ("PROGRESS", 17),
     ("LOSS", 7),
@@ -51,6 +51,7 @@ _WIDE_COLUMNS: Final = (
 _AROUND: Final = 4
 """Cells beside the columns: a margin on either side, and a scrollbar."""
 _PADDING: Final = 2
+_LEAST_NAME: Final = 10
 _OF_A_RUN: Final = frozenset({"watch", "mark", "reuse", "delete"})
 _MARK: Final = "●"
 
@@ -151,12 +152,16 @@ class RunsScreen(FollowingScreen[None]):
         self.refresh_bindings()
 
     def _columns(self) -> tuple[tuple[str, int], ...]:
-        """Return the columns with their widths; what is left goes to the names."""
+        """Return the columns with their widths; the names share what the figures leave."""
         width = self.size.width
         columns = _WIDE_COLUMNS if width >= 118 else _COLUMNS
-        spare = width - _AROUND - sum(cells + _PADDING for _, cells in columns)
-        more = {"RUN": spare - spare // 3, "MODEL": spare // 3} if spare > 0 else {}
-        return tuple((title, cells + more.get(title, 0)) for title, cells in columns)
+        fixed = sum(cells for _, cells in columns) + _PADDING * len(columns)
+        names = max(width - _AROUND - fixed, 2 * _LEAST_NAME)
+        run = max((len(row.id) for row in self._rows), default=0)
+        model = max((len(row.model) for row in self._rows), default=0)
+        run = min(max(names - model, min(run, names * 3 // 5)), names - _LEAST_NAME)
+        own = {"RUN": run, "MODEL": names - run}
+        return tuple((title, own.get(title, cells)) for title, cells in columns)
 
     def _fill(self, table: "DataTable[Text]") -> None:
         kept = self._highlighted()
