@@ -30,6 +30,7 @@ from llamaforge.collecting.session import (
 )
 from llamaforge.data.records import Rejection
 from llamaforge.errors import RefusedError
+from llamaforge.words import plural
 
 KIND: Final = "data pairs"
 _JUDGE_TOKENS: Final = 2_048  # a judge that thinks needs room; one that does not writes five
@@ -297,8 +298,9 @@ class _Pairing:
     def _nothing(self, failed: int) -> RefusedError:
         seen = self._seen
         return RefusedError(
-            f"No pair came of it: {seen['too_close']:,} prompts had answers too close to each "
-            f"other, {seen['too_few']:,} fewer than two to compare, {failed:,} no answer or score.",
+            f"No pair came of it: {plural(seen['too_close'], 'prompt')} had answers too close "
+            f"to each other, {seen['too_few']:,} fewer than two to compare, {failed:,} no "
+            f"answer or score.",
             "Lower --margin, raise --temperature, --candidates or --max-tokens, or take another"
             " judge; what was answered is kept.",
             code="nothing_made",

@@ -23,6 +23,7 @@ from llamaforge.data.split import Splits
 from llamaforge.errors import InvalidFileError
 from llamaforge.files import write_atomic, write_json
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 MANIFEST_NAME: Final = "manifest.json"
 REJECTED_NAME: Final = "rejected.jsonl"
@@ -234,7 +235,7 @@ def _parse(path: Path, data: bytes, manifest: SnapshotManifest) -> list[Record]:
     except (ValueError, RecursionError):  # ValidationError and JSONDecodeError are ValueErrors
         raise _invalid(path, "holds a line that is not a record") from None
     if len(records) != manifest.files[path.name].rows:
-        raise _invalid(path, f"holds {len(records):,} rows, its manifest says otherwise")
+        raise _invalid(path, f"holds {plural(len(records), 'row')}, its manifest says otherwise")
     return records
 
 

@@ -11,6 +11,7 @@ from llamaforge.data.privacy import mask_text
 from llamaforge.data.records import Message
 from llamaforge.data.row_refs import Example, RowRef, excerpt
 from llamaforge.safe_text import safe_line
+from llamaforge.words import plural
 
 
 def unlearned_example(ref: RowRef, unlearned: Sequence[Message]) -> Example:
@@ -34,6 +35,6 @@ def unlearned_sentence(rows: int, beside: int, looked_at: int, first: Example) -
         what += ", or in other turns,"
     place = f"{safe_line(Path(first.ref.source).name)} row {first.ref.row:,}"
     return (
-        f"In {rows:,} of {looked_at:,} rows the chat template leaves out or changes {what} so that "
-        f"it is not learned. The first: {place}, “{first.text}”."
+        f"In {rows:,} of {plural(looked_at, 'row')} the chat template leaves out or changes "
+        f"{what} so that it is not learned. The first: {place}, “{first.text}”."
     )

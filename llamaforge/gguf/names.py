@@ -11,6 +11,7 @@ from llamaforge.errors import InvalidFileError
 from llamaforge.gguf.architectures import architecture_of
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.keys import head_counts, head_sizes, layer_count, variant, whole
+from llamaforge.words import plural
 
 _PAIRED: Final = frozenset({"attn_q", "attn_k"})
 _FUSED: Final = "attn_qkv"
@@ -115,7 +116,7 @@ def _row_count(header: Header, tensor: str, unit: int) -> int:
     """Return how many rows the tensor has: a whole number of times `unit`."""
     info = header.tensors.get(f"{tensor}.weight")
     if info is None or info.rows % unit:
-        found = "nothing" if info is None else f"{info.rows:,} rows"
+        found = "nothing" if info is None else f"{plural(info.rows, 'row')}"
         raise InvalidFileError(
             f"{header.path.name} holds {found} for {tensor}.weight, not whole heads.",
             "Pull the model again; the file contradicts itself.",

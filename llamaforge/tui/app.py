@@ -179,6 +179,7 @@ class LlamaForgeApp(App[ExitCode]):
         ]
         keys.append(("↑ ↓ PgUp PgDn", "Move or scroll"))
         keys.append(("Tab", "Go to the next part of the screen"))
+        keys.append(("Ctrl+P", "Find any action, model or run by its name"))
         sentences = (*_help_of(screen.focused), *screen.HELP_LINES)
         self.push_screen(Help(screen.HELP_TITLE, sentences, keys))
 

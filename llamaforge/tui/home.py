@@ -127,7 +127,7 @@ def _machine_facts(home: Home) -> list[tuple[str, str]]:
         f"{size_words(gpu.total_bytes)} free"
         for gpu in machine.gpus
     )
-    fast = ", multiplies bfloat16" if machine.has_bfloat16 else ""
+    fast = ", fast in bfloat16" if machine.has_bfloat16 else ""
     cores = plural(machine.cores, "core")
     return [
         ("processor", f"{cores}{fast}"),

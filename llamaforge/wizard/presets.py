@@ -196,7 +196,7 @@ def _of_labels(goal: Goal, preset: Preset, rows: Rows) -> tuple[Advice, ...]:
                "rows are read once" if epochs == 1 else "rows are read twice to be thorough"),
         Advice("training", "per_device_train_batch_size", batch, why_batch),
         Advice("training", "gradient_accumulation_steps", accumulation,
-               f"{batch * accumulation} rows a step, which keeps steps steady"),
+               f"{plural(batch * accumulation, 'row')} a step, which keeps steps steady"),
     ]  # fmt: skip
     if rows.good and rows.bad:
         if rows.good > _EVEN * rows.bad:

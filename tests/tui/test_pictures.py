@@ -249,6 +249,27 @@ def test_what_is_done_with_a_result(
     assert snap_compare(app, terminal_size=size, run_before=opened)
 
 
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_a_question_for_the_model_in_training(
+    snap_compare: SnapCompare, size: tuple[int, int]
+) -> None:
+    asked = [question for question, _, _ in SAMPLES]
+    builder = RunBuilder("tickets", questions=asked)
+    builder.begin()
+    builder.train(120)
+    builder.state(RunState.RUNNING, stage="train", step=120, total=200)
+
+    async def opened(pilot: Pilot[Any]) -> None:
+        await monitor_is_shown(pilot)
+        await pilot.press("a")
+        await until(pilot, lambda: f"{len(asked)} questions" in screen_text(pilot))
+        pilot.app.screen.query_one(Input).cursor_blink = False
+        await pilot.pause(0.1)
+
+    app = LlamaForgeApp(None, "tickets", still)
+    assert snap_compare(app, terminal_size=size, run_before=opened)
+
+
 async def history_is_shown(pilot: Pilot[Any]) -> None:
     await pilot.press("h")
     await until(pilot, lambda: "tickets" in screen_text(pilot))

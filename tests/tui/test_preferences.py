@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.color import Color
 from textual.pilot import Pilot
+from textual.theme import Theme
 from textual.widgets import OptionList
 
 from llamaforge import paths
@@ -15,6 +17,7 @@ from llamaforge.tui.screens.keys import KeysScreen, acts
 from llamaforge.tui.screens.runs import RunsScreen
 from llamaforge.tui.screens.welcome import WelcomeScreen
 from llamaforge.tui.theme import THEMES
+from llamaforge.tui.widgets.lines import MUTED
 from tests.tui.run_builder import RunBuilder
 from tests.tui.waiting import screen_text, until, until_shown
 
@@ -47,6 +50,35 @@ async def test_colours_that_are_chosen_are_kept(own_home: Path) -> None:
         await until(pilot, lambda: pilot.app.theme == "forge-light")
     assert read_preferences().theme == "forge-light"
     assert LlamaForgeApp().theme == "forge-light"
+
+
+@pytest.mark.parametrize("theme", THEMES.values(), ids=THEMES)
+def test_every_text_can_be_read_on_every_ground(theme: Theme) -> None:
+    """4.5 to 1, as WCAG 2.2 asks of text (1.4.3)."""
+    chosen = theme.variables
+    grounds = [theme.background, theme.surface, theme.panel, chosen["block-cursor-background"],
+               chosen["block-cursor-blurred-background"]]  # fmt: skip
+    share = float(MUTED.partition(" ")[2].rstrip("%")) / 100
+    colours = [theme.foreground, theme.primary, theme.secondary, theme.warning, theme.error,
+               theme.success]  # fmt: skip
+    for ground in map(Color.parse, filter(None, grounds)):
+        muted = ground.blend(Color.parse(theme.foreground or ""), share)
+        for text in (muted, *map(Color.parse, filter(None, colours))):
+            assert contrast(text, ground) >= 4.5, (text, ground)
+
+
+def contrast(one: Color, two: Color) -> float:
+    """Return the contrast ratio of two colours (WCAG 2.2)."""
+    light, dark = sorted(map(luminance, (one, two)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: Color) -> float:
+    parts = [part / 255 for part in (colour.r, colour.g, colour.b)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_the_environment_outranks_what_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:

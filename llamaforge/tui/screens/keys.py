@@ -9,6 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.events import Key
+from textual.keys import key_to_character
 from textual.screen import ModalScreen
 from textual.widgets import Footer, OptionList
 from textual.widgets.option_list import Option
@@ -41,6 +42,9 @@ _OWNERS: Final = (
 )
 _KEPT: Final = frozenset({"escape", "ctrl+c", "ctrl+q", "tab", "shift+tab"})
 """Keys that always mean the same; nothing can be given one of these."""
+_PLACE_WIDTH: Final = 16
+_WORDS_WIDTH: Final = 20
+_KEY_WORDS: Final = {"escape": "Esc", "right": "→", "left": "←", "up": "↑", "down": "↓"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,6 @@ class KeysScreen(ForgeScreen[None]):
 
     CSS_PATH = "keys.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "change", "Another key"),
         Binding("r", "reset", "As it was"),
         Binding("escape", "app.pop_screen", "Back"),
     ]
@@ -80,7 +83,7 @@ class KeysScreen(ForgeScreen[None]):
     def compose(self) -> ComposeResult:
         """Lay out the list."""
         yield TitleBar()
-        yield OptionList(id="keys", classes="menu", markup=False)
+        yield Menu(id="keys", classes="menu", markup=False)
         yield Footer()
 
     def on_mount(self) -> None:
@@ -104,10 +107,10 @@ class KeysScreen(ForgeScreen[None]):
         menu.add_options(
             Option(
                 Content.assemble(
-                    (f"{act.place:<12}", MUTED),
-                    f"{act.words:<22}",
-                    (keys.get(act.id, act.key), "bold $primary"),
-                    (f"   was {act.key}" if keys.get(act.id, act.key) != act.key else "", MUTED),
+                    (f"{act.place:<{_PLACE_WIDTH}}", MUTED),
+                    f"{act.words:<{_WORDS_WIDTH}}",
+                    (_shown(keys.get(act.id, act.key)), "bold $primary"),
+                    (_before(act, keys.get(act.id, act.key)), MUTED),
                 )
             )
             for act in self._acts
@@ -123,9 +126,6 @@ class KeysScreen(ForgeScreen[None]):
         act = self._chosen()
         if act is not None:
             self.app.push_screen(PressKey(act), lambda key: self._give(act, key))
-
-    def action_change(self) -> None:
-        """Enter reaches the list itself; this names the key."""
 
     def _give(self, act: Act, key: str | None) -> None:
         if not key:
@@ -163,6 +163,26 @@ class KeysScreen(ForgeScreen[None]):
         act = self._chosen()
         if act is not None:
             self._give(act, act.key)
+
+
+def _shown(keys: str) -> str:
+    """Return keys as they are printed on a keyboard: `Ctrl+T`, `Esc`, `?`."""
+    return " or ".join(_key_words(key.strip()) for key in keys.split(","))
+
+
+def _key_words(key: str) -> str:
+    words = []
+    for part in key.split("+"):
+        sign = key_to_character(part)
+        if sign is not None and sign.isprintable() and sign != " ":
+            words.append(sign)
+        else:
+            words.append(_KEY_WORDS.get(part, part.replace("_", " ").capitalize()))
+    return "+".join(words)
+
+
+def _before(act: Act, key: str) -> str:
+    return f"   was {_shown(act.key)}" if key != act.key else ""
 
 
 class PressKey(ModalScreen[str]):

@@ -31,23 +31,27 @@ from llamaforge.words import plural, size_words
 
 _COLUMNS: Final = (
     (" ", 1),
-    ("RUN", 18),
-    ("MODEL", 14),
+    ("RUN", 0),
+    ("MODEL", 0),
     ("STATE", 10),
     ("PROGRESS", 17),
     ("LOSS", 6),
 )
 _WIDE_COLUMNS: Final = (
     (" ", 1),
-    ("RUN", 22),
-    ("MODEL", 18),
+    ("RUN", 0),
+    ("MODEL", 0),
     ("STATE", 10),
-    ("PROGRESS", 18),
+    ("PROGRESS", 17),
     ("LOSS", 7),
     ("HELD-OUT", 8),
-    ("RIGHT", 10),
+    ("RIGHT", 11),
     ("CREATED", 10),
 )
+_AROUND: Final = 4
+"""Cells beside the columns: a margin on either side, and a scrollbar."""
+_PADDING: Final = 2
+_LEAST_NAME: Final = 10
 _OF_A_RUN: Final = frozenset({"watch", "mark", "reuse", "delete"})
 _MARK: Final = "●"
 
@@ -60,7 +64,7 @@ class RunsScreen(FollowingScreen[None]):
         Binding("enter", "watch", "Open", priority=True, id="history.watch"),
         Binding("space", "mark", "Mark", id="history.mark"),
         Binding("c", "compare", "Compare", id="history.compare"),
-        Binding("r", "reuse", "Use again", id="history.reuse"),
+        Binding("r", "reuse", "Reuse", id="history.reuse"),
         Binding("delete,backspace", "delete", "Delete…", key_display="del", id="history.delete"),
         Binding("escape", "app.pop_screen", "Back", id="history.back"),
     ]
@@ -148,7 +152,16 @@ class RunsScreen(FollowingScreen[None]):
         self.refresh_bindings()
 
     def _columns(self) -> tuple[tuple[str, int], ...]:
-        return _WIDE_COLUMNS if self.size.width >= 118 else _COLUMNS
+        """Return the columns with their widths; the names share what the figures leave."""
+        width = self.size.width
+        columns = _WIDE_COLUMNS if width >= 118 else _COLUMNS
+        fixed = sum(cells for _, cells in columns) + _PADDING * len(columns)
+        names = max(width - _AROUND - fixed, 2 * _LEAST_NAME)
+        run = max((len(row.id) for row in self._rows), default=0)
+        model = max((len(row.model) for row in self._rows), default=0)
+        run = min(max(names - model, min(run, names * 3 // 5)), names - _LEAST_NAME)
+        own = {"RUN": run, "MODEL": names - run}
+        return tuple((title, own.get(title, cells)) for title, cells in columns)
 
     def _fill(self, table: "DataTable[Text]") -> None:
         kept = self._highlighted()
@@ -201,7 +214,7 @@ class RunsScreen(FollowingScreen[None]):
         running = sum(row.state is RunState.RUNNING for row in self._rows)
         count = len(self._rows)
         words = f"{plural(count, 'run')}, {running:,} at work" if count else ""
-        place = f"Runs  {short_path(paths.runs_folder())}"
+        place = f"History  {short_path(paths.runs_folder())}"
         self.query_one(TitleBar).tell(place, Content.styled(words, MUTED))
 
     def _show_nothing(self, error: str) -> None:

@@ -12,7 +12,8 @@ Build = Callable[[int], Sequence[Content]]
 """Takes a width in cells, returns lines of at most that width."""
 
 _COLUMN_GAP: Final = 3
-MUTED: Final = "$foreground 60%"
+MUTED: Final = "$foreground 70%"
+"""Light enough to stand back, dark enough to be read on every ground, a cursor too."""
 
 
 class Lines(Widget):

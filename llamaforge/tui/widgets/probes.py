@@ -8,7 +8,7 @@ from textual.content import Content
 from llamaforge.tui.run_view import SampleView
 from llamaforge.tui.widgets.lines import MUTED, column_width, facts, side_by_side
 
-_TWO_COLUMNS: Final = 76
+_TWO_COLUMNS: Final = 60
 _BLANK: Final = Content("")
 
 
