@@ -173,6 +173,8 @@ class _LastLine:
         self._is_new = False
         self._start = 0
         """Where the line in work begins."""
+        self._line = b""
+        """The line in work as it was written last."""
 
     @property
     def is_open(self) -> bool:
@@ -226,26 +228,38 @@ class _LastLine:
         """Leave the line in work as it is: the next one follows it."""
         if self.is_open:
             self._start = os.fstat(self._handle).st_size
+            self._line = b""
 
     def put(self, body: dict[str, Any] | None) -> None:
         """Write the line in work, in place of what it was; with None there is none any more.
 
         Raises:
-            LlamaForgeError: it cannot be written.
+            LlamaForgeError: it cannot be written; it is as it was then.
         """
         line = b"" if body is None else canonical_json(body) + b"\n"
         try:
-            # Over what was there, and cut to length then: a conversation only ever gets longer.
-            rest, place = memoryview(line), self._start
-            while rest:
-                written = os.pwrite(self._handle, rest, place)
-                rest, place = rest[written:], place + written
-            os.ftruncate(self._handle, place)
-            os.fsync(self._handle)
+            self._write(line)
         except OSError as error:
+            self._restore()
+            raise self._failed(error) from error
+        self._line = line
+
+    def _write(self, line: bytes) -> None:
+        # Over what was there, and cut to length then: a conversation only ever gets longer.
+        rest, place = memoryview(line), self._start
+        while rest:
+            written = os.pwrite(self._handle, rest, place)
+            rest, place = rest[written:], place + written
+        os.ftruncate(self._handle, place)
+        os.fsync(self._handle)
+
+    def _restore(self) -> None:
+        """Write the line again as it was: on a full disk, there is still room for it."""
+        try:
+            self._write(self._line)
+        except OSError:
             with suppress(OSError):
                 os.ftruncate(self._handle, self._start)  # half a line is no row
-            raise self._failed(error) from error
 
     def _require_rows(self) -> None:
         status = os.fstat(self._handle)

@@ -1,6 +1,8 @@
 """Conversations are kept only where asked, as rows that the data room takes as they are."""
 
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -123,6 +125,29 @@ def test_two_conversations_are_not_kept_in_one_file_at_once(tmp_path: Path) -> N
             pass
         assert caught.value.code == "chat_log_locked"
     assert len(lines(path)) == 1
+
+
+def test_a_full_disk_leaves_the_conversation_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "talks.jsonl"
+    real, room = os.pwrite, [20]
+
+    def full(handle: int, data: bytes, place: int) -> int:
+        if place + len(data) <= os.fstat(handle).st_size:
+            return real(handle, data, place)
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, bytes(data)[: room.pop()], place)
+
+    with ChatLog(path, "notes") as log:
+        log.keep([ASKED])
+        before = path.read_bytes()
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(LlamaForgeError) as caught:
+            log.keep([ASKED, AGAIN])
+        assert "what is in it is kept" in caught.value.hint
+    assert path.read_bytes() == before
 
 
 def test_what_is_no_text_does_not_break_the_file(tmp_path: Path) -> None:
