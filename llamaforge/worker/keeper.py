@@ -61,7 +61,8 @@ def kept(run: RunDirectory, command: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         faulthandler.disable()
-        os.write(writing, _GOODBYE)
+        with contextlib.suppress(BrokenPipeError):  # the other process was ended before this one
+            os.write(writing, _GOODBYE)
         os.close(writing)
 
 
@@ -102,6 +103,8 @@ def _tell(run: RunDirectory, status: Status, worker: int, what: str) -> None:
     if status.stage == "verify":
         error = unproven(run.id, what)
     with contextlib.suppress(LlamaForgeError, OSError), _locked(run):
+        if run.read_status() != status:  # another worker had the run meanwhile
+            return
         failed = events.Failed(
             code=error.code,
             message=error.message,

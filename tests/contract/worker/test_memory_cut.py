@@ -245,6 +245,23 @@ def test_a_worker_that_the_system_ended_for_memory_is_started_again_with_less(
     assert [event.resumed for event in found if isinstance(event, events.Started)] == [True, True]
 
 
+def test_a_worker_outlives_its_keeper(tmp_path: Path) -> None:
+    driver = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import psutil\n"
+        "from llamaforge.runs.directory import RunDirectory\n"
+        "from llamaforge.worker.keeper import kept\n"
+        "with kept(RunDirectory(Path(sys.argv[1])), ['false']):\n"
+        "    (keeper,) = psutil.Process().children()\n"
+        "    keeper.kill()\n"
+        "    keeper.wait()\n"
+    )
+    command = [sys.executable, "-c", driver, str(tmp_path)]
+    worker = subprocess.run(command, check=False, env=worker_environment(), capture_output=True)
+    assert (worker.returncode, worker.stderr) == (0, b"")
+
+
 def test_a_worker_that_is_killed_otherwise_stays_dead(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     dead = subprocess.Popen([sys.executable, "-c", ""])
