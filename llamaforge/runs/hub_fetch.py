@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from llamaforge.data.sources import HubDataset
@@ -68,10 +69,11 @@ def _carried_out(words: list[str], environment: dict[str, str]) -> tuple[bytes, 
         stderr=subprocess.PIPE,
         env=environment,
     ) as process:
-        while True:
-            try:
-                return process.communicate(timeout=_POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                if is_stopped():
-                    process.kill()
-                    raise stopped_error() from None
+        try:
+            while not is_stopped():
+                with suppress(subprocess.TimeoutExpired):
+                    return process.communicate(timeout=_POLL_SECONDS)
+            raise stopped_error()
+        except BaseException:  # Ctrl+C, too: nobody reads its answer any more
+            process.kill()
+            raise

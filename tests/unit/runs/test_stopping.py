@@ -34,3 +34,14 @@ def test_a_download_that_nobody_waits_for_is_ended() -> None:
         hub_fetch._carried_out(["sleep", "60"], {})
     assert caught.value.code == "stopped"
     assert not children()
+
+
+def test_an_interrupted_download_leaves_no_process() -> None:
+    def interrupted() -> bool:
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with stoppable(interrupted), pytest.raises(KeyboardInterrupt):
+        hub_fetch._carried_out(["sleep", "60"], {})
+    assert time.monotonic() - started < 10
+    assert not children()
