@@ -1,7 +1,7 @@
 """How findings point at rows: where a row came from, and a few words of it that may be shown."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from llamaforge.data.records import LEARNED_ROLES, Message, Record
@@ -55,6 +55,15 @@ def is_labelled(record: Record) -> bool:
 def is_bad(record: Record) -> bool:
     """Return whether `record` is an answer to be unlearned."""
     return bool(record.rejected) and not record.chosen
+
+
+def whole_conversation(record: Record) -> tuple[Message, ...]:
+    """Return the conversation of a row; of a pair with the better answer, of a labelled answer with
+    that, which alone is trained."""
+    if not is_labelled(record):
+        return record.messages + record.chosen
+    prompt = tuple(replace(turn, trained=False) for turn in record.messages)
+    return prompt + (record.chosen or record.rejected)
 
 
 def answer_of(record: Record) -> str:

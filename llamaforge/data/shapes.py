@@ -191,7 +191,7 @@ def labelled_of(
     shape = shape or shape_of(fields)
     if shape.name == PREFERENCE:
         return pair_of(fields, choices, shape)
-    if shape.name != LABELLED and not _may_be_labelled(fields):
+    if shape.name != LABELLED and not _may_be_labelled(_given(fields)):
         raise RowError(_no_label(shape, fields))
     mender = Mender()
     fields = _clean_keys(fields, mender)
@@ -326,6 +326,7 @@ def _is_labelled(fields: Fields) -> bool:
 
 
 def _may_be_labelled(fields: Fields) -> bool:
+    """Return whether the label of a row, as `_given` returns it, may be one of good and bad."""
     label = fields.get("label")
     is_answer = {"prompt", "completion"} <= fields.keys()
     return is_answer and isinstance(label, int | str) and str(label).strip() in {"0", "1"}

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from llamaforge.data.preview_request import PreviewRequest
+from llamaforge.data.row_refs import whole_conversation
 from llamaforge.data.snapshot import record_at
 from llamaforge.errors import LlamaForgeError, NotFoundError
 from llamaforge.runs.previews import PreviewAnswer, ask
@@ -36,7 +37,7 @@ def token_row(draft: Draft, files: RowFiles, file: int, place: int) -> PreviewAn
         record = record_at(path, place)
         if record is None:
             raise NotFoundError("There is no such row.", "Ask for one before it.", code=NO_ROW)
-        what["conversations"] = (record.messages + record.chosen,)
+        what["conversations"] = (whole_conversation(record),)
     else:
         what["data"], what["positions"] = str(path), (place,)
         what["map"] = map_for(draft, files, file)

@@ -16,6 +16,8 @@ from llamaforge.data import library
 from llamaforge.data.check import Watch, collect, judge, source_files, streamed, take_in_nothing
 from llamaforge.data.records import SPLITS
 from llamaforge.data.repairs import repaired_rows
+from llamaforge.data.row_refs import is_labelled, is_pair
+from llamaforge.data.shapes import LABELLED, PREFERENCE
 from llamaforge.data.snapshot import read_snapshot, write_snapshot
 from llamaforge.errors import (
     ExitCode,
@@ -140,7 +142,8 @@ def _frozen_report(
     data = request.data
     manifest, splits = read_snapshot(library.find(data.snapshot or "").folder)
     records = [record for side in SPLITS for record in splits[side]]
-    pairs = any(record.chosen for record in records)
+    pairs = any(map(is_pair, records))
+    labelled = not pairs and any(map(is_labelled, records))
     analysis = analyse(
         records,
         measure=measure,
@@ -149,18 +152,24 @@ def _frozen_report(
         allow_secrets=True,
     )
     problems = [*analysis.problems(), *(measure.problems() if measure else ())]
-    if pairs and data.preference == "refuse":
+    if (pairs or labelled) and data.preference == "refuse":
+        what, method = (
+            ("preference pairs", "dpo")
+            if pairs
+            else ("answers that are labelled good or bad", "kto")
+        )
         raise UsageError(
-            "These rows were frozen as preference pairs.",
-            "Learn from them with --method dpo.",
+            f"These rows were frozen as {what}.",
+            f"Learn from them with --method {method}.",
             code="unsupported_format",
         )
+    form = PREFERENCE if pairs else LABELLED if labelled else ""
     count = len(records)
     return _body(analysis, measure, problems) | {
         "sources": [
             source.model_dump()
             | {
-                "format": "preference" if pairs else _of_answers(source.format),
+                "format": form or _of_answers(source.format),
                 "confidence": 1.0,
                 "reason": "frozen",
             }
@@ -177,7 +186,7 @@ def _frozen_report(
 
 def _of_answers(found: str) -> str:
     """Return the format of frozen conversations, which may be the better sides of pairs."""
-    return "chat" if found == "preference" else found
+    return "chat" if found == PREFERENCE else found
 
 
 def _kept(request: CheckRequest) -> str:

@@ -9,7 +9,6 @@ standard output as JSON lines: `model`, a `row` each, `templates`, and last `end
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +21,7 @@ from llamaforge.data.mapping import Mapping
 from llamaforge.data.preview import Preview, preview, refused, to_body
 from llamaforge.data.preview_request import MOST_REQUEST_BYTES, PreviewRequest, read_request
 from llamaforge.data.records import Message, Record
-from llamaforge.data.row_refs import is_labelled, text_bytes
+from llamaforge.data.row_refs import text_bytes, whole_conversation
 from llamaforge.data.served_template import SAMPLE, TemplateComparison, compare_templates
 from llamaforge.data.shapes import LABELLED
 from llamaforge.data.templates import choose_template
@@ -154,19 +153,23 @@ def _rows(request: PreviewRequest) -> Iterator[_Named]:
     wanted = set(request.positions or request.rows)
     last = max(wanted, default=0)
     path = Path(request.data)
-    labelled = request.map is None and detect(path).format == LABELLED
+    mapping = None if request.map is None else Mapping.parse(request.map)
+    if mapping is None or not mapping.columns:
+        labelled = detect(path).format == LABELLED
+    else:
+        labelled = "label" in mapping.columns
     items = read_records(
         path,
         want="labelled" if labelled else "sft",
         preference=request.preference,
         images=request.images,
-        mapping=None if request.map is None else Mapping.parse(request.map),
+        mapping=mapping,
     )
     for place, item in enumerate(items, 1):
         number = place if by_place else item.row
         if number in wanted:
             wanted.discard(number)
-            what = tuple(_whole(item)) if isinstance(item, Record) else item.reason
+            what = whole_conversation(item) if isinstance(item, Record) else item.reason
             yield item.source, item.row, what
         if number >= last or not wanted:
             break
@@ -175,15 +178,6 @@ def _rows(request: PreviewRequest) -> Iterator[_Named]:
         raise NotFoundError(
             f"The data file has no row {numbers}.", "Ask for a row that it has.", code="no_row"
         )
-
-
-def _whole(record: Record) -> tuple[Message, ...]:
-    """Return the conversation of a row; of a pair with the better answer, of a labelled answer with
-    that, which alone is trained."""
-    if not is_labelled(record):
-        return record.messages + record.chosen
-    prompt = tuple(replace(turn, trained=False) for turn in record.messages)
-    return prompt + (record.chosen or record.rejected)
 
 
 def _compared(renderer: ChatRenderer, model: StoredModel) -> Iterator[TemplateComparison]:

@@ -29,6 +29,7 @@ def read(tmp_path: Path, *rows: dict[str, Any], **choices: Any) -> list[Record |
         ({"prompt": "Q", "completion": "A", "label": "False"}, False),
         ({"prompt": "Q", "completion": "A", "label": 1}, True),
         ({"prompt": "Q", "completion": "A", "label": "0"}, False),
+        ({"\ufeffprompt": "Q", "completion": "A", "label": 1}, True),
         (
             {
                 "prompt": QUESTION,

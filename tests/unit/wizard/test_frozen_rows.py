@@ -15,16 +15,22 @@ from llamaforge.errors import NotFoundError, UsageError
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.recipe.spec import DataChoice
 from llamaforge.wizard.draft import Draft
+from llamaforge.wizard.facts import Facts, Machine
 from llamaforge.wizard.frozen import frozen_rows
+from llamaforge.wizard.looking import LOOKS
 from llamaforge.wizard.row_files import row_files
 from llamaforge.worker.data_check import report
 
 KEY = "ghp_" + "aB3dE5fG7hI9jK1lM2nO4pQ6rS8tU0vWxYz1"
 
 
-def freeze(folder: Path, *, pairs: bool) -> str:
+def freeze(folder: Path, *, pairs: bool = False, labelled: bool = False) -> str:
     rows = folder / "rows.jsonl"
-    answers = {"chosen": f"yes {KEY}", "rejected": "no"} if pairs else {"completion": f"yes {KEY}"}
+    answers: dict[str, object] = {"completion": f"yes {KEY}"}
+    if pairs:
+        answers = {"chosen": f"yes {KEY}", "rejected": "no"}
+    elif labelled:
+        answers |= {"label": True}
     rows.write_text(
         "".join(json.dumps({"prompt": f"is {n} it?"} | answers) + "\n" for n in range(20))
     )
@@ -32,7 +38,7 @@ def freeze(folder: Path, *, pairs: bool) -> str:
         [parse_source(str(rows))],
         max_rejected_fraction=0.0,
         division=Division(0.0),
-        choices=ReadChoices("preference" if pairs else "sft"),
+        choices=ReadChoices("preference" if pairs else "labelled" if labelled else "sft"),
         allow_secrets=True,
     )
     (folder / "frozen").mkdir()
@@ -68,6 +74,17 @@ def test_what_was_allowed_then_is_not_asked_again(tmp_path: Path) -> None:
     assert found["rows"]["accepted"] == 20
     assert found["can_train"] is True
     assert [source["format"] for source in found["sources"]] == ["prompt_completion"]
+
+
+def test_labelled_answers_stay_labelled(tmp_path: Path) -> None:
+    source = f"snapshot:{freeze(tmp_path, labelled=True)}"
+    with pytest.raises(UsageError, match="labelled good or bad") as caught:
+        report(CheckRequest(data=DataChoice(snapshot=library.named(source))))
+    assert "--method kto" in caught.value.hint
+    facts = Facts(Machine(2, 8 << 30, 50 << 30))
+    facts = LOOKS["rows"].at(Draft(sources=(source,)), facts, lambda what, rows: None)
+    assert [item["format"] for item in facts.report["sources"]] == ["unpaired_preference"]
+    assert (facts.rows.good, facts.rows.bad) == (20, 0)
 
 
 def test_pairs_stay_pairs(tmp_path: Path) -> None:

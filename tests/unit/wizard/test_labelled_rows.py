@@ -5,11 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
+from llamaforge.data.preview_request import PreviewRequest
+from llamaforge.data.records import Message, Record
+from llamaforge.wizard import row_preview
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts, Machine
 from llamaforge.wizard.looking import LOOKS
 from llamaforge.wizard.questions import STEPS, advice_for, taken
+from llamaforge.wizard.row_files import RowFiles
+from llamaforge.worker import preview
 
 
 def test_labelled_rows_are_looked_at_as_such(
@@ -38,3 +44,32 @@ def test_labelled_rows_are_looked_at_as_such(
     assert recipe.training.method == "kto"
     assert recipe.training.undesirable_weight == 3.0
     assert recipe.data.preference == "refuse", "the method itself takes the labels"
+
+
+def test_a_bad_answer_out_of_frozen_rows_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[PreviewRequest] = []
+    monkeypatch.setattr(row_preview, "ask", asked.append)
+    turns = (Message("user", "Who?"), Message("assistant", "He."), Message("user", "Why?"))
+    record = Record("id", "rows", 1, turns, rejected=(Message("assistant", "Because."),))
+    file = tmp_path / "train.jsonl"
+    file.write_bytes(TypeAdapter(Record).dump_json(record) + b"\n")
+    draft = Draft(model="m", sources=("snapshot:0123456789ab",))
+    row_preview.token_row(draft, RowFiles(paths=(file,)), 0, 1)
+    (row,) = asked[0].conversations
+    assert [(turn.content, turn.trained) for turn in row][1:] == [
+        ("He.", False),
+        ("Why?", False),
+        ("Because.", True),
+    ]
+
+
+def test_a_mapped_label_is_shown_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "thumbs.csv"
+    path.write_text("q,a,thumb\nWho?,He.,false\n")
+    mapping = "prompt=q,completion=a,label=thumb"
+    request = PreviewRequest(model="m", data=str(path), positions=(1,), map=mapping)
+    ((_, _, row),) = preview._rows(request)
+    assert not isinstance(row, str)
+    assert [turn.content for turn in row] == ["Who?", "He."]
