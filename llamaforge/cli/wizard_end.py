@@ -1,6 +1,7 @@
 """The end of the plain wizard: the checks, the recipe, and the run if it is wanted now."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -111,7 +112,7 @@ def finished(
     if dialogue is not None and not begins:
         begins = dialogue.agrees("Begin the run now?", default=True)
     if not begins:
-        print_text(f"llamaforge train {path}")
+        print_text(shlex.join(["llamaforge", "train", str(path)]))
         return ExitCode.DONE
     store = Path(draft.store) if draft.store else None
     prepared = prepare(named.recipe(advice), store=store, numbered=not draft.name, on_note=note)

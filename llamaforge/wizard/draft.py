@@ -178,11 +178,17 @@ class Draft:
         for key in self.settings:
             section, name = _place(key, chosen)
             body.setdefault(section, {})[name] = getattr(getattr(chosen, section), name)
-        reasons = {item.key: item.reason for item in advice if item.key not in self.settings}
+        reasons = {
+            (item.section, f"  {item.key}"): item.reason
+            for item in advice
+            if self.setting(item.key) is None
+        }
         text = yaml.safe_dump(body, sort_keys=False, allow_unicode=True, default_flow_style=False)
-        lines = []
+        lines, section = [], ""
         for line in text.splitlines():
-            reason = reasons.get(line.strip().partition(":")[0]) if line.startswith(" ") else None
+            key = line.partition(":")[0]
+            section = section if key.startswith((" ", "-")) else key
+            reason = reasons.get((section, key))
             lines.append(f"{line}  # {reason}" if reason else line)
         return "# Train it with: llamaforge train THIS-FILE\n" + "\n".join(lines) + "\n"
 

@@ -297,7 +297,15 @@ def taken(question: Question, answer: Any, draft: Draft, facts: Facts) -> Mappin
         return {"settings": settings_of(str(answer))}
     if question.key == "goal":
         better = are_pairs(facts) and answer not in {PREFER, NO_TRAINING}
-        return {"goal": answer, "preference": "chosen" if better else "refuse"}
+        changed = {"goal": answer, "preference": "chosen" if better else "refuse"}
+        if answer not in {draft.goal, PREFER} and draft.setting("method") is not None:
+            # It was the method of another goal.
+            changed["settings"] = {
+                key: value
+                for key, value in draft.settings.items()
+                if key.rpartition(".")[2] != "method"
+            }
+        return changed
     return {question.key: tuple(answer) if question.kind in LISTS else answer}
 
 

@@ -38,6 +38,7 @@ _ADVISED: Final = frozenset(
     }
 )  # fmt: skip
 """What the wizard would advise otherwise: these are kept though they are as usual."""
+_ADVISED_OF_LABELS: Final = frozenset({"desirable_weight", "undesirable_weight"})
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def reused(spec: RunSpec) -> Reused:
     data, model = spec.data, spec.model
     usual = DataChoice(sources=data.sources or [{"path": "-"}])
     settings = _named("data", _changed(data, usual, _ANSWERED | {"snapshot"}))
+    if spec.training.method != "sft":  # rows alone do not tell which of the others it was
+        settings["training.method"] = spec.training.method
     settings |= _named("training", _training(spec.training, _OF_THE_MACHINE | {"base"}))
     evaluation = _changed(spec.evaluation, EvaluationSettings(), frozenset({"probe_prompts"}))
     settings |= _named("evaluation", evaluation)
@@ -153,16 +156,22 @@ def _flat(body: Any, path: str = "") -> dict[str, str]:
 
 def _training(chosen: TrainingSettings, without: frozenset[str]) -> dict[str, Any]:
     usual = TrainingSettings(method=chosen.method)
-    return _changed(chosen, usual, without | {"report_to"})
+    advised = _ADVISED | (_ADVISED_OF_LABELS if chosen.learns_from_labels else frozenset())
+    return _changed(chosen, usual, without | {"report_to"}, advised)
 
 
-def _changed(chosen: BaseModel, usual: BaseModel, without: frozenset[str]) -> dict[str, Any]:
+def _changed(
+    chosen: BaseModel,
+    usual: BaseModel,
+    without: frozenset[str],
+    advised: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
     """Return what is not as usual, or would be advised otherwise."""
     given, default = chosen.model_dump(mode="json"), usual.model_dump(mode="json")
     return {
         key: value
         for key, value in given.items()
-        if key not in without and (value != default[key] or key in _ADVISED)
+        if key not in without and (value != default[key] or key in advised)
     }
 
 

@@ -30,6 +30,9 @@ from llamaforge.tui.screens.dialogs import Question
 from llamaforge.tui.screens.runs import RunsScreen
 from llamaforge.tui.widgets.overlay import Curve, overlay_lines
 from llamaforge.wizard.draft import Draft, keep_draft, kept_draft
+from llamaforge.wizard.facts import Facts, Machine
+from llamaforge.wizard.presets import Rows, advise, goal_of, preset_of
+from llamaforge.wizard.questions import STEPS, advice_for, taken
 from llamaforge.wizard.reusing import differences, reused
 from tests.tui.run_builder import RunBuilder
 from tests.tui.waiting import screen_text, text_of, until, until_shown
@@ -181,6 +184,32 @@ def test_a_recipe_that_is_used_again_trains_the_same(finished: RunBuilder) -> No
     assert recipe.training == spec.training.model_copy(update={"device": recipe.training.device})
     assert [source.path for source in recipe.data.sources] == ["rows.jsonl"]
     assert (draft.name, draft.publish) == ("", "")
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "kto"])
+def test_the_method_is_used_again_until_another_goal_is_chosen(
+    finished: RunBuilder, method: Any
+) -> None:
+    spec = RunSpec.load(finished.run.spec_file)
+    chosen = TrainingSettings(method=method, beta=0.3)
+    draft = reused(spec.model_copy(update={"training": chosen})).draft
+    rows = Facts(Machine(2, 1, 1), report={"rows": {"accepted": 90, "repaired": 0}})
+    draft = draft.with_answers(goal="prefer", preset="balanced", preference="refuse")
+    found = draft.recipe(advice_for(draft, rows)).training
+    assert found == chosen.model_copy(update={"device": found.device})
+
+    goal = next(item for step in STEPS for item in step.questions if item.key == "goal")
+    other = draft.with_answers(**taken(goal, "style", draft, rows))
+    assert other.setting("method") is None
+    assert other.fitting(advice_for(other, rows))[0].recipe(()).training.method == "sft"
+
+
+def test_weights_of_labels_are_used_again_as_they_were(finished: RunBuilder) -> None:
+    spec = RunSpec.load(finished.run.spec_file)
+    draft = reused(spec.model_copy(update={"training": TrainingSettings(method="kto")})).draft
+    rows = Rows(count=90, good=60, bad=30)
+    advice = advise(goal_of("prefer"), preset_of("balanced"), rows)
+    assert draft.recipe(advice).training.undesirable_weight == 1.0
 
 
 def test_everything_of_a_recipe_is_used_again(finished: RunBuilder, tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ def test_each_number_stands_beside_its_reason_until_a_person_changes_it() -> Non
     assert "3.0e-05" in lines["learning_rate"]
 
 
+def test_no_reason_stands_beside_another_number() -> None:
+    then = '[{"data": {"sources": ["/b.jsonl"]}, "training": {"lora_r": 4, "learning_rate": 0.5}}]'
+    draft = replace(DRAFT, settings={"training.lora_alpha": "7"}, then=then)
+    text = draft.yaml(advice_for(draft, FACTS))
+    assert [line for line in text.splitlines() if "lora_alpha" in line] == ["  lora_alpha: 7.0"]
+    assert "#" not in text.partition("\nthen:")[2].partition("\nevaluation:")[0]
+
+
 def test_a_draft_is_kept_and_forgotten() -> None:
     assert kept_draft() is None
     assert keep_draft(DRAFT)
