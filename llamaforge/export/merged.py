@@ -44,9 +44,10 @@ _QUANTIZATION_VERSION: Final = 2
 _UNKNOWN_FILE_TYPE: Final = 1024
 """From here on llama.cpp marks what it only guessed."""
 ADAPTER_DIGEST_KEY: Final = "llamaforge.adapter.digest"
-IMPORTANCE_ROWS_KEY: Final = "quantize.imatrix.chunks_count"
-"""How many rows the importance matrix was measured on that a file was packed with."""
 """`sha256:<hex>` of the adapter file that was merged in."""
+_IMPORTANCE: Final = "quantize.imatrix."
+IMPORTANCE_ROWS_KEY: Final = f"{_IMPORTANCE}chunks_count"
+"""How many rows the importance matrix was measured on that a file was packed with."""
 
 
 @dataclass(frozen=True)
@@ -375,8 +376,8 @@ def _measured(importance: Importance | None) -> dict[str, str | int | None]:
     if importance is None:
         return {}
     return {
-        "quantize.imatrix.dataset": "the run's training data",
-        "quantize.imatrix.entries_count": len(importance.columns),
+        f"{_IMPORTANCE}dataset": "the run's training data",
+        f"{_IMPORTANCE}entries_count": len(importance.columns),
         IMPORTANCE_ROWS_KEY: importance.rows,
     }
 
@@ -399,7 +400,8 @@ def _changes(
     stale = ("basename", "finetune", "base_model.0.repo_url", "base_model.0.organization",
              "source.url", "source.huggingface.repository", "source.repo_url")  # fmt: skip
     changes |= {f"general.{key}": None for key in stale if f"general.{key}" in base.metadata}
-    return changes
+    # The matrix that the base was packed with is none of this file's.
+    return changes | dict.fromkeys(key for key in base.metadata if key.startswith(_IMPORTANCE))
 
 
 def file_type(base: Header, quantization: str | None) -> int:

@@ -72,6 +72,20 @@ def test_a_file_that_was_weighed_otherwise_is_written_anew(run: RunDirectory) ->
     assert merge_run(run, quantization="Q4_K_M", reuse=True).merged.sha256 == plain
 
 
+def test_a_base_that_was_weighed_is_no_other_file(run: RunDirectory, tmp_path: Path) -> None:
+    spec = RunSpec.load(run.spec_file)
+    found = importance(measured(read_header(spec.model.blob), rows=2), run.artifacts)
+    path = tmp_path / "base.gguf"
+    base = merge_run(run, quantization="Q4_K_M", target=path, importance=found).merged
+    changed = {"blob": path, "digest": f"sha256:{base.sha256}"}
+    spec.model_copy(update={"model": spec.model.model_copy(update=changed)}).save(run.spec_file)
+    list_adapter(run, 1.0)
+    first = merge_run(run, reuse=True)
+    said = read_header(first.merged.path).metadata
+    assert not [key for key in said if key.startswith("quantize.imatrix")]
+    assert written_at(merge_run(run, reuse=True)) == written_at(first)
+
+
 def test_files_of_several_types_are_listed_beside_each_other(
     run: RunDirectory, tmp_path: Path
 ) -> None:
