@@ -61,13 +61,19 @@ def needs_map(draft: Draft, facts: Facts) -> bool:
 
 def are_pairs(facts: Facts) -> bool:
     """Return whether the rows are pairs of a better and a worse answer."""
-    return any(source.get("format") == "preference" for source in facts.report.get("sources", ()))
+    flags = (facts.report.get("analysis") or {}).get("flags") or {}
+    sources = facts.report.get("sources", ())
+    return bool(flags.get("pairs")) or any(
+        source.get("format") == "preference" for source in sources
+    )
 
 
 def are_labelled(facts: Facts) -> bool:
     """Return whether the rows are answers that are labelled good or bad by themselves."""
     sources = facts.report.get("sources", ())
-    return any(source.get("format") == "unpaired_preference" for source in sources)
+    return facts.rows.are_labelled or any(
+        source.get("format") == "unpaired_preference" for source in sources
+    )
 
 
 def rows_problem(draft: Draft, facts: Facts) -> str:

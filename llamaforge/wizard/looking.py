@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from llamaforge.data.mapping import Mapping as Columns
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.recipe.spec import DataChoice, parse
@@ -81,6 +82,15 @@ def rows_about(draft: Draft) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _mapped_reading(draft: Draft) -> str | None:
+    """Return how rows are read whose columns are mapped to what no conversation has."""
+    try:
+        columns = Columns.parse(draft.map).columns if draft.map else {}
+    except LlamaForgeError:  # the check of the rows says so
+        return None
+    return "labelled" if "label" in columns else "pairs" if "chosen" in columns else None
+
+
 def _other_reading(report: Mapping[str, Any]) -> str | None:
     """Return how rows that are no conversations can be read, by the words of the refusal."""
     if report.get("code") != "unsupported_format":
@@ -91,11 +101,14 @@ def _other_reading(report: Mapping[str, Any]) -> str | None:
 
 
 def _at_rows(draft: Draft, facts: Facts, on_progress: OnProgress) -> Facts:
-    report = report_on(draft, on_progress)
-    other = _other_reading(report) if draft.preference == "refuse" else None
-    if other is not None:
-        # What becomes of them is asked with the goal; until then they are looked at as they are.
-        report = report_on(replace(draft, preference=other), on_progress)
+    # What becomes of pairs and labels is asked with the goal; until then they are looked at as
+    # they are.
+    other = _mapped_reading(draft) if draft.preference == "refuse" else None
+    report = report_on(replace(draft, preference=other or draft.preference), on_progress)
+    if draft.preference == "refuse" and other is None:
+        other = _other_reading(report)
+        if other is not None:
+            report = report_on(replace(draft, preference=other), on_progress)
     if "rows" in report and not draft.snapshot:
         remember_sources(draft.with_whole_paths().sources)
     files = files_of_report(draft, report) or facts.files

@@ -73,3 +73,27 @@ def test_a_mapped_label_is_shown_as_one(tmp_path: Path) -> None:
     ((_, _, row),) = preview._rows(request)
     assert not isinstance(row, str)
     assert [turn.content for turn in row] == ["Who?", "He."]
+
+
+@pytest.mark.parametrize(
+    ("columns", "method"),
+    [("completion=a,label=b", "kto"), ("chosen=a,rejected=b", "dpo")],
+)
+def test_mapped_columns_lead_to_the_goal_that_learns_from_them(
+    tmp_path: Path, columns: str, method: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    second = ["true", "false"] if method == "kto" else ["No idea it is.", "Nobody knows."]
+    rows = (f"Question {n}?,Answer {n} it is.,{second[n % 2]}\n" for n in range(80))
+    path.write_text("q,a,b\n" + "".join(rows))
+    draft = Draft(model="m", sources=(str(path),), map=f"prompt=q,{columns}", preset="balanced")
+    # Only rows are looked at: there is no such model.
+    nameless = replace(draft, model="")
+    empty = Facts(Machine(2, 8 << 30, 50 << 30))
+    facts = LOOKS["rows"].at(nameless, empty, lambda what, rows: None)
+    assert facts.rows.count == 80
+    goal = next(item for step in STEPS for item in step.questions if item.key == "goal")
+    assert goal.default(draft, facts) == "prefer"
+    assert not goal.problem("prefer", draft, facts)
+    draft = replace(draft, **taken(goal, "prefer", draft, facts))
+    assert draft.recipe(advice_for(draft, facts)).training.method == method
