@@ -9,7 +9,7 @@ from llamaforge import hardware, paths
 from llamaforge.catalog.host import resolve_host
 from llamaforge.catalog.hub_base import local_base
 from llamaforge.data.sources import parse_source
-from llamaforge.errors import LlamaForgeError
+from llamaforge.errors import LlamaForgeError, UsageError
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.preflight import (
@@ -68,9 +68,7 @@ def checks(draft: Draft, facts: Facts) -> list[Check]:
         header = read_model(spec.model.blob, spec.model.files)
     except LlamaForgeError as error:
         if not any(item.verdict == "fail" for item in found):
-            fit, left_out = draft.fitting(advice_for(draft, facts))
-            names = ", ".join(safe_line(text, limit=60) for text in left_out)
-            fix = Fix(f"Leave out {names}", {"settings": fit.settings}) if left_out else None
+            fix = _fitting(draft, facts) if isinstance(error, UsageError) else None
             found.append(Check("Recipe", "fail", error.message, error.hint, fix))
         return found
     found += _machine(draft, facts, spec, header)
@@ -81,6 +79,13 @@ def checks(draft: Draft, facts: Facts) -> list[Check]:
     if draft.publish:
         found.append(_server(spec))
     return found
+
+
+def _fitting(draft: Draft, facts: Facts) -> Fix | None:
+    """Return the way out of settings that do not go together; None where they do."""
+    fit, left_out = draft.fitting(advice_for(draft, facts))
+    names = ", ".join(safe_line(text, limit=60) for text in left_out)
+    return Fix(f"Leave out {names}", {"settings": fit.settings}) if left_out else None
 
 
 def spec_of(draft: Draft, facts: Facts) -> RunSpec:

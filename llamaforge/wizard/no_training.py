@@ -6,7 +6,7 @@ from typing import Final
 from llamaforge.data.formats import read_records
 from llamaforge.data.mapping import Mapping
 from llamaforge.data.records import Record
-from llamaforge.errors import RefusedError
+from llamaforge.errors import NotFoundError, RefusedError
 from llamaforge.export.modelfile import modelfile_text, two_commands
 from llamaforge.files import write_atomic
 from llamaforge.wizard.draft import Draft
@@ -58,8 +58,11 @@ def write_modelfile(path: Path, draft: Draft, files: RowFiles, name: str) -> lis
     """Write the Modelfile and return the commands that make and run the model `name` with it.
 
     Raises:
+        NotFoundError: the draft's rows cannot be found.
         LlamaForgeError: a file cannot be read, or a text cannot stand in a Modelfile.
     """
+    if files.problem:
+        raise NotFoundError(files.problem, "Name files with rows.", code="no_rows")
     messages = examples(draft, files) if files.paths else []
     text = modelfile_text(draft.model, None, system=draft.system or None, messages=messages)
     commands = two_commands(name, path)

@@ -14,10 +14,12 @@ from llamaforge.data.sources import parse_source
 from llamaforge.errors import NotFoundError, UsageError
 from llamaforge.recipe.check_request import CheckRequest
 from llamaforge.recipe.spec import DataChoice
+from llamaforge.wizard.checks import checks
 from llamaforge.wizard.draft import Draft
 from llamaforge.wizard.facts import Facts, Machine
 from llamaforge.wizard.frozen import frozen_rows
 from llamaforge.wizard.looking import LOOKS
+from llamaforge.wizard.no_training import write_modelfile
 from llamaforge.wizard.row_files import row_files
 from llamaforge.worker.data_check import report
 
@@ -94,3 +96,16 @@ def test_pairs_stay_pairs(tmp_path: Path) -> None:
     assert caught.value.code == "unsupported_format"
     found = report(CheckRequest(data=DataChoice(snapshot=snapshot, preference="pairs")))
     assert [source["format"] for source in found["sources"]] == ["preference"]
+
+
+def test_rows_that_are_gone_are_told_before_anything_is_made(tmp_path: Path) -> None:
+    source = "snapshot:0123456789abcdef"
+    draft = Draft(model="m", sources=(source,), settings={"seed": "7"}, goal="style",
+                  preset="quick")  # fmt: skip
+    known = Facts(Machine(2, 8 << 30, 50 << 30), report={"rows": {"accepted": 9}, "problems": []})
+    (failed,) = [item for item in checks(draft, known) if item.verdict == "fail"]
+    assert failed.fix is None, "no setting is to blame"
+    target = tmp_path / "Modelfile"
+    with pytest.raises(NotFoundError, match="no snapshot 0123456789abcdef"):
+        write_modelfile(target, draft, row_files(draft), "mine")
+    assert not target.exists()
