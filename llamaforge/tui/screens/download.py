@@ -13,9 +13,10 @@ from textual.content import Content
 from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Footer
+from textual.worker import Worker, WorkerState
 
 from llamaforge.errors import LlamaForgeError
-from llamaforge.safe_text import safe_line
+from llamaforge.safe_text import redact, safe_line
 from llamaforge.tui.pace import Pace
 from llamaforge.tui.widgets.lines import MUTED, Lines, facts
 from llamaforge.words import percent_words, range_words, size_words
@@ -98,6 +99,13 @@ class DownloadScreen(ModalScreen[bool]):
             self.post_message(self.Planned(plan_download(self._repo)))
         except LlamaForgeError as error:
             self.post_message(self.Ended(error))
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Say that it failed for a reason nobody foresaw."""
+        if event.state is WorkerState.ERROR:
+            self.log.error(event.worker.error)
+            words = f"It failed: {redact(repr(event.worker.error))}."
+            self.post_message(self.Ended(LlamaForgeError(words, "Close this and try again.")))
 
     def on_download_screen_planned(self, message: Planned) -> None:
         """Show what would be fetched, and wait for the key."""
