@@ -76,7 +76,9 @@ class ChatLog:
         self.conversations = 0
         """Kept so far, by this log."""
         self.pairs = 0
-        self._has_pair = self._has_talk = False
+        self._has_talk = False
+        self.has_pair = False
+        """Whether the newest question has a pair, which can be taken back still."""
 
     def open(self) -> None:
         """Open the file; see the class for what it raises."""
@@ -108,7 +110,7 @@ class ChatLog:
     def next_question(self) -> None:
         """Note that another question was asked: a pair that was kept stays."""
         self._pairs.settle()
-        self._has_pair = False
+        self.has_pair = False
 
     def keep(self, turns: Sequence[KeptTurn]) -> bool:
         """Write the whole conversation as it is now; return whether there is anything to learn.
@@ -149,8 +151,8 @@ class ChatLog:
                 "run": self._about["run"],
             }
         )
-        self.pairs += not self._has_pair
-        self._has_pair = True
+        self.pairs += not self.has_pair
+        self.has_pair = True
 
     def take_back(self) -> None:
         """Remove the pair of the newest question, if there is one.
@@ -158,10 +160,10 @@ class ChatLog:
         Raises:
             LlamaForgeError: it cannot be written.
         """
-        if self._has_pair:
+        if self.has_pair:
             self._pairs.put(None)
             self.pairs -= 1
-            self._has_pair = False
+            self.has_pair = False
 
 
 class _LastLine:

@@ -149,11 +149,15 @@ async def test_what_is_said_is_kept_only_once_that_is_asked_for(finished: RunBui
         assert pair["chosen"][0]["content"] == "cards"
         await pilot.press("f8")
         await until(pilot, lambda: "kept as a pair" not in screen_text(pilot))
+        await pilot.press("f8", "f4", "f4", "f8")
+        await until_shown(pilot, "That pair was kept before")
+        assert "better, kept as a pair" in screen_text(pilot)
+        assert len(rows_of(path.with_name(f"{finished.run.id}.pairs.jsonl"))) == 1
 
         await pilot.press("b", "enter")
         await until(pilot, lambda: len(process.asked) == 2)
         process.answer("No.", "Yes.")
-        await until(pilot, lambda: len(rows_of(path)[0]["messages"]) == 4)
+        await until(pilot, lambda: len(rows_of(path)[-1]["messages"]) == 4)
         await pilot.press("f7")
         await until_shown(pilot, "No pair: they have said different things before.")
         await pilot.press("f4")
@@ -162,7 +166,7 @@ async def test_what_is_said_is_kept_only_once_that_is_asked_for(finished: RunBui
         await until(pilot, lambda: len(process.asked) == 3)
         process.answer("1", "2")
         await until(pilot, lambda: screen_text(pilot).count("5 tokens") == 6)
-        assert len(rows_of(path)[0]["messages"]) == 4
+        assert len(rows_of(path)[-1]["messages"]) == 4
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

@@ -295,7 +295,9 @@ class ChatScreen(ForgeScreen[None]):
         worse = next(other for other in ARMS if other != arm)
         before, other = ([item.kept(side) for item in earlier] for side in (arm, worse))
         try:
-            if newest.better == arm:
+            if newest.better == arm and not self._log.has_pair:
+                self._note = "That pair was kept before you pressed F4 anew, and stays."
+            elif newest.better == arm:
                 self._log.take_back()
                 newest.better = ""
             elif before != other:
