@@ -5,6 +5,8 @@
 import gc
 import os
 import shlex
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +20,7 @@ from llamaforge.errors import ExitCode
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.preferences import Preferences, keep_preferences, read_preferences
 from llamaforge.tui.screens.base import ForgeScreen
+from llamaforge.tui.terminal import has_hung_up
 from llamaforge.tui.theme import DARK, THEMES
 
 if TYPE_CHECKING:
@@ -26,6 +29,12 @@ if TYPE_CHECKING:
     from textual.widget import Widget
 
     from llamaforge.tui.store_view import StoreChoice
+
+
+_TERMINAL_SECONDS = 1.0
+"""How often it is looked whether there still is a terminal."""
+_GOODBYE_SECONDS = 5.0
+"""What leaving may take where nobody looks any more."""
 
 
 def _commands() -> "type[Provider]":
@@ -97,6 +106,8 @@ class LlamaForgeApp(App[ExitCode]):
 
             self.push_screen(MonitorScreen(self._initial_run, self.clock))
         self.set_keymap(dict(self.preferences.keys))
+        if not self.is_headless:
+            self.set_interval(_TERMINAL_SECONDS, self._leave_without_terminal)
         self.call_after_refresh(self._on_first_picture)
         problem = self.preferences.problem
         if problem:
@@ -146,6 +157,19 @@ class LlamaForgeApp(App[ExitCode]):
     def leave(self) -> None:
         """End the program; a run that is watched goes on, and the last line says so."""
         self.exit(ExitCode.DONE, message=self._farewell())
+
+    def _leave_without_terminal(self) -> None:
+        """End the program where its terminal is gone and no signal told so (under nohup, say).
+
+        Without this it would read from what is closed, again and again, as fast as it can.
+        """
+        if sys.__stdin__ is None or not has_hung_up(sys.__stdin__.fileno()):
+            return
+        # Its last words may never be taken: nothing is to hold it back then.
+        end = threading.Timer(_GOODBYE_SECONDS, os._exit, (int(ExitCode.FAILED),))
+        end.daemon = True
+        end.start()
+        self.leave()
 
     def _farewell(self) -> Text | None:
         live = [

@@ -107,4 +107,5 @@ def test_a_run_is_steered_from_the_screen_and_survives_its_death(
     watching.until(b"running")
     assert end_now(run)
     watching.until(b"stopped")
-    watching.kill()
+    os.close(watching.master)  # the terminal is gone, and no signal tells so
+    watching.process.wait(timeout=30)

@@ -30,9 +30,9 @@ async def until(pilot: Pilot[Any], holds: Callable[[], bool]) -> None:
 
 
 async def until_shown(pilot: Pilot[Any], text: str) -> None:
-    """Wait until `text` is on the screen, or fail with what is there."""
+    """Wait until `text` is on the screen, folded or not, or fail with what is there."""
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while text not in (shown := screen_text(pilot)):
+    while text not in (shown := screen_text(pilot)) and text not in " ".join(shown.split()):
         assert time.monotonic() < deadline, f"{text!r} is not in:\n{shown}"
         await asyncio.sleep(0.01)
         await pilot.pause()

@@ -351,7 +351,7 @@ def test_what_lies_beside_a_merged_file_goes_along_or_is_told(
     spec.model_copy(update={"model": model}).save(finished_run.spec_file)
     file = tmp_path / "merged.gguf"
     merged = MergedFile(file, write_adapter(file, kind="model"))
-    monkeypatch.setattr(publication, "merged_for_ollama", lambda *_: merged)
+    monkeypatch.setattr(publication, "merged_for_ollama", lambda *_, **__: merged)
     assert command("tuned", "--name", "mine", "--as", "gguf", "--json") is ExitCode.DONE
     printed = capsys.readouterr()
     made = server.get("mine")

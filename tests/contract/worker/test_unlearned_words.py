@@ -52,4 +52,4 @@ def test_nothing_is_told_where_all_words_are_learned(template: str) -> None:
 
 def test_both_answers_of_a_pair_are_looked_at() -> None:
     (said,) = told(DROPS_WORDS, [pair(4)], preference="pairs")
-    assert said.startswith("unlearned_words: In 1 of 1 rows")
+    assert said.startswith("unlearned_words: In 1 of 1 row ")
