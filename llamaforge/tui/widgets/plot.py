@@ -106,9 +106,8 @@ def places(
     """Return where `points` lie on a grid of dots, one place a column: the mean of its points."""
     low, scale = across.low, (size[0] - 1) / (across.high - across.low)
     columns: dict[int, list[float]] = {}
-    for (
-        point
-    ) in points:  # as `Axis.place`: it is done for each of a thousand points, again and again
+    # As `Axis.place`: it is done for each of a thousand points, again and again.
+    for point in points:
         column = round((point.step - low) * scale)
         if (losses := columns.get(column)) is None:
             columns[column] = [point.loss]

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from textual.widgets import OptionList
 
+from llamaforge import paths
+from llamaforge.catalog import hub_plan
 from llamaforge.catalog.hub_cache import cache_of
 from llamaforge.tui.app import LlamaForgeApp
 from llamaforge.tui.screens import check
@@ -91,3 +93,16 @@ async def test_a_base_is_fetched_stopped_and_fetched_to_its_end(
     assert cache_of(NAME).state == "complete"
     [again] = [seen for seen in hub.seen if seen.at_store and "range" in seen.headers]
     assert again.headers["range"] != "bytes=0-", "it went on where it had been stopped"
+
+
+async def test_a_failure_that_nobody_foresaw_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(repo: str) -> None:
+        raise PermissionError(13, "Permission denied", repo)
+
+    monkeypatch.setattr(hub_plan, "plan_download", fails)
+    async with LlamaForgeApp(paths.embedded_store()).run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: is_read(pilot))
+        pilot.app.push_screen(DownloadScreen("a/b"))
+        await until_shown(pilot, "Permission denied")
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(pilot.app.screen, DownloadScreen))

@@ -262,6 +262,36 @@ def test_a_worker_outlives_its_keeper(tmp_path: Path) -> None:
     assert (worker.returncode, worker.stderr) == (0, b"")
 
 
+def test_a_worker_that_a_library_crashes_has_a_last_word(tmp_path: Path) -> None:
+    driver = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from llamaforge.hardware import boot_id, process_start\n"
+        "from llamaforge.runs.directory import RunDirectory, RunState, Status\n"
+        "from llamaforge.worker.keeper import kept\n"
+        "run = RunDirectory(Path(sys.argv[1]))\n"
+        "me = os.getpid()\n"
+        "with kept(run, ['false']):\n"
+        "    run.write_status(Status(RunState.RUNNING, 'export', pid=me,\n"
+        "                            pid_started=process_start(me), boot=boot_id()))\n"
+        "    os.abort()\n"
+    )
+    run = RunDirectory(tmp_path)
+    run.events_file.touch()
+    command = [sys.executable, "-c", driver, str(tmp_path)]
+    worker = subprocess.run(command, check=False, env=worker_environment(), capture_output=True)
+    assert worker.returncode == -signal.SIGABRT
+    deadline = time.monotonic() + 60
+    while run.read_status().state is not RunState.FAILED:
+        assert time.monotonic() < deadline, run.read_status()
+        time.sleep(0.05)
+    failed, ended = EventTail(run).read_new()
+    assert isinstance(failed, events.Failed)
+    assert isinstance(ended, events.Finished)
+    assert failed.code == "crashed"
+    assert failed.message == "The worker crashed (Aborted), in the stage export."
+
+
 def test_a_worker_that_is_killed_otherwise_stays_dead(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     dead = subprocess.Popen([sys.executable, "-c", ""])
