@@ -28,6 +28,7 @@ from llamaforge.worker.estimating import (
     sizes_of,
 )
 from llamaforge.worker.job import Job, Stopped
+from llamaforge.worker.loading import load_libraries
 from llamaforge.worker.memory import give_back_memory, memory_shortage, shortage_words
 from llamaforge.worker.result import tell_result
 
@@ -81,6 +82,7 @@ def train(job: Job) -> None:
     """
     import gc
 
+    load_libraries()
     import torch
 
     if job.was_killed_for_memory:

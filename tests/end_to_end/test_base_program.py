@@ -198,6 +198,7 @@ def published_digest(artifacts: Path) -> str:
     return str(json.loads((artifacts / "verify.json").read_text())["file_sha256"])
 
 
+@pytest.mark.campaign
 def test_a_worker_that_was_killed_goes_on_to_the_very_same_weights(
     program: Program, desk: BaseDesk, rows: Path
 ) -> None:

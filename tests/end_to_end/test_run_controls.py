@@ -51,6 +51,7 @@ def test_a_paused_run_keeps_its_process_and_goes_on_where_it_was(
     program.run("runs", "stop", "held")
 
 
+@pytest.mark.campaign
 def test_a_paused_run_that_is_killed_goes_on_to_the_very_same_adapter(
     program: Program, rows: Path
 ) -> None:

@@ -184,7 +184,14 @@ def test_a_blob_that_changed_is_never_trained_on(
     assert events[-1]["state"] == "failed"
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param("llama", marks=pytest.mark.campaign),
+        pytest.param("qwen2", marks=pytest.mark.campaign),
+        "qwen3",
+    ],
+)
 def test_any_store_and_every_kind_of_rows(
     architecture: str, program: Program, tmp_path: Path
 ) -> None:
