@@ -1,6 +1,7 @@
 """One run's directory: where each thing lies in it, and the state that it is in."""
 
 import json
+import os
 import re
 import socket
 import time
@@ -193,11 +194,7 @@ def create_run(name: str, *, numbered: bool = False) -> RunDirectory:
             candidate.mkdir(mode=0o700)
         except FileExistsError:
             if not numbered:
-                raise UsageError(
-                    f"There is already a run named {name}.",
-                    f"Choose another --name, or delete it: llamaforge runs rm {name}",
-                    code="run_exists",
-                ) from None
+                raise _taken(name) from None
             continue
         run = RunDirectory(candidate)
         for part in (run.data, run.checkpoints, run.artifacts, run.control):
@@ -214,6 +211,20 @@ def check_run_name(name: str) -> None:
             "Use letters, digits, dots, dashes and underscores, at most 64, no dash first.",
             code="run_name",
         )
+
+
+def check_free(name: str) -> None:
+    """Raise `UsageError` where there is something called `name` among the runs."""
+    if os.path.lexists(paths.runs_folder() / name):
+        raise _taken(name)
+
+
+def _taken(name: str) -> UsageError:
+    return UsageError(
+        f"There is already a run named {name}.",
+        f"Choose another --name, or delete it: llamaforge runs rm {name}",
+        code="run_exists",
+    )
 
 
 def open_run(name: str) -> RunDirectory:

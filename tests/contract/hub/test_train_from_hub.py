@@ -92,6 +92,48 @@ def test_nothing_is_fetched_where_nobody_agrees(
     assert not (tmp_path / "hub").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        (["--data", "/absent/rows.jsonl"], "no_source"),
+        (["--set", "max_length=100000"], "max_length"),
+        (["--set", "report_to=wandb"], "no_tracker"),
+        (["--set", "target_modules=[q_prj]"], "target_modules"),
+        (["--set", "chat_template={% if"], "chat_template"),
+        (["--continue", "absent"], "no_run"),
+        (["--publish", "no spaces"], "model_name"),
+        (["--method", "dpo"], "unsupported_format"),
+    ],
+)
+def test_nothing_is_fetched_for_a_run_that_could_not_begin(
+    more: list[str], code: str, flags: list[str], made: tuple[bytes, dict[str, bytes]],
+    hub: FakeHub, tmp_path: Path, capsys: Capture,
+) -> None:  # fmt: skip
+    serve(hub, made[1])
+    assert refused([*flags, "--base", NAME, "--yes", *more], capsys)["code"] == code
+    assert not (tmp_path / "hub").exists()
+    assert not hub.seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"hidden_size": 64}, "other_base"),
+        ({"quantization_config": {"bits": 4}}, "quantized_base"),
+        ({"max_position_embeddings": 128}, "max_length"),
+    ],
+)
+def test_a_base_that_does_not_suit_is_refused_by_its_small_files(
+    changes: dict[str, Any], code: str, flags: list[str], made: tuple[bytes, dict[str, bytes]],
+    hub: FakeHub, capsys: Capture,
+) -> None:  # fmt: skip
+    config = json.dumps(json.loads(made[1]["config.json"]) | changes).encode()
+    serve(hub, made[1] | {"config.json": config})
+    words = [*flags, "--base", NAME, "--yes", "--set", "max_length=200"]
+    assert refused(words, capsys)["code"] == code
+    assert not hub.asked(".safetensors"), "weights take hours"
+
+
 def test_a_dry_run_fetches_nothing(
     flags: list[str], made: tuple[bytes, dict[str, bytes]], hub: FakeHub, capsys: Capture
 ) -> None:
