@@ -125,7 +125,7 @@ def _prepared(
     needs = needs_of(spec, header)
     for number in range(1, len(spec.phases) + 1):
         check_trackers(spec.of_phase(number))
-    check_memory(needs.memory)
+    check_memory(needs)
     check_disk(paths.runs_folder(), needs.disk)
     return Prepared(spec, needs, numbered, None if before is None else before.file)
 

@@ -7,8 +7,8 @@ import pytest
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.recipe.batching import packed_batches, padded, planned_steps, step_order
 from llamaforge.recipe.cut import Cut
-from llamaforge.recipe.estimate import Estimator, RowSizes, Trial
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.estimate import Estimator, RowSizes, Seconds, Trial
+from llamaforge.recipe.spec import LaunchSettings, TrainingSettings
 from tools.random_models import Shape, Vocabulary, write_random_model
 
 SETTINGS = TrainingSettings(
@@ -170,6 +170,24 @@ def test_computing_again_costs_half_as_much_more(headers: dict[str, Header]) -> 
 def test_steps_are_those_of_the_epochs_unless_their_number_is_given() -> None:
     assert planned_steps(SETTINGS, 17) == 6  # 5 passes, 3 steps an epoch
     assert planned_steps(SETTINGS.model_copy(update={"max_steps": 7}), 17) == 7
+
+
+def test_processes_share_the_rows_of_a_step(headers: dict[str, Header]) -> None:
+    assert planned_steps(SETTINGS, 65, world=4) == 2 * 3, "steps of 32 rows"
+    rows = RowSizes(((16, 4),) * 64, 64, validation=((16, 4),) * 8, validation_rows=8)
+
+    def found(processes: int, machines: int) -> Seconds:
+        launch = LaunchSettings(processes=processes, machines=machines, rendezvous="a:1")
+        seconds = Estimator(headers["qwen2"], SETTINGS, 9, TRIAL, launch=launch).seconds(CUT, rows)
+        assert seconds is not None
+        return seconds
+
+    alone, four = found(1, 1), found(2, 2)
+    assert (alone.steps, four.steps) == (16, 4)
+    assert four.step == pytest.approx(alone.step), "each has as many rows of a step as one alone"
+    assert four.validation == pytest.approx(alone.validation / 4), (
+        "after fewer steps, by one of all"
+    )
 
 
 def test_batches_are_every_row_once_in_an_order_that_the_epoch_changes() -> None:
