@@ -155,6 +155,14 @@ class DataChoice(_Strict):
     def _one_origin(self) -> "DataChoice":
         if bool(self.sources) == bool(self.snapshot):
             raise ValueError("name data files, or one snapshot")
+        sides = (
+            (self.validation_fraction, self.validation_count),
+            (self.test_fraction, self.test_count),
+        )
+        if sum(fraction for fraction, count in sides if count is None) >= 1.0:
+            raise ValueError(
+                "validation_fraction and test_fraction together leave no row for training"
+            )
         return self
 
 

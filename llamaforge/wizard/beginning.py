@@ -27,6 +27,7 @@ from llamaforge.data.templates import choose_template
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.model_file import read_model
+from llamaforge.recipe.held_out import check_held_out
 from llamaforge.recipe.preflight import (
     Needs,
     check_disk,
@@ -173,7 +174,11 @@ def _resolved(
         check_targets(phase.training, header)
         data = phase.data
         if data.snapshot is None:
-            first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
+            intake = first_problem(
+                data.sources, data.max_rejected_fraction, data.choices, data.split_seed
+            )
+            if intake is not None:
+                check_held_out(phase, intake.for_validation)
     return spec, header, before
 
 

@@ -144,6 +144,12 @@ def test_several_data_files_can_be_named_together_or_apart(
         (["--publish", "no spaces please"], "model_name", 2),
         (["--data", "/absent/rows.jsonl"], "no_source", 4),
         (["--from", "gguf", "--base", "a/b"], "two_ways", 2),
+        (["--set", "validation_fraction=0.5", "--set", "test_fraction=0.5"], "bad_value", 2),
+        (
+            ["--set", "validation_fraction=0", "--set", "early_stopping_patience=2"],
+            "no_validation",
+            3,
+        ),
         (["--set", "chat_template=chatlm"], "chat_template", 2),
         (["--set", "chat_template={{ messages"], "chat_template", 3),
         (["--set", "target_modules=q_proj,v_prj"], "target_modules", 2),
@@ -343,6 +349,15 @@ def test_figures_of_a_later_phase_need_their_program_too(
     recipe.write_text(yaml.safe_dump({"then": [phase]}))
     error = refused(["train", str(recipe), *flags[1:]], capsys, home)
     assert error["code"] == "no_tracker"
+
+
+def test_rows_that_say_themselves_that_they_are_held_out_tell_the_best_checkpoint(
+    flags: list[str], rows: Path, capsys: Capture
+) -> None:
+    with rows.open("a") as file:
+        file.write(json.dumps({"prompt": "a", "completion": "b", "split": "validation"}) + "\n")
+    words = ["--set", "validation_fraction=0", "--set", "load_best_model_at_end=true"]
+    assert dry_run([*flags, *words], capsys)["training"]["load_best_model_at_end"] is True
 
 
 def test_json_streams_the_events_of_the_run(
