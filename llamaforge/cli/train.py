@@ -176,6 +176,10 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
             "Leave one of them out.",
             code="two_ways",
         )
+    if arguments.full_base is not None and not arguments.full_base.strip():
+        raise UsageError(
+            "--base names nothing.", "Name it: --base OWNER/NAME, or --base FOLDER", code="no_base"
+        )
     body = _read(arguments.recipe) if arguments.recipe else {}
     training = _part(body, "training")
     _lay(_part(body, "model"), "name", arguments.model)

@@ -190,7 +190,7 @@ def _reason(error: Exception, limit: int) -> str:
     """Return what an error of a template says, safe to print."""
     if isinstance(error, MemoryError):
         return "it asks for too much memory"
-    return masked_line(str(error), limit=limit) or type(error).__name__
+    return masked_line(str(error).rstrip("."), limit=limit) or type(error).__name__
 
 
 def _raise(message: str) -> NoReturn:

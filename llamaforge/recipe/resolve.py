@@ -22,7 +22,7 @@ from llamaforge.recipe.spec import (
     TrainingSettings,
     parse,
 )
-from llamaforge.recipe.spelling import model_in, nearest
+from llamaforge.recipe.spelling import meant_by_flag, model_in
 from llamaforge.safe_text import safe_line
 
 DEFAULT_MAX_LENGTH: Final = 2048
@@ -45,8 +45,10 @@ OF_ADAPTER: Final = (
 """Settings that say what an adapter is, and over what."""
 _FULL_LEARNING_RATE: Final = 2e-5
 """Where every weight is trained and no rate is given: a tenth of what adapters take."""
-_TEXTS: Final = frozenset({"chat_template", "name"})
-"""Settings that are text whatever they look like: a template is full of braces."""
+_TEXTS: Final = frozenset({"chat_template", "name", "snapshot", "map", "rendezvous", "interface"})
+"""Settings that are text whatever they look like: a template is full of braces, and an id of frozen
+rows may be all digits."""
+_NOTHING: Final = frozenset({"null", "~", ""})
 
 
 @dataclass(frozen=True)
@@ -245,14 +247,10 @@ def with_settings(body: dict[str, Any], settings: list[str]) -> Recipe:
             )
         place = places.get(key.strip())
         if place is None:
-            near = nearest(key.strip(), places)
-            hint = (
-                f"Did you mean {near}?"
-                if near
-                else f"Known settings: {', '.join(key for key in places if '.' not in key)}."
-            )
             raise UsageError(
-                f"There is no setting {safe_line(key, limit=60)!r}.", hint, code="unknown_key"
+                f"There is no setting {safe_line(key, limit=60)!r}.",
+                meant_by_flag(key.strip(), places),
+                code="unknown_key",
             )
         section, name = place
         part = merged.setdefault(section, {})
@@ -260,7 +258,8 @@ def with_settings(body: dict[str, Any], settings: list[str]) -> Recipe:
             part = merged[section] = {}
         if not isinstance(part, dict):
             continue  # told below
-        part[name] = text if name in _TEXTS else _value(key, text)
+        is_text = name in _TEXTS and text not in _NOTHING
+        part[name] = text if is_text else _value(key, text)
     return parse(Recipe, merged, "The recipe")
 
 

@@ -1,5 +1,6 @@
 """`Recipe` is what a person asks for; `RunSpec` is the same with every default written out."""
 
+import re
 import reprlib
 from collections.abc import Hashable
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,7 +28,7 @@ from llamaforge.data.reading import ReadChoices, Want
 from llamaforge.data.sources import Source
 from llamaforge.errors import NotFoundError, UsageError
 from llamaforge.files import write_atomic
-from llamaforge.recipe.spelling import meant
+from llamaforge.recipe.spelling import meant, nearest
 from llamaforge.safe_text import safe_line
 
 _T = TypeVar("_T", bound=BaseModel)
@@ -413,6 +415,17 @@ class EvaluationSettings(_Strict):
     cut."""
 
 
+def _like(pattern: str, words: str) -> AfterValidator:
+    """Return what refuses a text that is not of a form; `words` say which one is wanted."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(words)
+        return value
+
+    return AfterValidator(check)
+
+
 class LaunchSettings(_Strict):
     """On how many devices training runs; all of them train the same adapter.
 
@@ -422,9 +435,17 @@ class LaunchSettings(_Strict):
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes on each machine: one for each GPU, or for each part of its cores."""
     machines: Annotated[int, Field(ge=1, le=64)] = 1
-    rendezvous: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")] | None = None
+    rendezvous: (
+        Annotated[
+            str,
+            _like(r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}", "write HOST:PORT, such as node1:29500"),
+        ]
+        | None
+    ) = None
     """`HOST:PORT` of the first machine, where the others reach it."""
-    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,15}$")] | None = None
+    interface: (
+        Annotated[str, _like(r"[A-Za-z0-9_.:-]{1,15}", "write its name, such as eth0")] | None
+    ) = None
     """The network device that the machines see each other through; empty means any."""
     max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
     """How often all processes are started again, from the last checkpoint, after one has failed."""
@@ -634,9 +655,8 @@ class _TwiceError(Exception):
     def __init__(self, key: str, first: int, second: int) -> None:
         super().__init__(key)
         self.key = key
-        self.first = first
-        """Its lines, from 1 on."""
-        self.second = second
+        self.where = f"in line {first}" if first == second else f"in lines {first} and {second}"
+        """From 1 on."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -683,18 +703,19 @@ def load_yaml(path: Path) -> Any:
         return yaml.load(data.decode("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"{shown} is not YAML: it is not text in UTF-8.", _not_yaml_hint(path), code="bad_yaml"
+            f"{shown} is not YAML: it is not text in UTF-8.",
+            _not_yaml_hint(path, "Save it as UTF-8."),
+            code="bad_yaml",
         ) from error
     except _TwiceError as error:
         raise UsageError(
-            f"{shown} has {safe_line(error.key, limit=60)} twice in one part, in lines "
-            f"{error.first} and {error.second}.",
+            f"{shown} has {safe_line(error.key, limit=60)} twice in one part, {error.where}.",
             "Keep one of them.",
             code="key_twice",
         ) from None
     # A ValueError: a date or a number that is none.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = "lists are nested too deep" if isinstance(error, RecursionError) else str(error)
+        reason = "lists are nested too deep" if isinstance(error, RecursionError) else _said(error)
         raise UsageError(
             f"{shown} is not YAML: {masked_line(reason, limit=200)}.",
             _not_yaml_hint(path),
@@ -702,10 +723,24 @@ def load_yaml(path: Path) -> Any:
         ) from error
 
 
-def _not_yaml_hint(path: Path) -> str:
+def _said(error: Exception) -> str:
+    """Return what is wrong in a YAML file, with its line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"{error.problem}, in line {error.problem_mark.line + 1}"
+    return str(error)
+
+
+def _not_yaml_hint(path: Path, usual: str = "Correct that line.") -> str:
     if path.suffix.lower() in {".yaml", ".yml"}:
-        return "Check the line that is named, and save the file as UTF-8."
+        return usual
     return "A recipe is a YAML file; rows are named with --data, and a model with --model."
+
+
+_HINTS: Final = {
+    "list_type": "Write a list, as in [A, B].",
+    "too_long": "Leave some out.",
+}
+"""What to do, by pydantic's words for what is wrong."""
 
 
 def parse(kind: type[_T], body: Any, source: str) -> _T:
@@ -719,7 +754,7 @@ def parse(kind: type[_T], body: Any, source: str) -> _T:
     except ValidationError as error:
         problem = error.errors()[0]
         where = safe_line(".".join(str(part) for part in problem["loc"]), limit=120)
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] in {"extra_forbidden", "invalid_key"}:
             message = f"{source}: {where} is not a known setting."
             raise UsageError(message, meant(kind, problem["loc"]), code="unknown_key") from None
         if problem["type"] == "missing":
@@ -734,13 +769,28 @@ def parse(kind: type[_T], body: Any, source: str) -> _T:
             ) from None
         message = problem["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
-        if problem["loc"]:
+        if problem["loc"] and problem["type"] == "value_error" and _is_part(problem["input"]):
+            message = f"{where}: {message}"  # settings that do not go together
+        elif problem["loc"]:
             message = f"{where} cannot be {_shown(problem.get('input'))}: {message}"
         raise UsageError(
             f"{source}: {message}.",
-            "Correct the value.",
+            _near_choice(problem) or _HINTS.get(problem["type"], "Correct the value."),
             code="bad_value",
         ) from None
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict | BaseModel)
+
+
+def _near_choice(problem: Any) -> str:
+    """Return a sentence about the choice that a wrong word is near to; empty where none is."""
+    if problem["type"] != "literal_error":
+        return ""
+    choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+    near = nearest(str(problem["input"]), choices)
+    return f"Did you mean {near}?" if near else ""
 
 
 def _shown(value: Any) -> str:

@@ -27,6 +27,12 @@ _ELSEWHERE: Final = {
 """What a setting is called in other programs, where that is too far from its name here."""
 
 
+_NEVER: Final = {
+    "trust_remote_code": "Code of a repository is never run; leave it out.",
+}
+"""What no setting will ever do, and why."""
+
+
 def nearest(key: str, names: Collection[str]) -> str | None:
     """Return the one of `names` that `key` was most likely meant to be; None if none is near."""
     usual = _ELSEWHERE.get(key.lower())
@@ -42,6 +48,8 @@ def meant(kind: type[BaseModel], place: Sequence[str | int]) -> str:
     Settings of the same part come first; those of other parts are named with theirs.
     """
     key = str(place[-1])
+    if key in _NEVER:
+        return _NEVER[key]
     part = _part_at(kind, place[:-1])
     near = nearest(key, part.model_fields) if part else None
     if near:
@@ -51,6 +59,17 @@ def meant(kind: type[BaseModel], place: Sequence[str | int]) -> str:
         return f"It belongs elsewhere: {places[key]}."
     near = nearest(key, places)
     return f"Did you mean {places[near]}?" if near else "Remove it, or check its spelling."
+
+
+def meant_by_flag(key: str, names: Collection[str]) -> str:
+    """Return a sentence about `--set KEY=…` of a key that is none of `names`."""
+    never = _NEVER.get(key.rpartition(".")[2])
+    near = None if never else nearest(key, names)
+    return never or (
+        f"Did you mean {near}?"
+        if near
+        else "See all settings with: llamaforge train RECIPE --dry-run"
+    )
 
 
 def settings_of(kind: type[BaseModel]) -> dict[str, str]:

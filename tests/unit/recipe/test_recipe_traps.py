@@ -132,9 +132,9 @@ def test_a_file_that_is_far_too_large_is_not_read_whole(tmp_path: Path) -> None:
         ("target_modules=[]", "say all-linear"),
         ("target_modules=[1]", "say all-linear"),
         ("target_modules=5", "say all-linear"),
-        ("rendezvous='a b; c:1'", "rendezvous"),
-        ("rendezvous=host:123456", "rendezvous"),
-        ("interface='eth0 $(x)'", "interface"),
+        ("rendezvous=a b; c:1", "write HOST:PORT"),
+        ("rendezvous=host:123456", "write HOST:PORT"),
+        ("interface=eth0 $(x)", "write its name"),
         ("use_rslora=true", "use_peft: false"),
     ],
 )  # fmt: skip
@@ -166,7 +166,10 @@ def test_values_that_nothing_can_be_made_of_are_named(setting: str, said: str) -
         ({"data": {"sources": [{"path": "a", "wieght": 2}]}}, "Did you mean weight?"),
         ({"then": [{"data": {"sources": ["a"]}, "training": {"lora_rang": 2}}]}, "lora_r?"),
         ({"then": [{"data": {"sources": ["a"], "max_lenght": 9}}]}, "Did you mean max_length?"),
-        ({"trust_remote_code": True}, "Remove it"),
+        ({"trust_remote_code": True}, "never run"),
+        ({"model": {"name": "m", "trust_remote_code": True}}, "never run"),
+        ({3: 4}, "Remove it"),
+        ({"training": {None: 4}}, "Remove it"),
         ({"\x1b[2Jzz": 1}, "Remove it"),
     ],
 )
@@ -189,6 +192,59 @@ def test_what_other_programs_call_a_setting_is_known_on_the_command_line_too() -
         assert caught.value.hint == f"Did you mean {name}?"
     with pytest.raises(UsageError, match="no setting 'weight'"):
         with_settings(body, ["weight=2"])  # of a source, and there may be several
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["method=kto", "packing=true"], "training: packing is a setting of the method sft"),
+        (["use_dora=true"], "training: use_dora needs the full-precision base"),
+        (["machines=2"], "launch: several machines need a rendezvous"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told_without_writing_all_of_them_out(
+    settings: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        with_settings({"model": {"name": "m"}, "data": {"sources": ["a"]}}, settings)
+    assert caught.value.message.startswith(f"The recipe: {message}")
+
+
+def test_a_word_that_is_no_choice_is_named_with_the_near_one() -> None:
+    for setting, near in (
+        ("lr_scheduler_type=cosin", "cosine"),
+        ("optim=adamw_8bits", "adamw_8bit"),
+        ("report_to=[tensor_board]", "tensorboard"),
+        ("quantization=Q4_KM", "Q4_K_M"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            with_settings({"model": {"name": "m"}, "data": {"sources": ["a"]}}, [setting])
+        assert caught.value.hint == f"Did you mean {near}?"
+
+
+def test_what_is_text_stays_text_whatever_it_looks_like() -> None:
+    body = {"model": {"name": "m"}, "data": {}}
+    assert with_settings(body, ["snapshot=12345678"]).data.snapshot == "12345678"
+    found = with_settings(body, ["snapshot=12e4", "rendezvous=10:20", "chat_template=null"])
+    assert (found.data.snapshot, found.launch.rendezvous) == ("12e4", "10:20")
+    assert found.model.chat_template is None
+
+
+@pytest.mark.parametrize("key", ["trust_remote_code", "model.trust_remote_code", "zzz", ""])
+def test_a_key_without_a_near_one_is_told_in_a_short_sentence(key: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        with_settings({"model": {"name": "m"}, "data": {"sources": ["a"]}}, [f"{key}=1"])
+    assert len(caught.value.hint) < 80
+    assert ("never run" in caught.value.hint) is ("trust" in key)
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "a: b\n---\nc: d", "- !!python/x []"])
+def test_what_is_no_yaml_is_told_with_its_line_alone(text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_yaml(tmp_path / "r.yaml")
+    assert "line" in caught.value.message
+    assert "unicode string" not in caught.value.message
 
 
 def test_lists_of_names_may_be_written_as_a_person_types_them() -> None:
