@@ -22,8 +22,6 @@ from llamaforge.catalog.listing import Lister
 from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
-from llamaforge.data.rendering import check_syntax
-from llamaforge.data.templates import choose_template
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.model_file import read_model
@@ -39,6 +37,7 @@ from llamaforge.recipe.preflight import (
 from llamaforge.recipe.resolve import ModelFacts, resolve
 from llamaforge.recipe.spec import FurtherPart, Recipe, ResolvedBase, RunSpec
 from llamaforge.recipe.targets import check_targets
+from llamaforge.recipe.template import check_template
 from llamaforge.runs.directory import RunDirectory, check_free, check_run_name, create_run
 from llamaforge.safe_text import safe_line
 from llamaforge.wizard.continuing import EarlierAdapter, earlier_adapter, take_adapter
@@ -163,8 +162,7 @@ def _resolved(
     base = base_of(recipe, found, model)
     if base is not None:
         check_fits(base, header)
-    if recipe.model.chat_template:
-        check_syntax(choose_template(recipe.model.chat_template, None, ()).text)
+    check_template(recipe.model.chat_template, base and base.chat_template, header)
     facts = facts_of(model, base)
     before = None if recipe.continue_from is None else earlier_adapter(recipe.continue_from, facts)
     start = None if before is None else (before.start, before.training)
