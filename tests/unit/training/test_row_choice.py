@@ -1,8 +1,11 @@
 """Which rows are compared and asked: evenly taken, and no more than it takes."""
 
+import pytest
+
 from llamaforge.data.chat import EncodedRow
 from llamaforge.data.encoding import EncodedRecord
 from llamaforge.data.records import Message, Record
+from llamaforge.worker.evaluate import tokens_served
 from llamaforge.worker.sampling import spread
 from llamaforge.worker.verify import _few
 
@@ -23,3 +26,19 @@ def test_long_rows_are_few_and_short_ones_all() -> None:
     assert len(_few([item(1000)] * 32)) == 5
     assert len(_few([item(100_000)] * 32)) == 4
     assert len(_few([item(100_000)] * 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "most_new", "longest", "context", "room"),
+    [
+        (100, 128, 50, 4096, 228),  # as much as is asked for
+        (100, 1_000_000, 50, 4096, 4096),  # no answer goes beyond what the model was made for
+        (100, 1_000_000, 9000, 4096, 9000),  # a row that is read has to fit in any case
+        (5000, 128, 50, 4096, 5001),
+        (100, 128, 50, 0, 228),  # not known
+    ],
+)
+def test_llama_cpp_is_given_room_for_what_the_model_can_answer(
+    asked: int, most_new: int, longest: int, context: int, room: int
+) -> None:
+    assert tokens_served(asked, asked + most_new, longest, context) == room
