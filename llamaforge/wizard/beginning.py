@@ -162,7 +162,8 @@ def _resolved(
     base = base_of(recipe, found, model)
     if base is not None:
         check_fits(base, header)
-    check_template(recipe.model.chat_template, base and base.chat_template, header)
+    own = None if base is None else base.chat_template
+    check_template(recipe.model.chat_template, own, header)
     facts = facts_of(model, base)
     before = None if recipe.continue_from is None else earlier_adapter(recipe.continue_from, facts)
     start = None if before is None else (before.start, before.training)
