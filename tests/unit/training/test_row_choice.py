@@ -6,6 +6,7 @@ from llamaforge.data.chat import EncodedRow
 from llamaforge.data.encoding import EncodedRecord
 from llamaforge.data.records import Message, Record
 from llamaforge.worker.evaluate import tokens_served
+from llamaforge.worker.prepare import unusable_hint
 from llamaforge.worker.sampling import spread
 from llamaforge.worker.verify import _few
 
@@ -42,3 +43,26 @@ def test_llama_cpp_is_given_room_for_what_the_model_can_answer(
     asked: int, most_new: int, longest: int, context: int, room: int
 ) -> None:
     assert tokens_served(asked, asked + most_new, longest, context) == room
+
+
+LONG = "its last exchange has 1,067 tokens, more than the 24 allowed"
+PAIR = "its last question has, with an answer, more than the 24 tokens that a row may have"
+
+
+@pytest.mark.parametrize(
+    ("reasons", "max_length", "context", "said"),
+    [
+        ([LONG, LONG.replace("1,067", "67")], 24, 4096, "raise --set max_length=1067,"),
+        ([LONG], 24, 512, "raise --set max_length=512,"),
+        ([LONG], 512, 512, "512 tokens are the model's context"),
+        ([PAIR], 24, 0, "raise --set max_length=48,"),
+        ([PAIR], 24, 32, "raise --set max_length=32,"),
+        (["it is a preference pair"], 24, 512, "Mend them, or allow"),
+    ],
+)
+def test_what_to_do_about_rows_fits_the_reason_and_the_model(
+    reasons: list[str], max_length: int, context: int, said: str
+) -> None:
+    hint = unusable_hint(reasons, max_length, context)
+    assert said in hint
+    assert ("max_length" in said) is ("max_length=" in hint)
