@@ -739,6 +739,7 @@ def _not_yaml_hint(path: Path, usual: str = "Correct that line.") -> str:
 _HINTS: Final = {
     "list_type": "Write a list, as in [A, B].",
     "too_long": "Leave some out.",
+    "together": "Change one of these settings.",
 }
 """What to do, by pydantic's words for what is wrong."""
 
@@ -771,6 +772,7 @@ def parse(kind: type[_T], body: Any, source: str) -> _T:
         message = message[:1].lower() + message[1:]
         if problem["loc"] and problem["type"] == "value_error" and _is_part(problem["input"]):
             message = f"{where}: {message}"  # settings that do not go together
+            problem["type"] = "together"
         elif problem["loc"]:
             message = f"{where} cannot be {_shown(problem.get('input'))}: {message}"
         raise UsageError(
