@@ -35,6 +35,11 @@ _KEPT_HIDDEN, _KEPT_INTERMEDIATE = 14, 6
 """Activations a token and layer that the backward pass needs, in units of the two sizes."""
 _HEAP: Final = 1.25
 """What glibc's heap holds for each byte in use: blocks of many sizes leave gaps."""
+GAPS_PART: Final = 0.06
+"""How large the gaps in the heap may become before they are given back, as a part of what is held
+besides activations."""
+GAPS_LEAST_BYTES: Final = 48_000_000
+"""Gaps that are left alone in any case."""
 _RECOMPUTED_SECONDS: Final = 1.5
 """A pass that computes activations again: forward, forward once more, backward."""
 _SOFTMAX_BYTES: Final = 32 * 1024 * 1024
@@ -194,6 +199,7 @@ class Estimator:
         overhead = PROGRAM_BYTES + self._scratch
         if self.trial is not None:
             overhead = max(0, self.trial.fixed_bytes - weights - adapter - head)
+            overhead += int(max(GAPS_PART * self.trial.fixed_bytes, GAPS_LEAST_BYTES))
         return Memory(
             weights=weights,
             adapter=adapter,

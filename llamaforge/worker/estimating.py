@@ -101,7 +101,7 @@ def estimated(
             loaded.head,
             tried,
             Estimator(header, settings, trained, held_bytes=held, launch=launch),
-            lengths=[tokens for tokens, _ in rows.train] + [rows.longest],
+            longest=rows.longest_tokens,
             room_bytes=available,
             planned_tokens=math.inf if thorough else _planned_tokens(settings, rows),
         )
@@ -188,7 +188,7 @@ class Record:
 
     def begin(self, device: "torch.device") -> None:
         """Start to measure."""
-        from llamaforge.training.trial import release_memory, reset_peak
+        from llamaforge.training.heap import release_memory, reset_peak
 
         release_memory()
         reset_peak(device)
@@ -207,7 +207,7 @@ class Record:
 
     def end(self, device: "torch.device") -> dict[str, Any]:
         """Keep what was measured, and return both figures."""
-        from llamaforge.training.trial import peak_bytes
+        from llamaforge.training.heap import peak_bytes
 
         before = self._body.get("measured") or {}
         steps = self._steps + int(before.get("steps", 0))

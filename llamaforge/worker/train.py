@@ -29,7 +29,7 @@ from llamaforge.worker.estimating import (
 )
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.loading import load_libraries
-from llamaforge.worker.memory import give_back_memory, memory_shortage, shortage_words
+from llamaforge.worker.memory import memory_shortage, shortage_words
 from llamaforge.worker.result import tell_result
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ def train(job: Job) -> None:
         LlamaForgeError: the model cannot be loaded, training diverged, or not even a single row
             fits into memory.
     """
-    import gc
-
     load_libraries()
     import torch
+
+    from llamaforge.training.heap import release_memory
 
     if job.was_killed_for_memory:
         _cut_smaller(job, "host_kill")
@@ -101,8 +101,7 @@ def train(job: Job) -> None:
         if shortage is None:
             return
         # Here, and not above: the error holds on to all that training had in memory.
-        gc.collect()
-        give_back_memory()
+        release_memory()
         print(said, file=sys.stderr, flush=True)  # noqa: T201 - the worker's log
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -285,8 +284,8 @@ def _divided(job: Job, mesh: "DeviceMesh") -> "tuple[LoadedModel, PeftModel | Pr
     from peft import PeftModel
 
     from llamaforge.training.dense import frozen_weight
+    from llamaforge.training.heap import release_memory
     from llamaforge.training.sharding import shard_frozen
-    from llamaforge.training.trial import release_memory
 
     loaded, model = load_to_train(job.spec, job.header, job.spec.training)
     assert isinstance(model, PeftModel)  # noqa: S101 - a recipe without an adapter is refused
