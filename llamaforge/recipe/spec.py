@@ -515,6 +515,16 @@ class PublishChoice(_Strict):
         return merged_name(self.quantization)
 
 
+_STABLE: Final = "warmup_stable_decay"
+_FALLS: Final = ("cosine_with_min_lr", "polynomial", _STABLE)
+_CONSTANT: Final = "the other schedules, such as constant_with_warmup"
+_ADAMS: Final = ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
+
+
+def _listing(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 class Recipe(_Strict):
     """What to do, as a file of YAML or as flags."""
 
@@ -530,6 +540,30 @@ class Recipe(_Strict):
     evaluation: EvaluationSettings = EvaluationSettings()
     launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice = PublishChoice()
+
+    @model_validator(mode="after")
+    def _heard(self) -> "Recipe":
+        """Refuse settings that a schedule or an optimizer would not listen to.
+
+        Defaults may be written out. A run spec is not judged: it was, when its recipe was read.
+        """
+        usual = TrainingSettings()
+        for phase in self.phases:
+            training = phase.training
+            for key, heard, by in (
+                ("warmup_steps", training.lr_scheduler_type != "constant", _CONSTANT),
+                ("warmup_ratio", training.lr_scheduler_type != "constant", _CONSTANT),
+                ("min_lr_rate", training.lr_scheduler_type in _FALLS, _listing(_FALLS)),
+                ("decay_ratio", training.lr_scheduler_type == _STABLE, _STABLE),
+                ("adam_beta1", training.optim in _ADAMS, "Adam"),
+                ("adam_beta2", training.optim in _ADAMS, "Adam"),
+                ("adam_epsilon", training.optim in _ADAMS, "Adam"),
+                ("early_stopping_threshold", training.keeps_best, "the best checkpoint"),
+            ):
+                value = getattr(training, key)
+                if value and value != getattr(usual, key) and not heard:
+                    raise ValueError(f"training.{key} does nothing here: it is a setting of {by}")
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> "Recipe":

@@ -210,6 +210,33 @@ def test_settings_that_do_not_go_together_are_told_without_writing_all_of_them_o
     assert caught.value.message.startswith(f"The recipe: {message}")
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["lr_scheduler_type=constant", "warmup_steps=3"], "constant_with_warmup"),
+        (["lr_scheduler_type=constant", "warmup_ratio=0.1"], "constant_with_warmup"),
+        (["min_lr_rate=0.2"], "cosine_with_min_lr, polynomial and warmup_stable_decay"),
+        (["lr_scheduler_type=polynomial", "decay_ratio=0.3"], "warmup_stable_decay"),
+        (["optim=sgd", "adam_beta1=0.8"], "Adam"),
+        (["early_stopping_threshold=0.1"], "the best checkpoint"),
+    ],
+)
+def test_a_setting_that_nothing_would_listen_to_is_refused(settings: list[str], said: str) -> None:
+    body = {"model": {"name": "m"}, "data": {"sources": ["a"]}}
+    with pytest.raises(UsageError) as caught:
+        with_settings(body, settings)
+    assert "does nothing here" in caught.value.message
+    assert said in caught.value.message
+    heard = [
+        *("lr_scheduler_type=warmup_stable_decay", "min_lr_rate=0.2", "decay_ratio=0.1"),
+        *("warmup_steps=3", "adam_beta1=0.8", "early_stopping_patience=2"),
+        "early_stopping_threshold=0.1",
+    ]
+    assert with_settings(body, heard).training.warmup_steps == 3
+    written = with_settings(body, ["lr_scheduler_type=constant", "warmup_steps=0"])
+    assert written.training.warmup_steps == 0
+
+
 def test_a_word_that_is_no_choice_is_named_with_the_near_one() -> None:
     for setting, near in (
         ("lr_scheduler_type=cosin", "cosine"),
