@@ -17,11 +17,13 @@ from llamaforge.catalog.hub_base import (
     described_base,
     local_base,
 )
+from llamaforge.catalog.hub_rows import check_dataset
 from llamaforge.catalog.inventory import Inventory
 from llamaforge.catalog.listing import Lister
 from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
+from llamaforge.data.sources import hub_dataset
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.model_file import read_model
@@ -126,6 +128,9 @@ def _prepared(
     for number in range(1, len(spec.phases) + 1):
         check_trackers(spec.of_phase(number))
     check_memory(needs)
+    sources = (source for phase in spec.phases for source in phase.data.sources)
+    for dataset in {item.id for item in map(hub_dataset, sources) if item is not None}:
+        check_dataset(dataset)
     check_disk(paths.runs_folder(), needs.disk)
     return Prepared(spec, needs, numbered, None if before is None else before.file)
 

@@ -12,7 +12,7 @@ from llamaforge.cli import launching
 from llamaforge.cli.main import main
 from llamaforge.errors import ExitCode
 from llamaforge.runs.directory import RunDirectory, list_runs
-from tests.contract.hub.fake_hub import FakeHub
+from tests.contract.hub.fake_hub import TOKEN, FakeHub, FakeRepo, Fault
 from tests.contract.hub.hub_desk import NAME, serve, single
 from tests.unit.catalog.store_builder import StoreBuilder
 from tools.random_models import CHATML
@@ -132,6 +132,37 @@ def test_a_base_that_does_not_suit_is_refused_by_its_small_files(
     words = [*flags, "--base", NAME, "--yes", "--set", "max_length=200"]
     assert refused(words, capsys)["code"] == code
     assert not hub.asked(".safetensors"), "weights take hours"
+
+
+ROWS = "maker/rows"
+
+
+def test_rows_of_the_hub_that_nobody_here_can_have_are_refused_before_a_run_is_made(
+    flags: list[str], hub: FakeHub, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*flags[:-2], "--data", f"hf:{ROWS}"]
+    error = refused(words, capsys)
+    assert (error["exit"], error["code"]) == (ExitCode.NOT_FOUND, "no_dataset")
+    assert f"/datasets/{ROWS}" in error["hint"]
+    hub.repos[ROWS] = FakeRepo({}, gated=True)
+    error = refused(words, capsys)
+    assert (error["exit"], error["code"]) == (ExitCode.REFUSED, "gated_dataset")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main([*words, "--dry-run"]) == ExitCode.DONE, "who is logged in may have been let in"
+
+
+@pytest.mark.parametrize("way", ["offline", "broken", "cut", "there"])
+def test_what_the_network_leaves_open_about_rows_is_left_to_the_run(
+    way: str, flags: list[str], hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", way == "offline")
+    hub.repos[ROWS] = FakeRepo({})
+    faults = {"broken": Fault(status=500), "cut": Fault(cut_after=3)}
+    hub.faults["about"] = [faults[way]] if way in faults else []
+    assert main([*flags[:-2], "--data", f"hf:{ROWS}", "--dry-run"]) == ExitCode.DONE
+    assert bool(hub.seen) is (way != "offline")
 
 
 def test_a_dry_run_fetches_nothing(
