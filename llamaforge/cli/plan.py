@@ -72,7 +72,7 @@ def _print(found: "Plan", model: str) -> None:
     print_text(f"Training {safe_line(model)} on {plural(_rows(body), 'row')}")
     print_text("")
     have = size_words(found.available_bytes)
-    each = f" in each of {body['processes']} processes" if body["processes"] > 1 else ""
+    each = f" in each of {found.processes} processes" * (found.processes > 1)
     print_text(f"Memory   {size_words(found.memory_bytes)} at most{each}, {have} available")
     for name, words in _PARTS.items():
         print_text(f"  {size_words(body['memory_bytes'][name]):>8}  {words}")
