@@ -8,7 +8,7 @@ from llamaforge.data.records import Message, Record
 from llamaforge.worker.evaluate import tokens_served
 from llamaforge.worker.prepare import unusable_hint
 from llamaforge.worker.sampling import spread
-from llamaforge.worker.verify import _few
+from llamaforge.worker.verify import _few, not_proven
 
 
 def item(tokens: int) -> EncodedRecord:
@@ -66,3 +66,11 @@ def test_what_to_do_about_rows_fits_the_reason_and_the_model(
     hint = unusable_hint(reasons, max_length, context)
     assert said in hint
     assert ("max_length" in said) is ("max_length=" in hint)
+
+
+def test_a_result_that_computes_no_numbers_is_told_as_what_it_is() -> None:
+    figures = {"loss_served": None, "loss_base": 6.1, "reason": "values that are no numbers"}
+    error = not_proven(figures, 0.5)
+    assert (error.code, error.hint.endswith("learning_rate=0.05")) == ("diverged", True)
+    for other in ({"loss_base": None}, {"loss_served": 5.0}):
+        assert not_proven(figures | other, 0.5).code == "not_faithful"
