@@ -136,6 +136,13 @@ class RunDirectory:
             return None
         return body if isinstance(body, dict) else None
 
+    def estimates(self) -> list[dict[str, Any]]:
+        """Return what `estimate` does for each phase of training that has been begun, in order."""
+        found: list[dict[str, Any]] = []
+        while (body := self.of_phase(len(found) + 1).estimate()) is not None:
+            found.append(body)
+        return found
+
     def artifact_list(self) -> list[dict[str, str]]:
         """Return what the run made: kind, path and sha256 of each artifact."""
         try:
