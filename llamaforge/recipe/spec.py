@@ -29,7 +29,7 @@ from llamaforge.data.sources import Source
 from llamaforge.errors import NotFoundError, UsageError
 from llamaforge.files import write_atomic
 from llamaforge.recipe.spelling import meant, nearest
-from llamaforge.safe_text import safe_line
+from llamaforge.safe_text import redact, safe_line
 
 _T = TypeVar("_T", bound=BaseModel)
 
@@ -760,7 +760,8 @@ def load_yaml(path: Path) -> Any:
 def _said(error: Exception) -> str:
     """Return what is wrong in a YAML file, with its line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
-        return f"{error.problem}, in line {error.problem_mark.line + 1}"
+        begun = f"{error.context}, " if error.problem.startswith("but ") else ""
+        return f"{begun}{error.problem}, in line {error.problem_mark.line + 1}"
     return str(error)
 
 
@@ -833,4 +834,4 @@ def _shown(value: Any) -> str:
     """Return a value as YAML has it, cut short."""
     if value is None or isinstance(value, bool):
         return "empty" if value is None else str(value).lower()
-    return masked_line(_SHORT.repr(value), limit=60)
+    return masked_line(redact(_SHORT.repr(value)), limit=60)

@@ -45,6 +45,9 @@ def test_a_value_that_is_wrong_is_masked() -> None:
     with pytest.raises(UsageError) as caught:
         parse(Recipe, {"model": {"name": "m"}, "data": {"sources": ["a"], "images": key}}, "It")
     assert key[:12] not in caught.value.message
+    with pytest.raises(UsageError) as caught:
+        parse(Recipe, {"model": {"name": "m"}, "data": {"images": "hf_abcdefgh1234"}}, "It")
+    assert "hf_" not in caught.value.message
 
 
 def parsed(text: str, path: Path) -> Recipe:
@@ -272,6 +275,7 @@ def test_what_is_no_yaml_is_told_with_its_line_alone(text: str, tmp_path: Path) 
         load_yaml(tmp_path / "r.yaml")
     assert "line" in caught.value.message
     assert "unicode string" not in caught.value.message
+    assert ": but " not in caught.value.message
 
 
 def test_lists_of_names_may_be_written_as_a_person_types_them() -> None:
