@@ -204,6 +204,17 @@ def test_offline_means_that_nothing_is_asked(
     assert not hub.seen
 
 
+def test_a_repository_of_pickles_is_refused_with_the_reason(
+    flags: list[str], made: tuple[bytes, dict[str, bytes]], hub: FakeHub, capsys: Capture
+) -> None:
+    files = {name: data for name, data in made[1].items() if name != "model.safetensors"}
+    serve(hub, files | {"pytorch_model.bin": b"x" * 100})
+    error = refused([*flags, "--base", NAME, "--yes"], capsys)
+    assert (error["exit"], error["code"]) == (ExitCode.REFUSED, "pickled_weights")
+    assert "never opened" in error["message"]
+    assert not hub.asked("pytorch_model.bin")
+
+
 def test_a_repository_that_wants_code_to_be_run_is_refused(
     flags: list[str], hub: FakeHub, capsys: Capture
 ) -> None:
