@@ -34,6 +34,7 @@ _SIZES: Final = (
     ("num_attention_heads", "heads"),
     ("num_key_value_heads", "key-value heads"),
     ("intermediate_size", "numbers in the middle of a layer"),
+    ("vocab_size", "tokens"),
 )
 """What a base and a file must have alike, by the configuration's names."""
 

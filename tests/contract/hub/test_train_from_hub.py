@@ -119,6 +119,7 @@ def test_nothing_is_fetched_for_a_run_that_could_not_begin(
     ("changes", "code"),
     [
         ({"hidden_size": 64}, "other_base"),
+        ({"vocab_size": 99}, "other_base"),
         ({"quantization_config": {"bits": 4}}, "quantized_base"),
         ({"max_position_embeddings": 128}, "max_length"),
     ],
