@@ -13,7 +13,7 @@ from typing import Any, Final
 import psutil
 
 from llamaforge import paths
-from llamaforge.errors import NotFoundError, UsageError
+from llamaforge.errors import NotFoundError, RefusedError, UsageError
 from llamaforge.files import write_json
 from llamaforge.hardware import boot_id, process_start
 from llamaforge.runs.pulse import Pulse, read_pulse
@@ -142,6 +142,25 @@ class RunDirectory:
         while (body := self.of_phase(len(found) + 1).estimate()) is not None:
             found.append(body)
         return found
+
+    def check_proof(self) -> None:
+        """Return unless the proof of the run's result was made and failed.
+
+        Raises:
+            RefusedError: it failed (`not_verified`).
+        """
+        try:
+            body = json.loads((self.artifacts / "verify.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if not isinstance(body, dict) or body.get("passed") is True:
+            return
+        reason = safe_line(str(body.get("reason") or "no reason is given"), limit=200).rstrip(".")
+        raise RefusedError(
+            f"What the run {self.id} made did not pass its proof: {reason}.",
+            f"Train it again, or look at the report: llamaforge verify {self.id}",
+            code="not_verified",
+        )
 
     def artifact_list(self) -> list[dict[str, str]]:
         """Return what the run made: kind, path and sha256 of each artifact."""

@@ -31,7 +31,8 @@ def earlier_adapter(name: str, facts: ModelFacts) -> EarlierAdapter:
     Raises:
         NotFoundError: there is no such run.
         RefusedError: it was trained on another model or base (`other_base`), has not finished its
-            training (`not_trained`), or made no adapter (`no_adapter`).
+            training (`not_trained`), did not pass its proof (`not_verified`), or made no adapter
+            (`no_adapter`).
         InvalidFileError: its last checkpoint is damaged (`bad_checkpoint`).
     """
     run = open_run(name)
@@ -43,6 +44,7 @@ def earlier_adapter(name: str, facts: ModelFacts) -> EarlierAdapter:
             f"Go on with the same model: --model {safe_line(spec.model.name)}",
             code="other_base",
         )
+    run.check_proof()
     if facts.full is not None:
         folder = facts.full.folder
         check_same_base(run, {name: digest_of_link(folder / name) for name in read_digests(run)})

@@ -9,6 +9,7 @@ import yaml
 
 from llamaforge.cli.main import main
 from llamaforge.errors import RefusedError
+from llamaforge.files import sha256_of
 from llamaforge.recipe.resolve import with_settings
 from llamaforge.recipe.spec import Recipe
 from llamaforge.runs.base_digests import check_same_base, digest_of_link, note_digests
@@ -110,6 +111,24 @@ def test_an_adapter_of_other_weights_is_refused(
     before.spec_file.write_text(yaml.safe_dump(spec))
     code, body = ask(capsys, "--continue", "before", "--data", str(rows))
     assert (code, body["error"]["code"]) == (3, "other_base")
+
+
+def test_what_did_not_pass_its_proof_is_neither_gone_on_from_nor_exported(
+    before: RunDirectory, rows: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    report = {"passed": False, "reason": "the loss is 1 as trained and 9 as served"}
+    (before.artifacts / "verify.json").write_text(json.dumps(report))
+    code, body = ask(capsys, "--continue", "before", "--data", str(rows))
+    assert (code, body["error"]["code"]) == (3, "not_verified")
+    assert "9 as served" in body["error"]["message"]
+    adapter = before.artifacts / "adapter.gguf"
+    adapter.write_bytes(b"weights")
+    before.list_artifact("adapter", adapter, sha256_of(adapter))
+    out = tmp_path / "a.gguf"
+    assert main(["export", "before", "--as", "adapter", "--out", str(out)]) == 3
+    assert not out.exists()
+    (before.artifacts / "verify.json").write_text(json.dumps(report | {"passed": True}))
+    assert main(["export", "before", "--as", "adapter", "--out", str(out)]) == 0
 
 
 @pytest.mark.parametrize("is_linked", [True, False])
