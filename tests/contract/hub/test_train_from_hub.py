@@ -97,7 +97,6 @@ def test_nothing_is_fetched_where_nobody_agrees(
     [
         (["--data", "/absent/rows.jsonl"], "no_source"),
         (["--set", "max_length=100000"], "max_length"),
-        (["--set", "report_to=wandb"], "no_tracker"),
         (["--set", "target_modules=[q_prj]"], "target_modules"),
         (["--set", "chat_template={% if"], "chat_template"),
         (["--continue", "absent"], "no_run"),
