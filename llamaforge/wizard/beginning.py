@@ -125,8 +125,7 @@ def _prepared(
     if not numbered:
         check_free(spec.run)
     needs = needs_of(spec, header)
-    for number in range(1, len(spec.phases) + 1):
-        check_trackers(spec.of_phase(number))
+    check_trackers(spec)
     check_memory(needs)
     sources = (source for phase in spec.phases for source in phase.data.sources)
     for dataset in {item.id for item in map(hub_dataset, sources) if item is not None}:
