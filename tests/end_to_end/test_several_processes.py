@@ -15,25 +15,20 @@ import pytest
 import yaml
 
 from llamaforge import paths
+from tests.end_to_end.finished import FinishedRun
 from tests.end_to_end.program import Program
-from tests.end_to_end.test_train_program import adapter_values, train_words
+from tests.end_to_end.training import BRIEF, adapter_values, train_words
 
 pytestmark = pytest.mark.slow
 
 TWO = {"compute_dtype": "float32", "per_device_train_batch_size": 2, "processes": 2}
-ONE = {
-    "compute_dtype": "float32",
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 2,
-}
 
 
 def losses(found: list[dict[str, Any]]) -> list[float]:
     return [event["loss"] for event in found if event["type"] == "step"]
 
 
-def require_alike(program: Program, name: str, other: str) -> None:
-    ours, theirs = adapter_values(program, name), adapter_values(program, other)
+def require_alike(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
     assert ours.keys() == theirs.keys()
     for key, value in ours.items():
         found, expected = (np.frombuffer(item, np.float32) for item in (value, theirs[key]))
@@ -137,7 +132,7 @@ def test_two_processes_follow_one_with_twice_the_accumulation_through_all_phases
     assert of_one[0][5]["metrics"]["rewards/margins"] == 0.0, "its reference is the first phase"
     assert of_one[0][9]["metrics"]["kl"] == 0.0, "its reference is the second phase"
     assert abs(of_one[0][12]["metrics"]["rewards/margins"]) > 0.01, "the model must have moved"
-    require_alike(program, "two", "one")
+    require_alike(adapter_values(program, "two"), adapter_values(program, "one"))
     report = json.loads((program.directory("two").artifacts / "evaluation.json").read_text())
     assert report["labels"]["good"] > 0
     assert report["labels"]["bad"] > 0
@@ -206,12 +201,11 @@ def two_hosts() -> Iterator[tuple[list[str], list[str]]]:
 
 
 def test_two_hosts_train_as_one(
-    program: Program, rows: Path, two_hosts: tuple[list[str], list[str]]
+    program: Program, finished: FinishedRun, two_hosts: tuple[list[str], list[str]]
 ) -> None:
     first, second = two_hosts
-    one = program.events(*train_words(rows, "one", **ONE))
     over = {"machines": 2, "rendezvous": "10.99.0.1:29400", "interface": "lf0", "processes": 1}
-    words = train_words(rows, "two", **(TWO | over))
+    words = train_words(finished.rows, "two", **(TWO | over | BRIEF))
     start = [sys.executable, "-m", "llamaforge", *words, "--json"]
     join = [sys.executable, "-m", "llamaforge.worker.many", str(program.directory("two").path)]
     leader = subprocess.Popen([*first, *start], stdout=subprocess.PIPE, env=program.environment)
@@ -224,5 +218,5 @@ def test_two_hosts_train_as_one(
         leader.kill()
         joined.kill()
     two = [json.loads(line) for line in output.splitlines()]
-    assert losses(two) == pytest.approx(losses(one), abs=2e-4)
-    require_alike(program, "two", "one")
+    assert losses(two) == pytest.approx(losses(finished.events), abs=2e-4)
+    require_alike(adapter_values(program, "two"), adapter_values(finished.program, "whole"))

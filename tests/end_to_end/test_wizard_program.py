@@ -6,6 +6,7 @@ import pytest
 
 from llamaforge import paths
 from tests.end_to_end.program import Program
+from tests.end_to_end.training import BRIEF, with_settings
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +19,7 @@ def test_answers_on_the_command_line_make_a_recipe_that_trains(
     recipe = tmp_path / "mine.yaml"
     words = ["wizard", *STORE, "--model", "llamaforge-demo", "--data", str(rows)]
     words += ["--goal", "extract", "--preset", "quick", "--name", "mine", "--recipe", str(recipe)]
-    words += ["--set", "max_steps=2", "--set", "max_rows=0"]
+    words = with_settings(words, BRIEF | {"max_steps": 2})
     printed = program.run(*words)
     assert f"llamaforge train {recipe}" in printed
     assert "rank" in recipe.read_text()
