@@ -22,6 +22,7 @@ from llamaforge.recipe.fit import Fit, largest_batch, largest_length
 from llamaforge.recipe.preflight import check_disk, held_bytes, needs_of
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.words import plural
+from llamaforge.worker.loading import load_libraries
 from llamaforge.worker.row_sample import RowSample, sampled
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def plan(spec: RunSpec) -> dict[str, Any]:
     Raises:
         LlamaForgeError: the model or the rows cannot be read at all.
     """
+    load_libraries()
     import torch
 
     from llamaforge.worker.bases import load_to_train
