@@ -154,8 +154,9 @@ def test_an_adapter_that_was_changed_is_made_and_proven_again(
     directory.state_file.write_text(json.dumps(status | {"state": "stopped"}))
     events = program.events("runs", "resume", "whole")
     assert sha256_of(adapter) == digest
-    done = [event["name"] for event in events if event.get("state") == "finished"]
-    print(done)
+    stages = [(event["name"], event["state"]) for event in events if event["type"] == "stage"]
+    assert [name for name, state in stages if state == "finished"] == ["export"]
+    assert program.json("verify", "whole")["file_sha256"] == digest
 
 
 def test_a_gpu_that_is_not_there_is_named(program: Program, rows: Path) -> None:
