@@ -140,7 +140,7 @@ def test_any_store_and_every_kind_of_rows(
     assert program.json("verify", "small")["passed"] is True
 
 
-def test_an_adapter_that_was_changed_is_made_and_proven_again(
+def test_an_adapter_that_was_changed_is_made_again_as_it_was_proven(
     finished: FinishedRun, program: Program
 ) -> None:
     finished.copy_to(program)
@@ -156,7 +156,8 @@ def test_an_adapter_that_was_changed_is_made_and_proven_again(
     assert sha256_of(adapter) == digest
     stages = [(event["name"], event["state"]) for event in events if event["type"] == "stage"]
     assert [name for name, state in stages if state == "finished"] == ["export"]
-    assert program.json("verify", "whole")["file_sha256"] == digest
+    assert ("verify", "skipped") in stages, "the proof is of this very file"
+    assert program.json("verify", "whole")["passed"] is True
 
 
 def test_a_gpu_that_is_not_there_is_named(program: Program, rows: Path) -> None:
