@@ -1,5 +1,6 @@
 """What the runs of most tests are: a dozen small steps on the built-in model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -27,7 +28,7 @@ BRIEF = {"fidelity_rows": 1, "max_rows": 0}
 """For a run whose proof and answers are not looked at."""
 
 
-def with_settings(words: list[str], settings: dict[str, object]) -> list[str]:
+def with_settings(words: list[str], settings: Mapping[str, object]) -> list[str]:
     """Return the command with each of the settings."""
     return words + [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
