@@ -47,12 +47,12 @@ def test_a_run_outlives_its_terminal_and_is_saved_stopped_and_resumed(
 
     # A terminal that closes leaves the worker running.
     watching = program.start("runs", "resume", "night")
-    program.wait(lambda: program.json("runs", "show", "night")["step"] > shown["step"])
+    program.wait_beyond("night", shown["step"])
     watching.send_signal(signal.SIGHUP)
     watching.communicate(timeout=120)
     before = program.json("runs", "show", "night")
     assert before["state"] == "running"
-    program.wait(lambda: program.json("runs", "show", "night")["step"] > before["step"])
+    program.wait_beyond("night", before["step"])
 
     # A run has one worker, which a wish stops.
     program.run("runs", "resume", "night", code=3)
@@ -83,7 +83,7 @@ def test_a_paused_run_keeps_its_process_and_goes_on_where_it_was(
     assert before[-1]["type"] == "checkpoint"
 
     program.run("runs", "resume", "held", "--detach")
-    program.wait(lambda: program.json("runs", "show", "held")["step"] > paused["step"])
+    program.wait_beyond("held", paused["step"])
     shown = program.json("runs", "show", "held")
     assert (shown["state"], shown["pid"], shown["message"]) == ("running", pid, "")
     after = [event for event in events_of(program, "held") if event["seq"] > before[-1]["seq"]]
@@ -103,7 +103,7 @@ def test_a_paused_run_keeps_its_process_and_goes_on_where_it_was(
     # Ctrl-C twice: the worker is ended at once.
     step = program.json("runs", "show", "held")["step"]
     resumed = program.start("runs", "resume", "held")
-    program.wait(lambda: program.directory("held").read_status().step > step)
+    program.wait_beyond("held", step)
     resumed.send_signal(signal.SIGINT)
     asked = program.directory("held").control / "stop"
     program.wait(lambda: asked.exists() or program.directory("held").process() is None)

@@ -97,13 +97,13 @@ def test_two_processes_follow_one_with_twice_the_accumulation_through_all_phases
     """One of the two is killed on the way: both are started again, and the run ends right."""
     sources = [rows, pairs, labelled]
     one = program.events(
-        "train", str(phases("one", tmp_path, sources, 4, 1)), "--name", "one", "--yes"
+        "train", str(phases("one", tmp_path, sources, 2, 1)), "--name", "one", "--yes"
     )
-    recipe = str(phases("two", tmp_path, sources, 2, 2))
+    recipe = str(phases("two", tmp_path, sources, 1, 2))
     plan = program.json("plan", recipe)
     assert [phase["steps"] for phase in plan["phases"]] == [4, 4, 4]
     assert (plan["steps"], plan["processes"], plan["problems"]) == (12, 2, [])
-    assert plan["settings"]["effective_batch_size"] == 8
+    assert plan["settings"]["effective_batch_size"] == 4
     program.run("train", recipe, "--name", "two", "--yes", "--detach")
     program.wait_for_step("two", 7)
     ranks = ranks_of(program, "two")
@@ -159,7 +159,7 @@ def test_several_processes_stop_save_pause_and_go_on(program: Program, rows: Pat
     assert program.json("runs", "show", "two")["state"] == "paused"
     assert program.json("runs", "save", "two")["step"] == paused["step"]
     program.run("runs", "resume", "two", "--detach")
-    program.wait(lambda: program.json("runs", "show", "two")["step"] > paused["step"])
+    program.wait_beyond("two", paused["step"])
     ranks = ranks_of(program, "two")
     program.run("runs", "stop", "two")
     shown = program.json("runs", "show", "two")
