@@ -32,6 +32,10 @@ def kept_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
+PROMPTS = ["What is a receipt?", "Help me, please"]
+"""What the run `whole` is asked at every evaluation."""
+
+
 @pytest.fixture(scope="session")
 def finished(kept_folder: Path) -> FinishedRun:
     """The run `whole`, which nobody may change; tests that do take a copy."""
@@ -39,8 +43,10 @@ def finished(kept_folder: Path) -> FinishedRun:
     with pytest.MonkeyPatch.context() as patch:
         live_in(folder, patch)
         program = Program(folder / "home")
+        asked = {"probe_prompts": json.dumps(PROMPTS), "probe_max_new_tokens": 6}
+        settings = EXACT | asked
         events = made_once(
-            folder, lambda: program.events(*train_words(write_rows(folder), "whole", **EXACT))
+            folder, lambda: program.events(*train_words(write_rows(folder), "whole", **settings))
         )
     return FinishedRun(program, "whole", folder / "rows.jsonl", events)
 

@@ -129,7 +129,10 @@ def test_two_phases_are_one_run_that_survives_its_worker(
     program.run("train", recipe, "--name", "killed", "--yes", "--detach")
     program.wait_for_step("killed", 7)
     program.kill("killed")
+    assert program.json("runs", "show", "killed")["state"] == "lost"
     program.run("runs", "resume", "killed")
+    numbers = [json.loads(line)["seq"] for line in program.directory("killed").events_file.open()]
+    assert numbers == list(range(1, len(numbers) + 1))
     shown = program.json("runs", "show", "killed")
     assert (shown["state"], shown["step"], shown["total"]) == ("finished", 10, 10)
     assert adapter_values(program, "killed") == adapter_values(program, "through")

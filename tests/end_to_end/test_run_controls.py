@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from llamaforge.runs.directory import RunState
+from tests.end_to_end.conftest import PROMPTS
 from tests.end_to_end.finished import FinishedRun
 from tests.end_to_end.program import Program
-from tests.end_to_end.training import BRIEF, EXACT, adapter_values, train_words
+from tests.end_to_end.training import EXACT, adapter_values, train_words
 
 pytestmark = pytest.mark.slow
 
@@ -130,18 +131,13 @@ def test_a_paused_run_that_is_killed_goes_on_to_the_very_same_adapter(
 
 
 def test_probe_prompts_are_answered_at_every_evaluation_beside_the_base(
-    program: Program, rows: Path, tmp_path: Path
+    finished: FinishedRun,
 ) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("evaluation: {probe_prompts: ['What is a receipt?', 'Help me, please']}\n")
-    words = train_words(rows, "asked", **BRIEF)
-    events = program.events(words[0], str(recipe), *words[1:], "--set", "probe_max_new_tokens=6")
-    answers = [event for event in events if event["type"] == "sample" and event["step"]]
-    prompts = ["What is a receipt?", "Help me, please"]
+    answers = [event for event in finished.events if event["type"] == "sample" and event["step"]]
     assert [(event["step"], event["prompt"]) for event in answers] == [
-        (step, prompt) for step in (5, 10, 12) for prompt in prompts
+        (step, prompt) for step in (5, 10, 12) for prompt in PROMPTS
     ]
-    for prompt in prompts:
+    for prompt in PROMPTS:
         said = {event["base"] for event in answers if event["prompt"] == prompt}
         assert len(said) == 1, "the base never changes"
     last = answers[-1]
