@@ -77,7 +77,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         UsageError: there is no such quantisation, or an option belongs to another form.
         NotFoundError: there is no such run, or it has no adapter yet.
         InvalidFileError: the model's file is not the one that was trained on.
-        RefusedError: a worker or another export holds the run (`run_locked`).
+        RefusedError: its proof failed (`not_verified`), or a worker or another export holds the
+            run (`run_locked`).
         LlamaForgeError: it could not be written, or llama.cpp does not take it.
     """
     _check_options(arguments)
@@ -89,6 +90,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     directory = open_run(arguments.run_name)
     spec = RunSpec.load(directory.spec_file)
     made = result_of(directory, spec)
+    directory.check_proof()
     result: dict[str, Any]
     if arguments.form == "adapter":
         _require_adapter(spec)
