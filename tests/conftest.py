@@ -32,7 +32,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def own_homes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder: Path = tmp_path_factory.mktemp("homes")
+    live_in(tmp_path_factory.mktemp("homes"), monkeypatch)
+
+
+def live_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have everything that is kept for a person in `folder`."""
     monkeypatch.setenv("LLAMAFORGE_HOME", str(folder / "llamaforge"))
     monkeypatch.setenv("HF_HOME", str(folder / "huggingface"))
     monkeypatch.setenv("HOME", str(folder / "user"))

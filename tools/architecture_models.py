@@ -445,7 +445,7 @@ def write_architecture_model(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    gc.collect()
+    gc.collect(1)  # what was just made
     if quantization == "F32":
         plain.replace(path)
     else:

@@ -19,6 +19,7 @@ from llamaforge.runs.directory import RunDirectory, RunState
 from llamaforge.runs.lock import RunLock
 from llamaforge.worker.job import Job, Stopped, is_disk_full
 from llamaforge.worker.keeper import kept
+from llamaforge.worker.loading import undisturbed
 from llamaforge.worker.memory import is_device_lost, memory_shortage, shortage_words
 from llamaforge.worker.stages import Stage, stages_of
 
@@ -167,7 +168,8 @@ def _listen(job: Job) -> None:
 
 
 def _use_all_cores() -> None:
-    import torch
+    with undisturbed():
+        import torch
 
     torch.set_num_threads(physical_cores())
 

@@ -17,6 +17,7 @@ from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.worker.job import conversations_of, max_length_of
+from llamaforge.worker.loading import load_libraries
 from llamaforge.worker.verify import proof_rows
 
 _ROWS: Final = 8
@@ -47,6 +48,7 @@ def check_merged(run: RunDirectory, path: Path) -> dict[str, Any]:
     Raises:
         LlamaForgeError: llama.cpp does not take the file, or the base is gone.
     """
+    load_libraries()
     from llamaforge.evaluation.fidelity import FidelityRow, measure_distance
     from llamaforge.evaluation.pair import ServedPair
     from llamaforge.export.base_run import base_of, learned_file

@@ -9,6 +9,7 @@ from typing import Final
 from llamaforge.files import commit, write_json
 from llamaforge.worker.artifacts import add_artifact, artifact_path, has_artifact, result_kind
 from llamaforge.worker.job import Job
+from llamaforge.worker.loading import load_libraries
 from llamaforge.worker.train import final_checkpoint
 
 _CONFIG: Final = "adapter_config.json"
@@ -28,6 +29,7 @@ def export(job: Job) -> None:
     Raises:
         LlamaForgeError: it is damaged, not finite, or cannot be packed.
     """
+    load_libraries()
     from llamaforge.export.adapter import write_adapter
     from llamaforge.export.learned import factors_over, read_learned
     from llamaforge.worker.trained import load_trained

@@ -18,6 +18,7 @@ from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory, open_run
 from llamaforge.worker.job import conversations_of
+from llamaforge.worker.loading import load_libraries
 from llamaforge.worker.sampling import spread
 from llamaforge.worker.train import final_checkpoint
 
@@ -51,6 +52,7 @@ def measure(run: RunDirectory, path: Path, adapter_digest: str) -> dict[str, int
     Raises:
         LlamaForgeError: the run's rows, its last checkpoint or its model are gone or damaged.
     """
+    load_libraries()
     from llamaforge.export.importance import Sums, write_importance
     from llamaforge.training.importance import measure_importance
 

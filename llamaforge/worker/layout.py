@@ -15,6 +15,7 @@ from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.export.layout import Layout, Parameter
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.model_file import read_model
+from llamaforge.worker.loading import undisturbed
 
 if TYPE_CHECKING:
     from llamaforge.gguf.architectures import Architecture
@@ -29,6 +30,10 @@ def main(arguments: list[str]) -> ExitCode:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args(arguments)
+    with undisturbed():
+        import llamaforge.training.model
+
+        del llamaforge
     try:
         print_line(
             model_layout(read_model(options.files[0], options.files)).model_dump(mode="json")

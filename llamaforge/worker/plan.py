@@ -7,7 +7,7 @@ A run spec stands on standard input as JSON. Answers follow on standard output a
 import json
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llamaforge import hardware, paths
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
@@ -19,11 +19,9 @@ from llamaforge.recipe.fit import Fit, largest_batch, largest_length
 from llamaforge.recipe.preflight import check_disk, check_trackers, held_bytes, needs_of
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.words import plural
+from llamaforge.worker.loading import load_libraries
 from llamaforge.worker.plan_times import Tried, around, mean, seconds_by_part, whole_range
 from llamaforge.worker.row_sample import RowSample, sampled
-
-if TYPE_CHECKING:
-    pass
 
 
 def main() -> int:
@@ -51,6 +49,7 @@ def plan(spec: RunSpec) -> dict[str, Any]:
     Raises:
         LlamaForgeError: the model or the rows cannot be read at all.
     """
+    load_libraries()
     import torch
 
     from llamaforge.worker.devices import require_device

@@ -17,6 +17,7 @@ from llamaforge.hardware import physical_cores
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.worker.job import Job, Stopped
+from llamaforge.worker.loading import load_libraries
 from llamaforge.worker.many import RankFiles
 from llamaforge.worker.memory import memory_shortage
 
@@ -45,6 +46,7 @@ class RankJob(Job):
 
 def main(arguments: list[str]) -> int:
     """Train as the rank that torchrun's variables name, and return an exit code."""
+    load_libraries()
     import torch
 
     from llamaforge.training.ranks import Ranks

@@ -21,6 +21,7 @@ from llamaforge.worker.artifacts import (
     result_digest,
 )
 from llamaforge.worker.job import Job
+from llamaforge.worker.loading import load_libraries
 from llamaforge.worker.memory import memory_shortage, shortage_words, unproven
 from llamaforge.worker.sampling import spread
 from llamaforge.worker.train import final_checkpoint
@@ -100,6 +101,7 @@ def verify(job: Job) -> None:
 
 
 def _prove(job: Job) -> None:
+    load_libraries()
     from llamaforge.evaluation.fidelity import FidelityRow
 
     encoded = job.conversations().rows

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from llamaforge import paths
 from llamaforge.catalog.store import Store
@@ -29,8 +30,15 @@ class BaseDesk:
     cache: Path
     """`HF_HUB_CACHE` with the same as `REPO`."""
 
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Return what `lay_out` made in `folder`."""
+        blob = Store.open(folder / "store").find(MODEL).blob
+        assert blob is not None
+        return cls(folder / "store", blob, folder / "base", folder / "cache")
 
-def lay_out(folder: Path, quantization: str = "Q4_0") -> BaseDesk:
+
+def lay_out(folder: Path, quantization: str = "Q4_0") -> None:
     """Unpack the built-in model as the base, and pack that again as what Ollama would serve."""
     stored = Store.open(paths.embedded_store()).find("llamaforge-demo")
     assert stored.blob is not None
@@ -45,9 +53,5 @@ def lay_out(folder: Path, quantization: str = "Q4_0") -> BaseDesk:
     builder = StoreBuilder(folder / "store")
     layers = [("template", (stored.template or "").encode())]
     builder.add(MODEL, packed.path.read_bytes(), layers=layers)
-    blob = Store.open(builder.root).find(MODEL).blob
-    assert blob is not None
-    cache = folder / "cache"
     files = {file.name: file.read_bytes() for file in base.iterdir()}
-    RepoBuilder(cache, REPO).commit(COMMIT, files, ref="main")
-    return BaseDesk(builder.root, blob, base, cache)
+    RepoBuilder(folder / "cache", REPO).commit(COMMIT, files, ref="main")

@@ -74,6 +74,10 @@ class Program:
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.02)
 
+    def wait_beyond(self, name: str, step: int) -> None:
+        """Return once the run says of itself that it is beyond `step`."""
+        self.wait(lambda: self.directory(name).read_status().step > step)
+
     def wait_until_over(self, name: str) -> None:
         """Return once no worker is on the run."""
         self.wait(lambda: self.directory(name).process() is None)

@@ -13,32 +13,62 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llamaforge.catalog.store import Store
 from llamaforge.files import sha256_of
 from llamaforge.gguf.header import read_header
+from tests.conftest import live_in
 from tests.contract.publishing.fake_ollama import FakeOllama
 from tests.end_to_end.base_desk import COMMIT, MODEL, REPO, BaseDesk, lay_out
+from tests.end_to_end.conftest import write_rows
+from tests.end_to_end.finished import FinishedRun, made_once
 from tests.end_to_end.program import Program
 from tests.end_to_end.test_several_processes import ranks_of
-from tests.end_to_end.test_train_program import SETTINGS
+from tests.end_to_end.training import BRIEF, EXACT, SETTINGS, STEPS, with_settings
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def laid_out(tmp_path_factory: pytest.TempPathFactory) -> BaseDesk:
-    return lay_out(tmp_path_factory.mktemp("desk"))
+def laid_out(kept_folder: Path) -> BaseDesk:
+    folder = kept_folder / "desk"
+    made_once(folder, lambda: lay_out(folder))
+    return BaseDesk.of(folder)
+
+
+def use(desk: BaseDesk, program: Program) -> None:
+    program.environment |= {"HF_HUB_CACHE": str(desk.cache), "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture
 def desk(laid_out: BaseDesk, program: Program) -> BaseDesk:
-    program.environment |= {"HF_HUB_CACHE": str(laid_out.cache), "HF_HUB_OFFLINE": "1"}
+    use(laid_out, program)
     return laid_out
+
+
+@pytest.fixture(scope="module")
+def lora(laid_out: BaseDesk, kept_folder: Path) -> FinishedRun:
+    """A run on a base that was chosen before, with half the batch and twice the accumulation."""
+    folder = kept_folder / "lora"
+    with pytest.MonkeyPatch.context() as patch:
+        live_in(folder, patch)
+        program = Program(folder / "home")
+        use(laid_out, program)
+
+        def train() -> list[dict[str, Any]]:
+            program.run("base", MODEL, "--store", str(laid_out.store), "--set", REPO)
+            return program.events(*words(laid_out, write_rows(folder), "lora", **HALVED))
+
+        return FinishedRun(program, "lora", folder / "rows.jsonl", made_once(folder, train))
+
+
+HALVED = EXACT | {
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "save_steps": 2,
+}
 
 
 def words(desk: BaseDesk, rows: Path, name: str, **settings: object) -> list[str]:
     found = ["train", "--store", str(desk.store), "--model", MODEL, "--data", str(rows)]
     found += ["--name", name, "--yes", "--from", "hub"]
-    for key, value in (SETTINGS | settings).items():
-        found += ["--set", f"{key}={value}"]
-    return found
+    return with_settings(found, SETTINGS | settings)
 
 
 def report(events: list[dict[str, Any]], kind: str) -> Any:
@@ -46,12 +76,11 @@ def report(events: list[dict[str, Any]], kind: str) -> Any:
 
 
 def test_an_adapter_of_the_base_is_served_over_the_quantised_file_and_says_what_that_costs(
-    program: Program, desk: BaseDesk, rows: Path
+    lora: FinishedRun, laid_out: BaseDesk
 ) -> None:
-    program.run("base", MODEL, "--store", str(desk.store), "--set", REPO)
-    [listed] = program.json("models", "--store", str(desk.store))
+    program, events = lora.program, lora.events
+    [listed] = program.json("models", "--store", str(laid_out.store))
     assert listed["trainable"]["hub"] is True, listed["trainable"]
-    events = program.events(*words(desk, rows, "lora"))
     assert events[-1]["state"] == "finished"
     base = report(events, "base")
     assert (base["repo"], base["revision"], base["exact"]) == (REPO, COMMIT, True)
@@ -76,7 +105,13 @@ def test_an_adapter_of_the_base_is_served_over_the_quantised_file_and_says_what_
     assert proof["kl_base_mean"] > 10 * proof["adapter"]["kl_base_mean"]
     assert "full-precision" in program.run("verify", "lora")
 
-    # A merge into full precision is nearer to what was trained than the quantised file.
+
+def test_an_adapter_of_the_base_is_merged_into_it(
+    lora: FinishedRun, program: Program, desk: BaseDesk
+) -> None:
+    lora.copy_to(program)
+    proof = program.json("verify", "lora")
+    # The merged file is nearer to what was trained than an adapter over the quantised one.
     finer = program.json("export", "lora", "--quant", "Q8_0", "--imatrix")
     assert finer["imatrix_rows"] > 10
     assert finer["check"]["kl_mean"] < proof["kl_mean"] / 2
@@ -105,7 +140,8 @@ def test_what_no_adapter_can_hold_becomes_one_merged_file(
     with FakeOllama("0.40.0") as server:
         program.environment["OLLAMA_HOST"] = server.url
         events = program.events(
-            *words(desk, rows, name, **settings), "--base", REPO, "--publish", f"{name}:v1"
+            *words(desk, rows, name, **(BRIEF | settings)),
+            *("--base", REPO, "--publish", f"{name}:v1"),
         )
         assert events[-1]["state"] == "finished"
         directory = program.directory(name)
@@ -118,8 +154,9 @@ def test_what_no_adapter_can_hold_becomes_one_merged_file(
         assert (model.weights, model.adapters) == (sha256_of(merged), [])
         assert model.template == stored.template
         assert program.json("publish", name, "--name", "x", "--as", "adapter", code=2)
-        again = program.json("publish", name, "--name", f"{name}:v2")
-        assert again["file_sha256"] == published_digest(directory.artifacts)
+        if name == "full":  # what follows a run is the same for both
+            again = program.json("publish", name, "--name", f"{name}:v2")
+            assert again["file_sha256"] == published_digest(directory.artifacts)
     proof = program.json("verify", name)
     assert (proof["passed"], proof["served_as"], proof["adapter"]) == (True, "merged", None)
     assert proof["loss_served"] < proof["loss_base"] - 1
@@ -156,19 +193,15 @@ def test_pairs_are_learned_from_on_the_base_and_the_result_is_proven(
 
 
 def test_processes_that_divide_the_base_among_them_follow_one_that_has_it_whole(
-    program: Program, desk: BaseDesk, rows: Path
+    program: Program, desk: BaseDesk, rows: Path, lora: FinishedRun
 ) -> None:
     """Frozen layers are divided (FSDP); adapter, checkpoints and proof are as ever.
 
     One of the processes is killed on the way.
     """
-    usual = {"compute_dtype": "float32", "per_device_train_batch_size": 2, "max_rows": 0}
-    usual |= {"max_steps": 8, "save_steps": 2, "eval_steps": 4, "base": "hub"}
-    one = program.events(
-        *words(desk, rows, "one", **usual, gradient_accumulation_steps=2), "--base", REPO
-    )
     divided = {"processes": 2, "fsdp": "true", "gradient_checkpointing": "true"}
-    program.run(*words(desk, rows, "two", **usual, **divided), "--base", REPO, "--detach")
+    divided |= HALVED | BRIEF | {"gradient_accumulation_steps": 1}
+    program.run(*words(desk, rows, "two", **divided), "--base", REPO, "--detach")
     program.wait_for_step("two", 3)
     ranks_of(program, "two")[-1].kill()
     program.wait_until_over("two")
@@ -177,17 +210,17 @@ def test_processes_that_divide_the_base_among_them_follow_one_that_has_it_whole(
     for kind in ("step", "eval"):
         ours, theirs = (
             {event["step"]: event["loss"] for event in events if event["type"] == kind}
-            for events in (two, one)
+            for events in (two, lora.events)
         )
         assert ours == pytest.approx(theirs, abs=5e-4), kind
-    assert len([event for event in two if event["type"] == "step"]) > 8, "some were done again"
+    assert len([event for event in two if event["type"] == "step"]) > STEPS, "some were done again"
     sharded = report(two, "sharded")
     assert sharded["layers"] > 1
     # Half of every layer lies with the other process; embeddings and head are in both.
     assert sharded["whole_bytes"] - sharded["kept_bytes"] > 0.25 * sharded["whole_bytes"]
     first, second = (
-        load_file(program.directory(name).artifacts / "learned" / "adapter_model.safetensors")
-        for name in ("one", "two")
+        load_file(run.artifacts / "learned" / "adapter_model.safetensors")
+        for run in (lora.program.directory("lora"), program.directory("two"))
     )
     assert first.keys() == second.keys()
     for name, value in first.items():

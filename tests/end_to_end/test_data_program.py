@@ -7,6 +7,7 @@ import pytest
 
 from llamaforge import paths
 from tests.end_to_end.program import Program
+from tests.end_to_end.training import BRIEF, with_settings
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +90,8 @@ def test_a_run_refuses_secrets_and_takes_part_of_a_folder(program: Program, tmp_
     assert failed["code"] == "secrets"
     assert KEY not in json.dumps(events)
     words[words.index("r")] = "s"
-    program.run(*words, "--set", "max_rows=0", "--data", f"{folder / 'a.jsonl'}@0.5")
+    words = with_settings(words, BRIEF)
+    program.run(*words, "--data", f"{folder / 'a.jsonl'}@0.5")
     [kept] = program.json("data", "list")
     counts = kept["counts"]
     assert 10 < counts["train"] + counts["validation"] < 50

@@ -12,7 +12,7 @@ import pytest
 
 from llamaforge.runs.directory import RunState
 from tests.end_to_end.program import Program
-from tests.end_to_end.test_train_program import adapter_values, train_words
+from tests.end_to_end.training import adapter_values, train_words
 
 pytestmark = pytest.mark.campaign
 

@@ -7,6 +7,7 @@ import pytest
 from llamaforge.gguf.header import read_header
 from tests.contract.engine.engine_bench import VOCABULARY, make_model
 from tests.end_to_end.program import Program
+from tests.end_to_end.training import with_settings
 from tests.unit.catalog.store_builder import StoreBuilder
 from tools.ollama_models import write_ollama_model
 from tools.split_models import split_model
@@ -20,8 +21,7 @@ SETTINGS = {
     "gradient_accumulation_steps": 1,
     "learning_rate": 1e-2,
     "fidelity_rows": 2,
-    "max_rows": 2,
-    "max_new_tokens": 4,
+    "max_rows": 0,
 }
 
 
@@ -29,9 +29,7 @@ def train(program: Program, store: Path, rows: Path) -> list[str]:
     """Train on the store's model; return the messages of its warnings."""
     words = ["train", "--store", str(store), "--model", "m:x", "--data", str(rows)]
     words += ["--name", "night", "--yes"]
-    for key, value in SETTINGS.items():
-        words += ["--set", f"{key}={value}"]
-    events = program.events(*words)
+    events = program.events(*with_settings(words, SETTINGS))
     assert events[-1]["state"] == "finished"
     return [event["message"] for event in events if event["type"] == "warning"]
 

@@ -7,6 +7,7 @@ import pytest
 
 from llamaforge import paths
 from tests.end_to_end.program import Program
+from tests.end_to_end.training import BRIEF, with_settings
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +51,7 @@ def test_what_does_not_fit_is_said_with_what_does(program: Program, rows: Path) 
 
 
 def test_a_run_does_what_was_planned_and_keeps_both_figures(program: Program, rows: Path) -> None:
-    steps = ["--set", "max_steps=3", "--set", "max_rows=0"]
+    steps = with_settings([], BRIEF | {"max_steps": 3})
     body = planned(program, rows, *steps)
     program.run("train", *words(rows), *steps, "--name", "one", "--json")
     estimate = program.json("runs", "show", "one")["estimate"]

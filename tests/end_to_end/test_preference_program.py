@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import yaml
 
 from llamaforge import paths
+from tests.end_to_end.finished import FinishedRun
 from tests.end_to_end.program import Program
+from tests.end_to_end.training import SETTINGS, adapter_values, with_settings
 
 pytestmark = pytest.mark.slow
 
@@ -28,11 +29,9 @@ def words(pairs: Path, name: str, *more: str, **settings: Any) -> list[str]:
         "eval_steps": 6,
         "fidelity_rows": 4,
         "max_rows": 6,
-        "max_new_tokens": 8,
+        "max_new_tokens": 2,
     }
-    for key, value in (usual | settings).items():
-        found += ["--set", f"{key}={value}"]
-    return found
+    return with_settings(found, usual | settings)
 
 
 def test_dpo_reports_rewards_and_what_the_served_models_prefer(
@@ -97,12 +96,12 @@ def two_phases(folder: Path, answers: Path, pairs: Path) -> Path:
     body = {
         "model": {"name": "llamaforge-demo", "store": str(paths.embedded_store())},
         "data": {"sources": [answers.name]},
-        "training": usual | {"max_steps": 6, "lora_r": 4},
+        "training": usual | {"max_steps": 4, "lora_r": 4},
         "then": [
             {
                 # Divided otherwise, so that what one phase holds out the other knows.
                 "data": {"sources": [pairs.name], "split_seed": 5},
-                "training": usual | {"method": "dpo", "max_steps": 8},
+                "training": usual | {"method": "dpo", "max_steps": 6},
             }
         ],
         "evaluation": {"fidelity_rows": 2, "max_rows": 2, "max_new_tokens": 4},
@@ -110,11 +109,6 @@ def two_phases(folder: Path, answers: Path, pairs: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(body))
     return path
-
-
-def adapter_of(program: Program, name: str) -> dict[str, bytes]:
-    reader = gguf.GGUFReader(program.directory(name).artifacts / "adapter.gguf")
-    return {tensor.name: tensor.data.tobytes() for tensor in reader.tensors}
 
 
 def test_two_phases_are_one_run_that_survives_its_worker(
@@ -126,42 +120,45 @@ def test_two_phases_are_one_run_that_survives_its_worker(
     phases = ["prepare", "train", "prepare 2", "train 2"]
     assert finished == [*phases, "export", "verify", "evaluate"]
     steps = [(e["step"], e["total"]) for e in events if e["type"] == "step"]
-    assert steps == [(n, 6) for n in range(1, 7)] + [(n, 14) for n in range(7, 15)]
+    assert steps == [(n, 4) for n in range(1, 5)] + [(n, 10) for n in range(5, 11)]
     losses = [e["loss"] for e in events if e["type"] == "step"]
-    assert losses[6] == pytest.approx(0.693147, abs=1e-5), "its reference is the first phase"
+    assert losses[4] == pytest.approx(0.693147, abs=1e-5), "its reference is the first phase"
     codes = [e["code"] for e in events if e["type"] == "warning"]
     assert "known_prompts" in codes, "both phases know the same questions"
 
     program.run("train", recipe, "--name", "killed", "--yes", "--detach")
-    program.wait_for_step("killed", 10)
+    program.wait_for_step("killed", 7)
     program.kill("killed")
+    assert program.json("runs", "show", "killed")["state"] == "lost"
     program.run("runs", "resume", "killed")
+    numbers = [json.loads(line)["seq"] for line in program.directory("killed").events_file.open()]
+    assert numbers == list(range(1, len(numbers) + 1))
     shown = program.json("runs", "show", "killed")
-    assert (shown["state"], shown["step"], shown["total"]) == ("finished", 14, 14)
-    assert adapter_of(program, "killed") == adapter_of(program, "through")
+    assert (shown["state"], shown["step"], shown["total"]) == ("finished", 10, 10)
+    assert adapter_values(program, "killed") == adapter_values(program, "through")
 
 
 def test_a_run_goes_on_from_the_adapter_of_another(
-    program: Program, answers: Path, pairs: Path
+    finished: FinishedRun, program: Program, pairs: Path
 ) -> None:
-    program.run(*words(answers, "first", max_steps=4, lora_r=4, max_rows=0))
+    finished.copy_to(program)
     program.run(
-        *("train", "--continue", "first", "--data", str(pairs), "--method", "dpo"),
+        *("train", "--continue", "whole", "--data", str(pairs), "--method", "dpo"),
         *("--name", "second", "--yes", "--set", "max_steps=3", "--set", "max_rows=2"),
         *("--set", "learning_rate=1e-9", "--set", "max_new_tokens=2"),
     )
     spec = yaml.safe_load(program.directory("second").spec_file.read_text())
     assert spec["model"]["name"] == "llamaforge-demo"
-    assert (spec["training"]["lora_r"], spec["start"]["run"]) == (4, "first")
-    first, second = adapter_of(program, "first"), adapter_of(program, "second")
+    assert (spec["training"]["lora_r"], spec["start"]["run"]) == (SETTINGS["lora_r"], "whole")
+    first, second = adapter_values(program, "whole"), adapter_values(program, "second")
     assert first.keys() == second.keys()
     for name, data in first.items():
         was, now = (np.frombuffer(part, np.float32) for part in (data, second[name]))
         assert np.allclose(was, now, atol=1e-6), "nothing was learned at this rate"
 
     refusal = program.json(
-        *("train", "--continue", "first", "--data", str(pairs), "--method", "dpo"),
-        *("--yes", "--set", "lora_r=8"),
+        *("train", "--continue", "whole", "--data", str(pairs), "--method", "dpo"),
+        *("--yes", "--set", "lora_r=4"),
         code=2,
     )
     assert refusal["error"]["code"] == "other_adapter"

@@ -10,8 +10,10 @@ from llamaforge.catalog.store import Store
 from llamaforge.files import sha256_of
 from llamaforge.gguf.header import read_header
 from tests.contract.publishing.fake_ollama import FakeOllama
+from tests.end_to_end.finished import FinishedRun
 from tests.end_to_end.program import Program
-from tests.end_to_end.test_train_program import train_words
+from tests.end_to_end.training import BRIEF, train_words
+from tests.unit.catalog.store_builder import StoreBuilder
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +25,7 @@ def test_train_publishes_the_proven_adapter_over_the_very_blob(
     with FakeOllama() as server:
         server.add("llamaforge-demo", base.blob_digest)
         program.environment["OLLAMA_HOST"] = server.url
-        events = program.events(*train_words(rows, "r"), "--publish", "graded:v1")
+        events = program.events(*train_words(rows, "r", **BRIEF), "--publish", "graded:v1")
         assert events[-1]["state"] == "finished"
         published = next(e for e in events if e["type"] == "report" and e["kind"] == "published")
         assert published["figures"]["name"] == "graded:v1"
@@ -38,14 +40,24 @@ def test_train_publishes_the_proven_adapter_over_the_very_blob(
         assert server.models["graded:v2"].adapters == model.adapters
 
 
-def test_without_a_server_the_run_finishes_and_says_how_to_publish(
-    program: Program, rows: Path
+def test_another_template_and_a_server_that_is_away_are_told(
+    program: Program, rows: Path, tmp_path: Path
 ) -> None:
-    events = program.events(*train_words(rows, "r"), "--publish", "graded")
+    stored = Store.open(paths.embedded_store()).find("llamaforge-demo")
+    assert stored.blob is not None
+    builder = StoreBuilder(tmp_path / "store")
+    layers = [("template", b"[INST] {{ .Prompt }} [/INST]")]
+    builder.add("other:x", stored.blob.read_bytes(), layers=layers)
+    words = train_words(rows, "r", max_steps=1, **BRIEF)
+    words[words.index("--store") + 1] = str(builder.root)
+    words[words.index("--model") + 1] = "other:x"
+    events = program.events(*words, "--publish", "graded")
     assert events[-1]["state"] == "finished"
-    warning = next(event for event in events if event["type"] == "warning")
-    assert warning["code"] == "no_server"
-    assert "llamaforge publish r --name graded" in warning["message"]
+    template, server = (event for event in events if event["type"] == "warning")
+    assert template["code"] == "other_template"
+    assert "<|im_start|>" in template["message"]
+    assert server["code"] == "no_server"
+    assert "llamaforge publish r --name graded" in server["message"]
     by_hand = program.json("publish", "r", "--name", "graded", code=1)
     assert by_hand["published"] is False
     modelfile = Path(by_hand["modelfile"])
@@ -53,15 +65,15 @@ def test_without_a_server_the_run_finishes_and_says_how_to_publish(
     assert "ADAPTER" in modelfile.read_text()
 
 
-def test_what_is_not_proven_is_not_published(program: Program, rows: Path) -> None:
-    program.run(*train_words(rows, "r"))
-    report = program.directory("r").artifacts / "verify.json"
+def test_what_is_not_proven_is_not_published(finished: FinishedRun, program: Program) -> None:
+    finished.copy_to(program)
+    report = program.directory("whole").artifacts / "verify.json"
     body = json.loads(report.read_text())
     report.write_text(json.dumps(body | {"passed": False, "reason": "it differs"}))
     with FakeOllama() as server:
         server.add("llamaforge-demo", "0" * 64)
         program.environment["OLLAMA_HOST"] = server.url
-        refused = program.json("publish", "r", "--name", "graded", code=3)
+        refused = program.json("publish", "whole", "--name", "graded", code=3)
         assert refused["error"]["code"] == "not_verified"
         assert set(server.models) == {"llamaforge-demo:latest"}
 
@@ -71,7 +83,7 @@ def test_a_server_that_takes_no_adapters_gets_one_merged_file(program: Program, 
     with FakeOllama("0.40.0") as server:
         server.takes_adapters = False
         program.environment["OLLAMA_HOST"] = server.url
-        events = program.events(*train_words(rows, "r"), "--publish", "graded:v1")
+        events = program.events(*train_words(rows, "r", **BRIEF), "--publish", "graded:v1")
         assert events[-1]["state"] == "finished"
         published = next(e for e in events if e["type"] == "report" and e["kind"] == "published")
         assert published["figures"]["form"] == "gguf"
@@ -97,11 +109,11 @@ def test_a_server_that_takes_no_adapters_gets_one_merged_file(program: Program, 
         program.run("publish", "r", "--name", "x", "--as", "adapter", "--imatrix", code=2)
 
 
-def test_a_merged_file_can_be_published_by_hand(program: Program, rows: Path) -> None:
-    program.run(*train_words(rows, "r"))
-    by_hand = program.json("publish", "r", "--name", "graded", "--as", "gguf", code=1)
+def test_a_merged_file_can_be_published_by_hand(finished: FinishedRun, program: Program) -> None:
+    finished.copy_to(program)
+    by_hand = program.json("publish", "whole", "--name", "graded", "--as", "gguf", code=1)
     text = Path(by_hand["modelfile"]).read_text()
-    merged = program.directory("r").artifacts / "merged.gguf"
+    merged = program.directory("whole").artifacts / "merged.gguf"
     assert f'FROM "{merged}"' in text
     assert "TEMPLATE" in text
     assert "ADAPTER" not in text

@@ -18,7 +18,7 @@ import pytest
 from llamaforge.runs.control import end_now
 from llamaforge.runs.directory import RunState
 from tests.end_to_end.program import WAIT_SECONDS, Program
-from tests.end_to_end.test_train_program import train_words
+from tests.end_to_end.training import train_words
 
 pytestmark = pytest.mark.slow
 

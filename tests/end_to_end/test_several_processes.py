@@ -15,25 +15,20 @@ import pytest
 import yaml
 
 from llamaforge import paths
+from tests.end_to_end.finished import FinishedRun
 from tests.end_to_end.program import Program
-from tests.end_to_end.test_train_program import adapter_values, train_words
+from tests.end_to_end.training import BRIEF, adapter_values, train_words
 
 pytestmark = pytest.mark.slow
 
 TWO = {"compute_dtype": "float32", "per_device_train_batch_size": 2, "processes": 2}
-ONE = {
-    "compute_dtype": "float32",
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 2,
-}
 
 
 def losses(found: list[dict[str, Any]]) -> list[float]:
     return [event["loss"] for event in found if event["type"] == "step"]
 
 
-def require_alike(program: Program, name: str, other: str) -> None:
-    ours, theirs = adapter_values(program, name), adapter_values(program, other)
+def require_alike(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
     assert ours.keys() == theirs.keys()
     for key, value in ours.items():
         found, expected = (np.frombuffer(item, np.float32) for item in (value, theirs[key]))
@@ -102,13 +97,13 @@ def test_two_processes_follow_one_with_twice_the_accumulation_through_all_phases
     """One of the two is killed on the way: both are started again, and the run ends right."""
     sources = [rows, pairs, labelled]
     one = program.events(
-        "train", str(phases("one", tmp_path, sources, 4, 1)), "--name", "one", "--yes"
+        "train", str(phases("one", tmp_path, sources, 2, 1)), "--name", "one", "--yes"
     )
-    recipe = str(phases("two", tmp_path, sources, 2, 2))
+    recipe = str(phases("two", tmp_path, sources, 1, 2))
     plan = program.json("plan", recipe)
     assert [phase["steps"] for phase in plan["phases"]] == [4, 4, 4]
     assert (plan["steps"], plan["processes"], plan["problems"]) == (12, 2, [])
-    assert plan["settings"]["effective_batch_size"] == 8
+    assert plan["settings"]["effective_batch_size"] == 4
     program.run("train", recipe, "--name", "two", "--yes", "--detach")
     program.wait_for_step("two", 7)
     ranks = ranks_of(program, "two")
@@ -144,7 +139,7 @@ def test_two_processes_follow_one_with_twice_the_accumulation_through_all_phases
     assert of_one[0][5]["metrics"]["rewards/margins"] == 0.0, "its reference is the first phase"
     assert of_one[0][9]["metrics"]["kl"] == 0.0, "its reference is the second phase"
     assert abs(of_one[0][12]["metrics"]["rewards/margins"]) > 0.01, "the model must have moved"
-    require_alike(program, "two", "one")
+    require_alike(adapter_values(program, "two"), adapter_values(program, "one"))
     report = json.loads((program.directory("two").artifacts / "evaluation.json").read_text())
     assert report["labels"]["good"] > 0
     assert report["labels"]["bad"] > 0
@@ -164,7 +159,7 @@ def test_several_processes_stop_save_pause_and_go_on(program: Program, rows: Pat
     assert program.json("runs", "show", "two")["state"] == "paused"
     assert program.json("runs", "save", "two")["step"] == paused["step"]
     program.run("runs", "resume", "two", "--detach")
-    program.wait(lambda: program.json("runs", "show", "two")["step"] > paused["step"])
+    program.wait_beyond("two", paused["step"])
     ranks = ranks_of(program, "two")
     program.run("runs", "stop", "two")
     shown = program.json("runs", "show", "two")
@@ -213,12 +208,11 @@ def two_hosts() -> Iterator[tuple[list[str], list[str]]]:
 
 
 def test_two_hosts_train_as_one(
-    program: Program, rows: Path, two_hosts: tuple[list[str], list[str]]
+    program: Program, finished: FinishedRun, two_hosts: tuple[list[str], list[str]]
 ) -> None:
     first, second = two_hosts
-    one = program.events(*train_words(rows, "one", **ONE))
     over = {"machines": 2, "rendezvous": "10.99.0.1:29400", "interface": "lf0", "processes": 1}
-    words = train_words(rows, "two", **(TWO | over))
+    words = train_words(finished.rows, "two", **(TWO | over | BRIEF))
     start = [sys.executable, "-m", "llamaforge", *words, "--json"]
     join = [sys.executable, "-m", "llamaforge.worker.many", str(program.directory("two").path)]
     leader = subprocess.Popen([*first, *start], stdout=subprocess.PIPE, env=program.environment)
@@ -231,5 +225,5 @@ def test_two_hosts_train_as_one(
         leader.kill()
         joined.kill()
     two = [json.loads(line) for line in output.splitlines()]
-    assert losses(two) == pytest.approx(losses(one), abs=2e-4)
-    require_alike(program, "two", "one")
+    assert losses(two) == pytest.approx(losses(finished.events), abs=2e-4)
+    require_alike(adapter_values(program, "two"), adapter_values(finished.program, "whole"))

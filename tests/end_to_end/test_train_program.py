@@ -2,52 +2,31 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 
 from llamaforge import paths
-from llamaforge.catalog.store import Store
 from llamaforge.files import sha256_of
-from llamaforge.runs.directory import RunState
+from tests.end_to_end.finished import FinishedRun
 from tests.end_to_end.program import Program
+from tests.end_to_end.training import (
+    BRIEF,
+    EXACT,
+    SETTINGS,
+    STEPS,
+    adapter_values,
+    train_words,
+    with_settings,
+)
 from tests.unit.catalog.store_builder import StoreBuilder
 from tools.random_models import Shape, Vocabulary, write_random_model
 
 pytestmark = pytest.mark.slow
 
-STEPS = 12
-SETTINGS = {
-    "max_steps": STEPS,
-    "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 1e-3,
-    "save_steps": 3,
-    "eval_steps": 5,
-    "fidelity_rows": 4,
-    "max_rows": 4,
-    "max_new_tokens": 8,
-    "samples": 2,
-}
 
-
-def train_words(rows: Path, name: str, **settings: object) -> list[str]:
-    words = ["train", "--store", str(paths.embedded_store()), "--model", "llamaforge-demo"]
-    words += ["--data", str(rows), "--name", name, "--yes"]
-    for key, value in (SETTINGS | settings).items():
-        words += ["--set", f"{key}={value}"]
-    return words
-
-
-def adapter_digest(program: Program, name: str) -> str:
-    return sha256_of(program.directory(name).artifacts / "adapter.gguf")
-
-
-def test_the_whole_job_streams_events_and_leaves_verified_artifacts(
-    program: Program, rows: Path
-) -> None:
-    events = program.events(*train_words(rows, "whole"))
+def test_the_whole_job_streams_events_and_leaves_verified_artifacts(finished: FinishedRun) -> None:
+    program, events = finished.program, finished.events
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert {"v", "seq", "t", "type"} <= set(events[0])
     stages = [(e["name"], e["state"]) for e in events if e["type"] == "stage"]
@@ -61,7 +40,8 @@ def test_the_whole_job_streams_events_and_leaves_verified_artifacts(
     assert all(event["total"] == STEPS and event["tokens_per_second"] > 0 for event in steps)
     assert steps[-1]["loss"] < steps[0]["loss"] / 2, "it must have learned something"
     assert [event["step"] for event in events if event["type"] == "eval"] == [5, 10, 12]
-    assert len([event for event in events if event["type"] == "sample"]) == 2
+    samples = [event for event in events if event["type"] == "sample" and not event["step"]]
+    assert len(samples) == 2, "beside the answers during training"
     assert events[-1]["type"] == "finished"
     assert events[-1]["state"] == "finished"
 
@@ -78,6 +58,15 @@ def test_the_whole_job_streams_events_and_leaves_verified_artifacts(
     assert proof["loss_served"] < proof["loss_base"]
     assert proof["rows"] == 4
 
+    report = program.run("runs", "attach", "whole")
+    assert "llamaforge publish" in report
+    assert max(map(len, report.splitlines())) <= 80 or "/" in report  # only paths are longer
+
+
+def test_a_finished_run_is_merged_and_the_file_is_listed(
+    finished: FinishedRun, program: Program
+) -> None:
+    finished.copy_to(program)
     merged = program.json("export", "whole", "--quant", "Q8_0")
     assert sha256_of(Path(merged["path"])) == merged["sha256"]
     assert merged["check"]["loads"] is True
@@ -85,84 +74,20 @@ def test_the_whole_job_streams_events_and_leaves_verified_artifacts(
     listed = {item["kind"]: item for item in program.json("runs", "show", "whole")["artifacts"]}
     assert listed["merged"]["sha256"] == merged["sha256"]
 
-    report = program.run("runs", "attach", "whole")
-    assert "llamaforge publish" in report
-    assert max(map(len, report.splitlines())) <= 80 or "/" in report  # only paths are longer
 
-
+@pytest.mark.campaign
 def test_a_worker_that_was_killed_goes_on_to_the_very_same_adapter(
-    program: Program, rows: Path
+    program: Program, rows: Path, finished: FinishedRun
 ) -> None:
-    program.run(*train_words(rows, "through"))
-    program.run(*train_words(rows, "killed"), "--detach")
+    program.run(*train_words(rows, "killed", **EXACT, **BRIEF), "--detach")
     program.wait_for_step("killed", 5)
     program.kill("killed")
     assert program.json("runs", "show", "killed")["state"] == "lost"
     program.run("runs", "resume", "killed")
     assert program.json("runs", "show", "killed")["state"] == "finished"
-    assert adapter_values(program, "killed") == adapter_values(program, "through")
+    assert adapter_values(program, "killed") == adapter_values(finished.program, "whole")
     lines = program.directory("killed").events_file.read_text().splitlines()
     assert [json.loads(line)["seq"] for line in lines] == list(range(1, len(lines) + 1))
-
-
-def adapter_values(program: Program, name: str) -> dict[str, bytes]:
-    """Return the adapter's tensors; its name is that of its run, so files differ."""
-    import gguf
-
-    reader = gguf.GGUFReader(program.directory(name).artifacts / "adapter.gguf")
-    return {tensor.name: tensor.data.tobytes() for tensor in reader.tensors}
-
-
-def test_stop_saves_and_resume_goes_on(program: Program, rows: Path) -> None:
-    program.run(*train_words(rows, "stopped", max_steps=400, save_steps=300), "--detach")
-    program.wait_for_step("stopped", 3)
-    program.run("runs", "stop", "stopped")
-    shown = program.json("runs", "show", "stopped")
-    assert shown["state"] == "stopped"
-    assert 3 <= shown["step"] < 400
-    checkpoints = [path.name for path in program.directory("stopped").checkpoints.glob("step-*")]
-    assert checkpoints == [f"step-{shown['step']:06d}"]
-    program.run("runs", "resume", "stopped", "--detach")
-    program.wait(lambda: program.json("runs", "show", "stopped")["step"] > shown["step"])
-    program.run("runs", "stop", "stopped", "--now")
-
-
-@pytest.mark.parametrize("presses", [1, 2])
-def test_one_ctrl_c_saves_and_a_second_one_ends_the_worker(
-    presses: int, program: Program, rows: Path
-) -> None:
-    directory = program.directory("pressed")
-    process = program.start(*train_words(rows, "pressed", max_steps=4000, save_steps=3000))
-    program.wait_for_step("pressed", 3)
-    process.send_signal(signal.SIGINT)
-    if presses == 2:
-        asked = directory.control / "stop"
-        program.wait(lambda: asked.exists() or directory.process() is None)
-        process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert directory.process() is None, "no worker is left behind"
-    assert directory.read_status().state in {RunState.STOPPED, RunState.LOST}
-    if presses == 1:
-        assert list(directory.checkpoints.glob("step-*"))
-
-
-def test_a_terminal_that_closes_leaves_the_worker_running(program: Program, rows: Path) -> None:
-    process = program.start(*train_words(rows, "closed", max_steps=4000))
-    program.wait_for_step("closed", 2)
-    process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=120)
-    before = program.json("runs", "show", "closed")
-    assert before["state"] == "running"
-    program.wait(lambda: program.json("runs", "show", "closed")["step"] > before["step"])
-    program.run("runs", "stop", "closed")
-
-
-def test_a_run_has_one_worker(program: Program, rows: Path) -> None:
-    program.run(*train_words(rows, "held", max_steps=4000), "--detach")
-    program.wait_for_step("held", 1)
-    program.run("runs", "resume", "held", code=3)
-    program.run("runs", "stop", "held")
 
 
 def test_a_blob_that_changed_is_never_trained_on(
@@ -212,41 +137,29 @@ def test_any_store_and_every_kind_of_rows(
         sources += ["--data", str(path)]
     words = ["train", "--store", str(builder.root), "--model", "mine:small", *sources]
     words += ["--name", "small", "--yes"]
-    for key, value in (SETTINGS | {"max_steps": 3}).items():
-        words += ["--set", f"{key}={value}"]
-    events = program.events(*words)
+    events = program.events(*with_settings(words, SETTINGS | {"max_steps": 3}))
     assert events[-1]["state"] == "finished"
     assert program.json("verify", "small")["passed"] is True
 
 
-def test_an_adapter_that_was_changed_is_made_and_proven_again(program: Program, rows: Path) -> None:
-    program.run(*train_words(rows, "spoiled"))
-    digest = adapter_digest(program, "spoiled")
-    directory = program.directory("spoiled")
+def test_an_adapter_that_was_changed_is_made_again_as_it_was_proven(
+    finished: FinishedRun, program: Program
+) -> None:
+    finished.copy_to(program)
+    directory = program.directory("whole")
     adapter = directory.artifacts / "adapter.gguf"
+    digest = sha256_of(adapter)
     content = bytearray(adapter.read_bytes())
     content[-1] ^= 1
     adapter.write_bytes(bytes(content))
     status = json.loads(directory.state_file.read_text())
     directory.state_file.write_text(json.dumps(status | {"state": "stopped"}))
-    program.run("runs", "resume", "spoiled")
-    assert adapter_digest(program, "spoiled") == digest
-
-
-def test_a_template_that_ollama_serves_otherwise_is_told(
-    program: Program, rows: Path, tmp_path: Path
-) -> None:
-    stored = Store.open(paths.embedded_store()).find("llamaforge-demo")
-    assert stored.blob is not None
-    builder = StoreBuilder(tmp_path / "store")
-    layers = [("template", b"[INST] {{ .Prompt }} [/INST]")]
-    builder.add("other:x", stored.blob.read_bytes(), layers=layers)
-    words = train_words(rows, "other", max_steps=1)
-    words[words.index("--store") + 1] = str(builder.root)
-    words[words.index("--model") + 1] = "other:x"
-    warnings = [event for event in program.events(*words) if event["type"] == "warning"]
-    assert [event["code"] for event in warnings] == ["other_template"]
-    assert "<|im_start|>" in warnings[0]["message"]
+    events = program.events("runs", "resume", "whole")
+    assert sha256_of(adapter) == digest
+    stages = [(event["name"], event["state"]) for event in events if event["type"] == "stage"]
+    assert [name for name, state in stages if state == "finished"] == ["export"]
+    assert ("verify", "skipped") in stages, "the proof is of this very file"
+    assert program.json("verify", "whole")["passed"] is True
 
 
 def test_a_gpu_that_is_not_there_is_named(program: Program, rows: Path) -> None:
@@ -261,22 +174,23 @@ def test_a_gpu_that_is_not_there_is_named(program: Program, rows: Path) -> None:
 
 
 def test_frozen_rows_are_listed_compared_and_trained_on_again(
-    program: Program, rows: Path, tmp_path: Path
+    finished: FinishedRun, program: Program, tmp_path: Path
 ) -> None:
-    program.run(*train_words(rows, "first", max_steps=1))
+    finished.copy_to(program)
+    rows = finished.rows
     [kept] = program.json("data", "list")
-    assert kept["runs"] == ["first"]
+    assert kept["runs"] == ["whole"]
     assert kept["counts"]["train"] > 0
-    words = train_words(rows, "second", max_steps=1)
+    words = train_words(rows, "second", max_steps=1, **BRIEF)
     words[words.index("--data") + 1] = f"snapshot:{kept['id'][:8]}"
     program.run(*words)
-    assert program.json("data", "list")[0]["runs"] == ["first", "second"]
-    assert program.json("data", "diff", "first", "second")["added"] == []
+    assert program.json("data", "list")[0]["runs"] == ["second", "whole"]
+    assert program.json("data", "diff", "whole", "second")["added"] == []
     changed = tmp_path / "more.jsonl"
     changed.write_text(rows.read_text() + '{"prompt": "new?", "completion": "yes"}\n')
-    different = program.json("data", "diff", "first", str(changed), code=1)
+    different = program.json("data", "diff", "whole", str(changed), code=1)
     assert [row["messages"][0]["content"] for row in different["added"]] == ["new?"]
-    missing = program.json("data", "diff", "first", "nothing", code=4)
+    missing = program.json("data", "diff", "whole", "nothing", code=4)
     assert missing["error"]["code"] == "no_rows"
     refused = program.json(*train_words(rows, "r3"), "--data", f"snapshot:{kept['id']}", code=2)
     assert refused["error"]["code"] == "snapshot_and_files"

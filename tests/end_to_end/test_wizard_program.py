@@ -1,11 +1,13 @@
 """`llamaforge wizard`: from answers to a recipe that `train` runs unchanged."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from llamaforge import paths
 from tests.end_to_end.program import Program
+from tests.end_to_end.training import BRIEF, with_settings
 
 pytestmark = pytest.mark.slow
 
@@ -16,15 +18,26 @@ def test_answers_on_the_command_line_make_a_recipe_that_trains(
     program: Program, rows: Path, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "mine.yaml"
-    words = ["wizard", *STORE, "--model", "llamaforge-demo", "--data", str(rows)]
+    store = shutil.copytree(paths.embedded_store(), tmp_path / "store")  # no demo is told of
+    words = ["wizard", "--store", str(store), "--model", "llamaforge-demo", "--data", str(rows)]
     words += ["--goal", "extract", "--preset", "quick", "--name", "mine", "--recipe", str(recipe)]
-    words += ["--set", "max_steps=2", "--set", "max_rows=0"]
+    words = with_settings(words, BRIEF | {"max_steps": 2})
     printed = program.run(*words)
     assert f"llamaforge train {recipe}" in printed
     assert "rank" in recipe.read_text()
-    program.run("train", str(recipe), "--yes")
-    assert program.json("runs", "show", "mine")["state"] == "finished"
     program.run(*words, code=2)  # the recipe is there already
+
+    training = program.start("train", str(recipe), "--yes")
+    report, told = training.communicate(timeout=120)
+    assert training.returncode == 0, told
+    assert "Passed: llama.cpp serves what was trained" in report
+    assert "llamaforge publish mine --name llamaforge-demo-tuned" in report
+    assert "train 2/2 steps" in told
+    shown = program.json("runs", "show", "mine")
+    assert (shown["state"], shown["step"], shown["total"]) == ("finished", 2, 2)
+    assert {item["kind"] for item in shown["artifacts"]} >= {"adapter", "modelfile", "verify"}
+    assert program.json("verify", "mine")["passed"] is True
+    program.run("runs", "resume", "mine", code=3)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from llamaforge.catalog.base_choices import remember_base
 from llamaforge.catalog.store import Store
 from llamaforge.cli.main import main
 from llamaforge.errors import ExitCode
+from llamaforge.export import base_run
 from llamaforge.export.adapter import write_adapter
+from llamaforge.export.layout import Layout
 from llamaforge.gguf.header import read_header
+from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.spec import (
     DataChoice,
     EvaluationSettings,
@@ -27,10 +31,12 @@ from llamaforge.recipe.spec import (
 )
 from llamaforge.runs.directory import RunDirectory, create_run
 from llamaforge.runs.lock import RunLock
+from llamaforge.worker.layout import model_layout
 from tests.contract.engine.engine_bench import SETTINGS, make_trained
 
 MODEL = "llamaforge-demo"
 ANSWER_IDS = list(range(3, 20))
+_ASK_LAYOUT = base_run.ask_layout
 
 
 @pytest.fixture
@@ -42,8 +48,12 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(store: Path) -> RunDirectory:
-    """A run as it stands when its adapter is exported."""
+def run(store: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """A run as it stands when its adapter is exported.
+
+    How transformers lays out its model is found in this process: it has the libraries already.
+    """
+    monkeypatch.setattr(base_run, "ask_layout", laid_out_here)
     model = Store.open(store).find(MODEL)
     assert model.blob is not None
     directory = create_run("night")
@@ -71,6 +81,16 @@ def run(store: Path) -> RunDirectory:
     return directory
 
 
+def laid_out_here(files: Sequence[Path]) -> Layout:
+    return model_layout(read_model(files[0], files))
+
+
+@pytest.fixture
+def asked_process(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a person meets it: the layout is found in a process of its own."""
+    monkeypatch.setattr(base_run, "ask_layout", _ASK_LAYOUT)
+
+
 def call(capsys: pytest.CaptureFixture[str], *line: str) -> tuple[int, str, str]:
     capsys.readouterr()
     code = main(["export", *line])
@@ -93,6 +113,7 @@ def logits(model: Any) -> torch.Tensor:
         return found
 
 
+@pytest.mark.usefixtures("asked_process")
 def test_both_directories_give_one_model(
     run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +253,7 @@ def test_a_full_disk_is_refused_before_anything_is_written(
     ]
 
 
+@pytest.mark.usefixtures("asked_process")
 def test_what_cannot_be_laid_out_is_refused_with_its_reason(
     run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ from tests.contract.tokens.test_pre_tokenizers_as_served import joining_vocabula
 from tests.contract.tokens.test_tokens_equal_llama_cpp import NAMES, TEXTS, vocabulary
 from tests.contract.tokens.test_unigram_tokens import TEXTS as UNIGRAM_TEXTS
 from tools.architecture_models import write_architecture_model
-from tools.random_models import Vocabulary
+from tools.random_models import Shape, Vocabulary, write_random_model
 from tools.unigram_vocabularies import unigram
 
 PRE = {
@@ -34,12 +34,19 @@ COMPOSED = ("qwen2", "qwen2vl", "qwen35moe")
 """Architectures whose texts transformers 5 puts into NFC, as Qwen's own tokenizer does."""
 
 
+TINY = Shape(layers=1, hidden=32, heads=2, head_dim=16, feed_forward=32, tied=True)
+"""What is left of a model beside a real vocabulary."""
+
+
 def export(folder: Path, name: str, words: Vocabulary) -> Header:
     header = read_header(write_architecture_model(folder / "m.gguf", name, words, "F32", seed=1))
+    return as_folder(header)
+
+
+def as_folder(header: Header) -> Header:
     layout = model_layout(header)
-    write_hugging_face(
-        folder / "hf", header, None, layout, dtype="bfloat16", chat_template=TEMPLATE
-    )
+    folder = header.path.with_name("hf")
+    write_hugging_face(folder, header, None, layout, dtype="bfloat16", chat_template=TEMPLATE)
     return header
 
 
@@ -56,19 +63,33 @@ def check(tokenizer: Any, header: Header, words: Vocabulary, texts: list[str]) -
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_every_architecture_keeps_the_files_own_tokenizer(name: str, tmp_path: Path) -> None:
-    words = joining_vocabulary(PRE.get(name, "tekken"))
-    header = export(tmp_path, name, words)
     texts = [*TEXTS, *SCRIPTS]
+    composed = [unicodedata.normalize("NFC", text) for text in texts]
+    words = joining_vocabulary(PRE.get(name, "tekken"), (*texts, *composed))
+    header = export(tmp_path, name, words)
     check(PreTrainedTokenizerFast.from_pretrained(tmp_path / "hf"), header, words, texts)
     if name in COMPOSED:
-        texts = [unicodedata.normalize("NFC", text) for text in texts]
+        texts = composed
     check(AutoTokenizer.from_pretrained(tmp_path / "hf"), header, words, texts)
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Return the vocabulary of a file, which gguf-py would read for seconds."""
+    header = read_header(path)
+    values: dict[str, Any] = {}
+    for key in (key for key in header.metadata if key.startswith("tokenizer.")):
+        if not header.is_array(key):
+            values[key] = header.get(key)
+        else:
+            is_text = key in {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"}
+            values[key] = header.strings(key) if is_text else header.numbers(key)
+    return Vocabulary(values, len(values["tokenizer.ggml.tokens"]))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_real_vocabularies(name: str, tmp_path: Path) -> None:
-    words = Vocabulary.from_file(vocabulary(name))
-    header = export(tmp_path, "llama", words)
+    words = read_vocabulary(vocabulary(name))
+    header = as_folder(read_header(write_random_model(tmp_path / "m.gguf", TINY, words, "F32")))
     check(AutoTokenizer.from_pretrained(tmp_path / "hf"), header, words, [*TEXTS])
 
 

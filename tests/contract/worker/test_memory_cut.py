@@ -40,14 +40,18 @@ from llamaforge.worker.keeper import was_killed_for_memory
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    return make_job(tmp_path, monkeypatch, paths.embedded_data(), batch=64)
+    return make_job(tmp_path, monkeypatch, some_rows(tmp_path, 100), batch=64)
 
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(paths.embedded_data().open().readlines()[:20]))
-    return make_job(tmp_path, monkeypatch, rows, batch=8)
+    return make_job(tmp_path, monkeypatch, some_rows(tmp_path, 20), batch=8)
+
+
+def some_rows(folder: Path, count: int) -> Path:
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(paths.embedded_data().open().readlines()[:count]))
+    return rows
 
 
 def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Path, batch: int) -> Job:
@@ -339,6 +343,7 @@ real = llama.loaded
 def loaded(files, *, vocabulary_only=False):
     if vocabulary_only:
         return real(files, vocabulary_only=True)
+    assert not {"datasets", "scipy"} & sys.modules.keys(), "a second for what is never called"
     if how == "aborted":
         os.abort()
     count.write_text("oom_kill 5\\n")

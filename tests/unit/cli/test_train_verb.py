@@ -413,21 +413,3 @@ def test_a_run_is_named_after_its_model_and_the_day(model: str, name: str) -> No
     made = beginning.automatic_name(model)
     assert made.startswith(name)
     assert len(made) <= 60
-
-
-@pytest.mark.slow
-def test_two_real_steps_lead_to_a_proof_and_a_report(flags: list[str], capsys: Capture) -> None:
-    settings = ["max_steps=2", "max_length=128", "max_new_tokens=4", "per_device_eval_batch_size=1"]
-    words = [word for setting in settings for word in ("--set", setting)]
-    assert main([*flags, *words, "--name", "real"]) == 0
-    printed = capsys.readouterr()
-    assert "Passed: llama.cpp serves what was trained" in printed.out
-    assert "llamaforge publish real --name llamaforge-demo-tuned" in printed.out
-    assert "train 2/2 steps" in printed.err
-    assert main(["runs", "show", "real", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["state"], shown["step"], shown["total"]) == ("finished", 2, 2)
-    assert {item["kind"] for item in shown["artifacts"]} >= {"adapter", "modelfile", "verify"}
-    assert main(["verify", "real", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["passed"] is True
-    assert main(["runs", "resume", "real"]) == 3

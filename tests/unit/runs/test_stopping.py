@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -13,11 +14,17 @@ from llamaforge.runs.asking import Question, answers, stoppable
 NEVER_ENDS = "tests.unit.runs.sleeper"
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+Children = Callable[[], set[psutil.Process]]
 
 
-def test_a_process_that_nobody_waits_for_is_ended() -> None:
+@pytest.fixture
+def children() -> Children:
+    """What gives the processes that this one has started since; other tests may have left some."""
+    before = set(psutil.Process().children())
+    return lambda: set(psutil.Process().children()) - before
+
+
+def test_a_process_that_nobody_waits_for_is_ended(children: Children) -> None:
     left = threading.Event()
     threading.Timer(0.5, left.set).start()
     started = time.monotonic()
@@ -29,14 +36,14 @@ def test_a_process_that_nobody_waits_for_is_ended() -> None:
     assert not asking.is_stopped(), "it holds for what is asked within"
 
 
-def test_a_download_that_nobody_waits_for_is_ended() -> None:
+def test_a_download_that_nobody_waits_for_is_ended(children: Children) -> None:
     with stoppable(lambda: True), pytest.raises(LlamaForgeError) as caught:
         hub_fetch._carried_out(["sleep", "60"], {})
     assert caught.value.code == "stopped"
     assert not children()
 
 
-def test_an_interrupted_download_leaves_no_process() -> None:
+def test_an_interrupted_download_leaves_no_process(children: Children) -> None:
     def interrupted() -> bool:
         raise KeyboardInterrupt
 
