@@ -312,6 +312,7 @@ def _resume(arguments: argparse.Namespace) -> ExitCode:
             f"See what came of it: llamaforge runs show {run.id}",
             code="run_finished",
         )
+    RunSpec.load(run.spec_file)  # a damaged one is told here; the worker could only log it
     return carry_out(run, detach=arguments.detach, as_json=arguments.json)
 
 

@@ -4,21 +4,23 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from llamaforge.errors import ExitCode, LlamaForgeError
+from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.hardware import physical_cores
 from llamaforge.recipe.preflight import needs_of
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs import events
-from llamaforge.runs.directory import RunDirectory, RunState
+from llamaforge.runs.directory import LIVE_STATES, RunDirectory, RunState, is_here
 from llamaforge.runs.lock import RunLock
+from llamaforge.runs.pulse import is_beating
+from llamaforge.safe_text import safe_line
 from llamaforge.worker.job import Job, Stopped, is_disk_full
 from llamaforge.worker.keeper import kept
+from llamaforge.worker.log import log_error
 from llamaforge.worker.memory import is_device_lost, memory_shortage, shortage_words
 from llamaforge.worker.stages import Stage, stages_of
 
@@ -39,10 +41,27 @@ def main(arguments: list[str], command: Sequence[str] = _COMMAND) -> int:
     run = RunDirectory(Path(arguments[0]).absolute())
     try:
         with kept(run, [*command, str(run.path)]), RunLock(run.lock_file):
+            _require_alone(run)
             return carry_out(run)
     except LlamaForgeError as error:
         print(f"{error.message} {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_code
+
+
+def _require_alone(run: RunDirectory) -> None:
+    """Return if no worker of another machine carries the run out; a disk may pass on no locks.
+
+    Raises:
+        RefusedError: one does.
+    """
+    status = run.noted_status()
+    if status.state in LIVE_STATES and not is_here(status) and is_beating(run.pulse_file):
+        raise RefusedError(
+            f"The run {run.id} is held by another worker (process {status.pid} on "
+            f"{safe_line(status.host, limit=60)}).",
+            f"Watch it: llamaforge runs attach {run.id}",
+            code="run_locked",
+        )
 
 
 def carry_out(run: RunDirectory) -> int:
@@ -63,7 +82,7 @@ def carry_out(run: RunDirectory) -> int:
     except LlamaForgeError as error:
         return _failed(job, error)
     except Exception as error:
-        traceback.print_exc()
+        log_error()
         return _failed(job, _explained(error, run))
     else:
         job.end(RunState.FINISHED)

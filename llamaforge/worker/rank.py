@@ -7,7 +7,6 @@ happens; the worker that started all of them writes the run's own files.
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +16,10 @@ from llamaforge.hardware import physical_cores
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.worker.job import Job, Stopped
+from llamaforge.worker.log import log_error
 from llamaforge.worker.many import RankFiles
 from llamaforge.worker.memory import memory_shortage
+from llamaforge.worker.together import end_with_starter
 
 _OURS: Final = (
     "RANK",
@@ -45,6 +46,7 @@ class RankJob(Job):
 
 def main(arguments: list[str]) -> int:
     """Train as the rank that torchrun's variables name, and return an exit code."""
+    end_with_starter()
     import torch
 
     from llamaforge.training.ranks import Ranks
@@ -62,11 +64,19 @@ def main(arguments: list[str]) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[local]
     torch.set_num_threads(max(1, physical_cores() // beside))
     ranks = Ranks.join("nccl" if is_cuda else "gloo")
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     for name in _OURS:
         os.environ.pop(name, None)
     files = RankFiles.of(run)
     job = RankJob(run, whole, ranks.rank)
     job.turn_to(phase, steps_before=0)  # the worker counts on from the phases before
+    if restarts and ranks.is_first:
+        job.warn(
+            "ranks_restarted",
+            f"A process that trained has ended. All of them were started again, from the last "
+            f"checkpoint: restart {restarts} of at most {spec.launch.max_restarts}. The log says "
+            f"why: {run.log_file}",
+        )
     outcome: dict[str, int | bool] = {"stopped": True}
     try:
         outcome = {"step": train_adapter(job, ranks), "stopped": False}
@@ -75,7 +85,7 @@ def main(arguments: list[str]) -> int:
     except LlamaForgeError as error:
         return _say(files, {"message": error.message, "hint": error.hint, "code": error.code})
     except Exception as error:
-        traceback.print_exc()
+        log_error()
         shortage = memory_shortage(error)
         if shortage is None:
             os._exit(1)  # torchrun starts all of them again; others may wait for this one
