@@ -69,10 +69,24 @@ class RankFiles:
         return self.folder / "launch.json"
 
 
-def torchrun_command(
+def launch_command(
     run: RunDirectory, launch: LaunchSettings, *, is_first: bool, phase: int = 1
 ) -> list[str]:
     """Return the command that starts one machine's ranks, the first's or another's, for a phase."""
+    rank = ["-m", "llamaforge.worker.rank", str(run.path), str(phase)]
+    if launch.launcher == "accelerate":
+        return [
+            sys.executable,
+            "-m",
+            "llamaforge.worker.together",
+            "accelerate.commands.launch",
+            "--multi_gpu",  # its word for several processes, on CPUs too
+            f"--num_processes={launch.processes}",
+            "--num_machines=1",
+            "--main_process_port=0",  # any that is free
+            f"--max_restarts={launch.max_restarts}",
+            *rank,
+        ]
     endpoint = launch.rendezvous or "127.0.0.1:0"  # any port that is free
     # torchrun guesses both from the machine's name, which need not be one that others know.
     among_others = [
@@ -91,10 +105,7 @@ def torchrun_command(
         f"--rdzv-endpoint={endpoint}",
         f"--rdzv-id={run.id}-{phase}",
         *(among_others if launch.machines > 1 else []),
-        "-m",
-        "llamaforge.worker.rank",
-        str(run.path),
-        str(phase),
+        *rank,
     ]
 
 
@@ -144,7 +155,7 @@ def train_ranks(job: Job) -> dict[str, Any]:
     for path in (files.events, files.outcome):
         path.unlink(missing_ok=True)
     files.events.touch(mode=0o600)
-    command = torchrun_command(job.run, launch, is_first=True, phase=job.phase)
+    command = launch_command(job.run, launch, is_first=True, phase=job.phase)
     noted = {"v": 1, "command": command, "machines": launch.machines, "phase": job.phase}
     write_json(files.launch, noted)
     job.emit(
@@ -274,7 +285,7 @@ def join(arguments: Sequence[str], *, patience_seconds: float = _PATIENCE_SECOND
             phase = _begun(RankFiles.of(run).launch)
             if phase is not None and phase > done:
                 spec = RunSpec.load(run.spec_file)
-                command = torchrun_command(run, spec.launch, is_first=False, phase=phase)
+                command = launch_command(run, spec.launch, is_first=False, phase=phase)
                 if subprocess.call(command, env=rank_environment(spec.launch)) == 0:
                     done = phase
                     if done == len(spec.phases):

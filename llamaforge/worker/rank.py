@@ -30,6 +30,8 @@ _OURS: Final = (
     "MASTER_PORT",
 )
 """torchrun's variables. transformers must not see them: it would divide the rows once more."""
+_ACCELERATE: Final = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
+"""Those of `accelerate launch`, and of its own configuration: the run spec says all that."""
 
 
 class RankJob(Job):
@@ -65,7 +67,7 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(max(1, physical_cores() // beside))
     ranks = Ranks.join("nccl" if is_cuda else "gloo")
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    for name in _OURS:
+    for name in [*_OURS, *(name for name in os.environ if name.startswith(_ACCELERATE))]:
         os.environ.pop(name, None)
     files = RankFiles.of(run)
     job = RankJob(run, whole, ranks.rank)

@@ -169,7 +169,7 @@ def test_ranks_that_memory_ends_are_told_from_ranks_that_fail(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first get a smaller step, as a worker does that trains alone; the others an error."""
-    monkeypatch.setattr(many, "torchrun_command", lambda *_words, **_more: ["false"])
+    monkeypatch.setattr(many, "launch_command", lambda *_words, **_more: ["false"])
     with pytest.raises(LlamaForgeError, match="2 times") as caught:
         many.train_ranks(job)
     assert caught.value.code == "ranks_failed"
@@ -182,7 +182,7 @@ def test_ranks_that_memory_ends_are_told_from_ranks_that_fail(
 def test_a_run_that_waits_for_another_machine_can_be_stopped(
     job: Job, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "torchrun_command", lambda *_words, **_more: ["sleep", "60"])
+    monkeypatch.setattr(many, "launch_command", lambda *_words, **_more: ["sleep", "60"])
     monkeypatch.setattr(many, "_DEAF_SECONDS", 0.2)
     control.ask(run, control.Request.STOP)
     started = time.monotonic()
