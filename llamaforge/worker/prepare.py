@@ -128,15 +128,18 @@ def _earlier_rows(job: Job) -> tuple[str | None, str]:
 
     No id where training has not begun: then any rows will do.
     """
+    newest, _ = newest_checkpoint(job.run.checkpoints)
     try:
         noted = json.loads((job.run.data / _DONE).read_text(encoding="utf-8"))["snapshot"]
-        read_snapshot(job.run.data)
     except (OSError, ValueError, KeyError, TypeError):
+        noted = None
+    if newest is None or noted is None:
         return None, ""
+    try:
+        manifest, _ = read_snapshot(job.run.data)
     except LlamaForgeError as error:
-        newest, _ = newest_checkpoint(job.run.checkpoints)
-        return (None if newest is None else str(noted)), error.message
-    return None, ""
+        return str(noted), error.message
+    return str(noted), "" if manifest.id == noted else "The run's rows were replaced."
 
 
 def _compare_rows(job: Job, before: str, now: str, damage: str) -> None:

@@ -132,7 +132,7 @@ def test_a_machine_that_joins_waits_for_a_run_that_goes_on(
         assert env[STARTED_BY] == str(os.getpid())
         return 0
 
-    monkeypatch.setattr(many.subprocess, "call", call)
+    monkeypatch.setattr(subprocess, "call", call)
     if before is not RunState.CREATED:
         state(run, before)
     threading.Timer(0.4, begin, (run,)).start()

@@ -44,6 +44,7 @@ SCRIPTS = {
     "slurm.sh": (CLUSTERS / "slurm.sh").read_text(encoding="utf-8"),
     "skypilot.yaml": yaml.safe_load((CLUSTERS / "skypilot.yaml").read_text("utf-8"))["run"],
 }
+_VARIABLE = re.compile(r"\$\{(\w+)[^}]*\}|\$(\w+)")
 VARIABLES = {"FIRST": "node1", "PORT": "29400", "NAME": "notes", "RECIPE": "recipe.yaml"}
 
 
@@ -54,7 +55,7 @@ def test_scripts_for_clusters_say_what_the_program_takes(name: str) -> None:
     parser = _parser(list(VERBS))
     found = set()
     for line in re.findall(r"^(?!#).*?(llamaforge (?:runs|train) [^|;\n]*)", text, re.MULTILINE):
-        plain = re.sub(r"\$\{?(\w+)[^}\s\"':]*\}?", lambda at: VARIABLES.get(at[1], "2"), line)
+        plain = _VARIABLE.sub(lambda at: VARIABLES.get(at[1] or at[2], "2"), line)
         arguments = parser.parse_args(shlex.split(plain)[1:])
         found.add(plain.split()[1])
         if "train" in plain.split()[1:2]:

@@ -431,7 +431,7 @@ def test_a_slow_worker_is_not_called_dead(
         started.append(real(["sleep", "60"], **options))
         return started[0]
 
-    monkeypatch.setattr(launcher.subprocess, "Popen", slow)
+    monkeypatch.setattr(subprocess, "Popen", slow)
     with pytest.raises(LlamaForgeError) as caught:
         launcher.launch(run)
     started[0].kill()
