@@ -85,6 +85,7 @@ def launch_command(
             "--num_machines=1",
             "--main_process_port=0",  # any that is free
             f"--max_restarts={launch.max_restarts}",
+            "--monitor_interval=0.1",  # seconds, as torchrun's own
             *rank,
         ]
     endpoint = launch.rendezvous or "127.0.0.1:0"  # any port that is free
@@ -185,11 +186,22 @@ def train_ranks(job: Job) -> dict[str, Any]:
     if memory_ended(job.run, *before):
         return {"shortage": "host_kill"}  # started again they would be ended again
     raise LlamaForgeError(
-        "The processes that train failed, and starting them again did not help "
-        f"({plural(launch.max_restarts, 'time')}).",
+        _failure(process.returncode, launch.max_restarts),
         f"The log says why: {job.run.log_file}. Then go on from the last checkpoint: "
         f"llamaforge runs resume {job.run.id}",
         code="ranks_failed",
+    )
+
+
+def _failure(returncode: int, max_restarts: int) -> str:
+    """Return what happened to processes that ended without a word."""
+    if returncode < 0:
+        return f"What starts the processes that train was ended by signal {-returncode}."
+    if not max_restarts:
+        return "A process that trained has failed, and max_restarts is 0."
+    return (
+        "The processes that train failed, and starting them again did not help "
+        f"({plural(max_restarts, 'time')})."
     )
 
 

@@ -46,6 +46,13 @@ class RankJob(Job):
         """Leave the run's state to the worker."""
 
 
+def forget_launcher() -> None:
+    """Take from the environment what a launcher has put there."""
+    for name in list(os.environ):
+        if name in _OURS or name.startswith(_ACCELERATE):
+            del os.environ[name]
+
+
 def main(arguments: list[str]) -> int:
     """Train as the rank that torchrun's variables name, and return an exit code."""
     end_with_starter()
@@ -67,8 +74,7 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(max(1, physical_cores() // beside))
     ranks = Ranks.join("nccl" if is_cuda else "gloo")
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    for name in [*_OURS, *(name for name in os.environ if name.startswith(_ACCELERATE))]:
-        os.environ.pop(name, None)
+    forget_launcher()
     files = RankFiles.of(run)
     job = RankJob(run, whole, ranks.rank)
     job.turn_to(phase, steps_before=0)  # the worker counts on from the phases before

@@ -18,6 +18,7 @@ from llamaforge.catalog.store import Store
 from llamaforge.errors import ExitCode, LlamaForgeError
 from llamaforge.hardware import process_start
 from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
+from llamaforge.recipe.spec import LaunchSettings
 from llamaforge.runs import control
 from llamaforge.runs.directory import RunDirectory, RunState, Status, create_run
 from llamaforge.worker import many
@@ -173,10 +174,49 @@ def test_ranks_that_memory_ends_are_told_from_ranks_that_fail(
     with pytest.raises(LlamaForgeError, match="2 times") as caught:
         many.train_ranks(job)
     assert caught.value.code == "ranks_failed"
+    assert "signal 9" in many._failure(-9, 2)
+    assert "max_restarts is 0" in many._failure(1, 0)
     counts = iter([3, 4])
     for module in (many, sys.modules["llamaforge.worker.keeper"]):
         monkeypatch.setattr(module, "memory_kills", lambda: next(counts))
     assert many.train_ranks(job) == {"shortage": "host_kill"}
+
+
+RANK = """
+    import os, sys
+    from pathlib import Path
+    import torch
+    from llamaforge.training.ranks import Ranks
+    from llamaforge.worker.rank import forget_launcher
+    ranks = Ranks.join("gloo")
+    forget_launcher()
+    left = [name for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in os.environ]
+    left += [name for name in os.environ if "ACCELERATE" in name]
+    number = torch.tensor([float(ranks.rank + 1)])
+    ranks.sum_([number])
+    print(sys.argv[1:], ranks.world, number.item(), left)
+    ranks.leave()
+"""
+
+
+@pytest.mark.slow
+def test_accelerate_launch_starts_the_ranks_as_torchrun_does(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    (tmp_path / "a_rank.py").write_text(textwrap.dedent(RANK))
+    launch = LaunchSettings(processes=2, launcher="accelerate")
+    command = many.launch_command(run, launch, is_first=True)
+    assert command[command.index("-m", 3) :] == ["-m", "llamaforge.worker.rank", str(run.path), "1"]
+    command[command.index("llamaforge.worker.rank")] = "a_rank"
+    places = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = many.rank_environment(launch) | {"PYTHONPATH": places}
+    said = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+    assert said.stdout.splitlines() == [f"{[str(run.path), '1']} 2 3.0 []"] * 2
+
+
+def test_accelerate_launch_is_for_one_machine() -> None:
+    with pytest.raises(ValueError, match="several need torchrun"):
+        LaunchSettings(machines=2, rendezvous="a:1", launcher="accelerate")
 
 
 def test_a_run_that_waits_for_another_machine_can_be_stopped(
