@@ -60,7 +60,7 @@ def unpause(run: RunDirectory) -> None:
     if not control.is_asked(run, control.Request.PAUSE):
         raise RefusedError(
             safe_line(status.message or f"The run {run.id} waits.", limit=400),
-            "It goes on by itself.",
+            "Free some space there.",
             code="waiting",
         )
     before = last_seq(run)

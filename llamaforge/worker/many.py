@@ -170,6 +170,13 @@ def train_ranks(job: Job) -> dict[str, Any]:
             },
         )
     )
+    if launch.machines > 1:
+        others = plural(launch.machines - 1, "other machine")
+        job.warn(
+            "joining",
+            f"Training begins once {others} joined; there: python -m llamaforge.worker.many "
+            f"{shlex.quote(str(job.run.path))}",
+        )
     before = memory_kills(), log_bytes(job.run)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, env=rank_environment(launch), start_new_session=True

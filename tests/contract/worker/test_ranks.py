@@ -19,8 +19,9 @@ from llamaforge.errors import ExitCode, LlamaForgeError
 from llamaforge.hardware import process_start
 from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
 from llamaforge.recipe.spec import LaunchSettings
-from llamaforge.runs import control
+from llamaforge.runs import control, events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, create_run
+from llamaforge.runs.tail import EventTail
 from llamaforge.worker import many
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.many import RankFiles, join
@@ -230,3 +231,6 @@ def test_a_run_that_waits_for_another_machine_can_be_stopped(
         many.train_ranks(job)
     assert time.monotonic() - started < 10
     assert not psutil.Process().children()
+    said = [event for event in EventTail(run).read_new() if isinstance(event, events.Warn)]
+    assert [event.code for event in said] == ["joining"]
+    assert f"llamaforge.worker.many {run.path}" in said[0].message
