@@ -31,6 +31,7 @@ from benchmarks.common import (
     table,
 )
 from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.runs.launcher import worker_environment
 from tools.random_models import Shape
 
 _MEMORY_AIM: Final = 0.10
@@ -167,7 +168,7 @@ def main() -> None:
             continue
         model_file(item.model)
         before = load_now()
-        environment = os.environ | {"GOMP_SPINCOUNT": "2000"}  # as the worker's
+        environment = os.environ | worker_environment()
         command = [sys.executable, __file__, "--arm", str(number), "--steps", str(options.steps)]
         answer = subprocess.run(
             command, env=environment, check=True, stdout=subprocess.PIPE, text=True

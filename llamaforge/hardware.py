@@ -1,5 +1,7 @@
 """What this machine has, measured and never guessed: memory, processor, GPU, disk."""
 
+import contextlib
+import ctypes
 import functools
 import os
 import resource
@@ -113,6 +115,12 @@ def reset_peak_memory() -> bool:
     except OSError:
         return False
     return True
+
+
+def trim_heap() -> None:
+    """Return what was freed to the system, where the C library keeps it for itself (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def own_memory_bytes() -> int:

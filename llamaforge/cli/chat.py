@@ -1,6 +1,7 @@
 """`llamaforge chat RUN [PROMPT…]`: base and tuned model answer the same, one below the other."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -162,7 +163,8 @@ class _Keeper:
         path = safe_line(str(self._log.path))
         pairs = f", and pairs of answers: {self._log.pairs:,}" if self._log.pairs else ""
         narrate(f"The conversation is in {path}{pairs}.")
-        narrate(f"Look through it before you train on it: llamaforge data review {path}")
+        command = shlex.join(["llamaforge", "data", "review", str(path)])
+        narrate(f"Look through it before you train on it: {command}")
 
 
 def _prompts(arguments: argparse.Namespace) -> Iterator[str]:

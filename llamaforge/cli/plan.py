@@ -69,11 +69,11 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
 def _print(found: "Plan", model: str) -> None:
     body = found.body
-    rows, chosen = body["rows"], body["settings"]
-    print_text(f"Training {safe_line(model)} on {plural(rows['train'], 'row')}")
+    print_text(f"Training {safe_line(model)} on {plural(_rows(body), 'row')}")
     print_text("")
     have = size_words(found.available_bytes)
-    print_text(f"Memory   {size_words(found.memory_bytes)} at most, {have} available")
+    each = f" in each of {found.processes} processes" * (found.processes > 1)
+    print_text(f"Memory   {size_words(found.memory_bytes)} at most{each}, {have} available")
     for name, words in _PARTS.items():
         print_text(f"  {size_words(body['memory_bytes'][name]):>8}  {words}")
     print_text(f"Disk     {size_words(found.disk_bytes)} at most")
@@ -83,11 +83,19 @@ def _print(found: "Plan", model: str) -> None:
         for name, (least, most) in body["seconds_by_part"].items():
             print_text(f"  {_between(least, most):>24}  {_STAGES.get(name, name)}")
     print_text("")
-    for line in _settings(body, chosen):
-        print_folded(line)
+    phases = body.get("phases", [body])
+    for number, phase in enumerate(phases, start=1):
+        if len(phases) > 1:
+            print_text(f"Phase {number}, {plural(phase['rows']['train'], 'row')}")
+        for line in _settings(phase, phase["settings"]):
+            print_folded(line)
     for problem in found.problems:
         print_text("")
         print_folded(f"{problem['message']} {problem['fix']}")
+
+
+def _rows(body: Any) -> int:
+    return sum(int(phase["rows"]["train"]) for phase in body.get("phases", [body]))
 
 
 def _between(low: float, high: float) -> str:
@@ -96,10 +104,12 @@ def _between(low: float, high: float) -> str:
 
 def _settings(body: Any, chosen: Any) -> Iterator[str]:
     again = ", activations computed again" * chosen["gradient_checkpointing"]
+    processes = body["processes"]
+    beside = f" in each of {processes} processes" * (processes > 1)
     yield (
         f"A step takes {plural(chosen['effective_batch_size'], 'row')}: "
         f"{chosen['per_device_train_batch_size']} at a time, "
-        f"{plural(chosen['gradient_accumulation_steps'], 'time')}{again}; rows have up to "
+        f"{plural(chosen['gradient_accumulation_steps'], 'time')}{beside}{again}; rows have up to "
         f"{chosen['max_length']:,} tokens, the longest here {body['rows']['longest_tokens']:,}."
     )
     if body["steps"]:

@@ -75,13 +75,17 @@ def packed_batches(
     return len(shapes), sum(count * length for count, length in shapes), len(set(shapes))
 
 
-def planned_steps(settings: TrainingSettings, rows: int) -> int:
-    """Return how many optimizer steps a training on `rows` rows has."""
+def steps_an_epoch(settings: TrainingSettings, rows: int, world: int = 1) -> int:
+    """Return how many optimizer steps `world` processes together need for all `rows` once."""
+    batches = math.ceil(rows / (settings.per_device_train_batch_size * world))
+    return max(1, math.ceil(batches / settings.gradient_accumulation_steps))
+
+
+def planned_steps(settings: TrainingSettings, rows: int, world: int = 1) -> int:
+    """Return how many optimizer steps a training of `world` processes on `rows` rows has."""
     if settings.max_steps is not None:
         return settings.max_steps
-    batches = math.ceil(rows / settings.per_device_train_batch_size)
-    steps = math.ceil(batches / settings.gradient_accumulation_steps)
-    return max(1, math.ceil(steps * settings.num_train_epochs))
+    return max(1, math.ceil(steps_an_epoch(settings, rows, world) * settings.num_train_epochs))
 
 
 def asks_beforehand(settings: TrainingSettings, items: int, world: int = 1) -> bool:
@@ -100,7 +104,9 @@ def asks_beforehand(settings: TrainingSettings, items: int, world: int = 1) -> b
     return planned > items
 
 
-def passes_without_gradient(settings: TrainingSettings, items: int) -> tuple[int, int]:
+def passes_without_gradient(
+    settings: TrainingSettings, items: int, world: int = 1
+) -> tuple[int, int]:
     """Return the forward passes that a method makes beside training: in each epoch, and once.
 
     A reference is asked about each answer; KTO also asks it, and the model as it is, about answers
@@ -109,4 +115,4 @@ def passes_without_gradient(settings: TrainingSettings, items: int) -> tuple[int
     if settings.method not in REFERENCE_METHODS:
         return 0, 0
     always = 2 if settings.method == "kto" else 0
-    return (always, 1) if asks_beforehand(settings, items) else (always + 1, 0)
+    return (always, 1) if asks_beforehand(settings, items, world) else (always + 1, 0)

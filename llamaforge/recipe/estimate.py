@@ -22,11 +22,12 @@ from llamaforge.recipe.batching import (
     padded,
     passes_without_gradient,
     planned_steps,
+    steps_an_epoch,
 )
 from llamaforge.recipe.cut import Cut
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.spec import LaunchSettings, TrainingSettings
 
-_PROGRAM_BYTES: Final = 600_000_000
+PROGRAM_BYTES: Final = 600_000_000
 """Python with torch, transformers and PEFT, and what their first products allocate."""
 _WEIGHT_AND_GRADIENT_BYTES: Final = 8  # float32 both
 _MOMENTS_BYTES: Final = 8  # Adam's two, float32
@@ -34,10 +35,16 @@ _KEPT_HIDDEN, _KEPT_INTERMEDIATE = 14, 6
 """Activations a token and layer that the backward pass needs, in units of the two sizes."""
 _HEAP: Final = 1.25
 """What glibc's heap holds for each byte in use: blocks of many sizes leave gaps."""
+GAPS_PART: Final = 0.06
+"""How large the gaps in the heap may become before they are given back, as a part of what is held
+besides activations."""
+GAPS_LEAST_BYTES: Final = 48_000_000
+"""Gaps that are left alone in any case."""
 _RECOMPUTED_SECONDS: Final = 1.5
 """A pass that computes activations again: forward, forward once more, backward."""
 _SOFTMAX_BYTES: Final = 32 * 1024 * 1024
 """Float32 logits of some positions while they are turned into gradients, with their copies."""
+_ALONE: Final = LaunchSettings()
 LOGITS_BYTES: Final = 128 * 1024 * 1024
 """Bytes that one chunk's logits may take if float32, half as much in bfloat16."""
 HEAD_KEPT_BYTES: Final = 512 * 1024 * 1024
@@ -156,6 +163,9 @@ class Estimator:
         trained_weights: how many weights the adapter has.
         trial: what was measured, if anything was.
         held_bytes: what the frozen weights of another base take; None for the file's own.
+        launch: the processes that train together. Memory is that of each of them, and a trial was
+            done by one as it will be: on its own GPU, or its part of a machine's cores. What they
+            have to tell each other is not counted: once a step, an adapter's size.
     """
 
     def __init__(
@@ -166,12 +176,14 @@ class Estimator:
         trial: Trial | None = None,
         *,
         held_bytes: int | None = None,
+        launch: LaunchSettings = _ALONE,
     ) -> None:
         self.settings = settings
         self.trial = trial
         self._header = header
         self._trained_weights = trained_weights
         self._held_bytes = held_bytes
+        self._launch = launch
         self._itemsize = 2 if settings.compute_dtype == "bfloat16" else 4
 
     def memory(self, cut: Cut, longest: int) -> Memory:
@@ -184,9 +196,10 @@ class Estimator:
         weights = self._weights
         adapter = self._trained_weights * _WEIGHT_AND_GRADIENT_BYTES
         head, chunk = self._logits(tokens)
-        overhead = _PROGRAM_BYTES + self._scratch
+        overhead = PROGRAM_BYTES + self._scratch
         if self.trial is not None:
             overhead = max(0, self.trial.fixed_bytes - weights - adapter - head)
+            overhead += int(max(GAPS_PART * self.trial.fixed_bytes, GAPS_LEAST_BYTES))
         return Memory(
             weights=weights,
             adapter=adapter,
@@ -214,9 +227,10 @@ class Estimator:
         if trial is None:
             return None
         settings = cut.applied(self.settings)
+        world = self._launch.world
         size = cut.per_device_train_batch_size
         passes, tokens, shapes = packed_batches(
-            rows.train, size, cut.gradient_accumulation_steps, settings.seed
+            rows.train, size, cut.gradient_accumulation_steps * world, settings.seed
         )
         share = rows.train_rows / max(len(rows.train), 1)
         trained = sum(count for _, count in rows.train)
@@ -226,12 +240,12 @@ class Estimator:
         epoch = slower * (passes * trial.seconds_a_pass + tokens * trial.seconds_a_token)
         epoch += trained * trial.seconds_a_trained_token
         forward = self._forward(trial, passes, tokens, trained)
-        in_steps, once = passes_without_gradient(settings, rows.train_rows)
+        in_steps, once = passes_without_gradient(settings, rows.train_rows, world)
         epoch += in_steps * forward
-        all_passes = math.ceil(rows.train_rows / size)
-        steps_an_epoch = max(1, math.ceil(all_passes / cut.gradient_accumulation_steps))
-        step = epoch * share / steps_an_epoch + trial.seconds_a_step
-        steps = planned_steps(settings, rows.train_rows)
+        epoch /= world
+        step = epoch * share / steps_an_epoch(settings, rows.train_rows, world)
+        step += trial.seconds_a_step
+        steps = planned_steps(settings, rows.train_rows, world)
         met = min(shapes, steps * cut.gradient_accumulation_steps)
         training = steps * step + met * trial.seconds_a_shape
         beside = once * forward * share + self._validation(settings, rows, steps)

@@ -14,8 +14,8 @@ from llamaforge.gguf.ggml import can_pack
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.llama_files import is_translated
 from llamaforge.recipe.cut import Cut
-from llamaforge.recipe.estimate import Estimator
-from llamaforge.recipe.spec import RunSpec, TrainingSettings
+from llamaforge.recipe.estimate import PROGRAM_BYTES, Estimator
+from llamaforge.recipe.spec import LaunchSettings, RunSpec, TrainingSettings
 from llamaforge.safe_text import safe_line
 
 _FLOAT32_BYTES: Final = 4
@@ -48,7 +48,10 @@ class Needs:
     disk: int
     """The most that its directory will hold at one time."""
     memory: int
-    """The least that it can do with: one short row at a time, activations computed again."""
+    """The least of this machine's memory that it can do with, all its processes together: one short
+    row at a time, activations computed again."""
+    gpu: int
+    """The same of a GPU's memory, of which each process has one; 0 where none is computed on."""
 
 
 def needs_of(spec: RunSpec, header: Header) -> Needs:
@@ -70,17 +73,34 @@ def needs_of(spec: RunSpec, header: Header) -> Needs:
     merged = _merged_bytes(spec, header) if is_merged else 0
     # llama.cpp is asked about a file that says what Ollama's server reads.
     translated = header.tensor_bytes if is_translated(header) else 0
+    memory, gpu = _memory(spec, header)
     return Needs(
         adapter=adapter,
         made=adapter + snapshot + merged + translated,
         disk=checkpoints + adapter + snapshot + merged + translated + _SLACK_DISK_BYTES,
-        memory=least_memory(
-            header,
-            spec.training,
-            trained_parameters(header, spec.training),
-            held_bytes(spec, header),
-        ),
+        memory=memory,
+        gpu=gpu,
     )
+
+
+def _memory(spec: RunSpec, header: Header) -> tuple[int, int]:
+    """Return the least that a run needs of the machine's memory, and of each GPU's."""
+    launch = spec.launch
+    numbers = range(1, len(spec.phases) + 1)
+    each = max(_least_of_phase(spec.of_phase(number), header) for number in numbers)
+    # Whoever divides the base has read it as a whole; the processes of a machine take turns.
+    undivided = spec.model_copy(update={"launch": LaunchSettings()})
+    read = frozen_bytes(undivided, header) - frozen_bytes(spec, header) if launch.fsdp else 0
+    if spec.training.device != "cpu":
+        return launch.processes * PROGRAM_BYTES + read, each
+    # A file that is mapped lies in memory once.
+    shared = header.tensor_bytes if spec.training.base == "gguf" else 0
+    return shared + launch.processes * (each - shared) + read, 0
+
+
+def _least_of_phase(spec: RunSpec, header: Header) -> int:
+    trained = trained_parameters(header, spec.training)
+    return least_memory(header, spec.training, trained, held_bytes(spec, header))
 
 
 def least_memory(
@@ -218,18 +238,26 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def check_memory(needed_bytes: int) -> None:
+def check_memory(needs: Needs) -> None:
     """Refuse a run that cannot be held in this machine's memory whatever its settings.
 
     Raises:
         RefusedError: `no_memory`, with what is available and what is needed.
     """
     available = hardware.available_memory_bytes()
-    if available < needed_bytes:
+    if available < needs.memory:
         raise RefusedError(
-            f"The run needs at least {_megabytes(needed_bytes)} of memory, and "
+            f"The run needs at least {_megabytes(needs.memory)} of memory, and "
             f"{_megabytes(available)} are available.",
             "Close other programs, or choose a smaller model or one of smaller blocks.",
+            code="no_memory",
+        )
+    free = max((gpu.free_bytes for gpu in hardware.gpus()), default=0) if needs.gpu else 0
+    if 0 < free < needs.gpu:  # 0: the driver does not say
+        raise RefusedError(
+            f"The run needs at least {_megabytes(needs.gpu)} of a GPU's memory, and "
+            f"{_megabytes(free)} are free.",
+            "Close other programs that use the GPU, or choose a smaller model.",
             code="no_memory",
         )
 

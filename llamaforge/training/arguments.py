@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from llamaforge.recipe.batching import planned_steps
 from llamaforge.recipe.spec import TrainingSettings
 
 
@@ -52,15 +53,6 @@ def training_arguments(
         disable_tqdm=True,
         remove_unused_columns=False,
     )
-
-
-def planned_steps(settings: TrainingSettings, examples: int, world: int = 1) -> int:
-    """Return the optimizer steps of a whole training."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    batches = math.ceil(examples / (settings.per_device_train_batch_size * world))
-    steps = math.ceil(batches / settings.gradient_accumulation_steps)
-    return max(1, math.ceil(steps * settings.num_train_epochs))
 
 
 def _warmup_steps(settings: TrainingSettings, steps: int) -> int:

@@ -6,7 +6,8 @@ need not be wrapped. What is random in a step depends on its number and the rank
 nothing of the other ranks has to be in a checkpoint.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeVar
@@ -27,12 +28,21 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
+    place: int = 0
+    """Which it is of the processes of its machine."""
+    beside: int = 1
+    """How many those are, itself among them."""
 
     @classmethod
     def join(cls, backend: str) -> "Ranks":
         """Meet the others, as torchrun's variables say where; `backend` is `gloo` or `nccl`."""
         distributed.init_process_group(backend, timeout=_LONGEST_WAIT)
-        return cls(distributed.get_rank(), distributed.get_world_size())
+        return cls(
+            distributed.get_rank(),
+            distributed.get_world_size(),
+            int(os.environ["LOCAL_RANK"]),
+            int(os.environ["LOCAL_WORLD_SIZE"]),
+        )
 
     @property
     def is_first(self) -> bool:
@@ -75,6 +85,16 @@ class Ranks:
         box = [value]
         distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+    def in_turn(self, do: Callable[[], _T]) -> _T:
+        """Return what `do` returns, which one process of each machine does at a time."""
+        found: list[_T] = []
+        for turn in range(self.beside):
+            if turn == self.place:
+                found.append(do())
+            if not self.is_alone:
+                distributed.barrier()
+        return found[0]
 
     def seed_step(self, seed: int, step: int) -> None:
         """Let what is random in `step` depend on it, on `seed` and on the rank alone."""

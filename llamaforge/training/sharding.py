@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from peft import PeftModel
 from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -28,8 +28,15 @@ class Sharded:
     """Those that lie in this process."""
 
 
-def shard_frozen(model: PeftModel, names: Mapping[str, str], device: str) -> Sharded:
-    """Divide the frozen weights of each layer among all processes, which have met by now.
+def mesh_of_all(device: str) -> DeviceMesh:
+    """Let all processes agree to divide something; `device` is `cpu` or `cuda`."""
+    return init_device_mesh(device, (distributed.get_world_size(),))
+
+
+def shard_frozen(
+    model: PeftModel, names: Mapping[str, str], mesh: DeviceMesh, device: str
+) -> Sharded:
+    """Keep this process's part of the frozen weights of each layer; nothing is exchanged yet.
 
     From then on every pass is one of all processes together. What lies outside of layers (the
     embeddings, the output head) stays whole.
@@ -37,9 +44,9 @@ def shard_frozen(model: PeftModel, names: Mapping[str, str], device: str) -> Sha
     Args:
         model: a dense model with an adapter, in the host's memory.
         names: its linear layers by path, as in `LoadedModel`.
+        mesh: all processes.
         device: `cpu` or `cuda`, where it is brought, layer by layer.
     """
-    mesh = init_device_mesh(device, (distributed.get_world_size(),))
     whole = _frozen_bytes(model)
     trained = {value for value in model.parameters() if value.requires_grad}
     base = base_model(model)

@@ -31,6 +31,7 @@ from llamaforge.training.checkpoints import (
     set_aside,
     step_of,
 )
+from llamaforge.training.heap import GiveBackGaps
 from llamaforge.training.lora import base_model
 from llamaforge.training.objective import Measured, Objective
 from llamaforge.training.ranks import ALONE, Ranks
@@ -166,7 +167,7 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         self._ranks = ranks
         self._objective = objective
         self._reporter = reporter
-        super().__init__(model=model, args=arguments, callbacks=[reporter])
+        super().__init__(model=model, args=arguments, callbacks=[reporter, GiveBackGaps()])
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # losses are divided by the step's counts here
         reporter.take(self)

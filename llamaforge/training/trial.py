@@ -4,11 +4,7 @@ The passes get longer until the time is over or a whole batch has been tried. No
 depends on is changed: neither weights nor random states.
 """
 
-import contextlib
-import ctypes
-import gc
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +19,12 @@ from llamaforge import hardware
 from llamaforge.recipe.batching import PAD_MULTIPLE, padded
 from llamaforge.recipe.estimate import Estimator, Trial
 from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.training.heap import peak_bytes, release_memory, reset_peak
 from llamaforge.training.lora import compute_type
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses
 from llamaforge.training.objective import token_loss
 
-TRIAL_SECONDS: Final = 6.0
+TRIAL_SECONDS: Final = 10.0
 """About how long a trial takes; the two shortest passes are always made."""
 _SHORTEST, _PART = 0.3, 0.03
 """Seconds that it may take in any case, and its part of the training where that is short."""
@@ -35,13 +32,8 @@ _FIRST_TOKENS: Final = 64
 _TRAINED: Final = 8
 """Tokens of a pass whose loss is taken: few, since the loss is measured on its own."""
 _LOSS_TOKENS: Final = 256
-_MIXED: Final = (0.95, 0.3, 0.8, 0.5, 1.0, 0.7, 0.9, 0.2, 1.0)
-"""Which rows' lengths are tried one after the other, by their place in the order of lengths."""
-_MIXED_COST: Final = 7.0
-"""About what these passes take together, in passes of the longest row."""
-_USUAL_GAPS, _MOST_GAPS = 1.15, 1.6
-_MEASURABLE_BYTES: Final = 100_000_000
-"""Activations of a pass below this are lost in what else the heap holds."""
+_REPEATED_SECONDS: Final = 1.0
+"""A pass that takes longer is made once: compiling its kernels is then little beside it."""
 _GROWTHS: Final = (4, 2)
 """How many times more tokens the next pass has; the first that there is time and memory for."""
 _FAR: Final = 3.0
@@ -60,8 +52,9 @@ class _Pass:
     own_seconds: float
     """By `clock`."""
     peak_bytes: int
-    first_seconds: float = 0.0
-    """What it took when its shape was new: the matrix library compiles kernels then."""
+    first_seconds: float | None = None
+    """What it took when its shape was new, where it was made again: the matrix library compiles
+    kernels then."""
 
     @property
     def tokens(self) -> int:
@@ -75,7 +68,7 @@ def measure(
     settings: TrainingSettings,
     estimator: Estimator,
     *,
-    lengths: Sequence[int],
+    longest: int,
     room_bytes: int,
     planned_tokens: float = math.inf,
     seconds: float = TRIAL_SECONDS,
@@ -87,7 +80,7 @@ def measure(
         head: the output head over [vocabulary, hidden].
         settings: of the run; `gradient_checkpointing` says which kind of pass is tried.
         estimator: without a trial; knows what of the peak is logits, and bounds what is measured.
-        lengths: tokens of the rows, with that of the longest.
+        longest: tokens of the longest row.
         room_bytes: what the process may hold; no pass is tried that would take more.
         planned_tokens: how many the training reads; a trial is never long beside it.
         seconds: about how long it may take on a machine that does nothing else.
@@ -105,7 +98,7 @@ def measure(
         try:
             _recompute(base, settings.gradient_checkpointing)
             model.train()
-            return _measured(model, head, settings, estimator, lengths, room_bytes, deadline)
+            return _measured(model, head, settings, estimator, longest, room_bytes, deadline)
         finally:
             model.zero_grad(set_to_none=True)
             _recompute(base, was_recomputing)
@@ -130,20 +123,20 @@ def _measured(
     head: OutputHead,
     settings: TrainingSettings,
     estimator: Estimator,
-    lengths: Sequence[int],
+    longest: int,
     room_bytes: int,
     deadline: Callable[[float], float],
 ) -> Trial:
     begun = time.perf_counter()
-    longest = padded(max(lengths))
+    longest = padded(longest)
     dtype = compute_type(settings.compute_dtype)
     most = settings.per_device_train_batch_size * longest
     release_memory()
     tokens = min(_FIRST_TOKENS, max(most // _GROWTHS[0], PAD_MULTIPLE))
-    _one(model, head, dtype, tokens, longest)  # pages, caches, the head
+    _one(model, head, dtype, PAD_MULTIPLE, longest)  # pages, caches, the head
     passes: list[_Pass] = []
     while True:
-        passes.append(_twice(model, head, dtype, tokens, longest))
+        passes.append(_calmed(model, head, dtype, tokens, longest))
         end = deadline(passes[-1].own_seconds / passes[-1].tokens)
         if passes[-1].tokens >= most:
             break
@@ -153,7 +146,7 @@ def _measured(
             for larger in (min(factor * last.tokens, most) for factor in _GROWTHS)
             if len(passes) < 2
             or (
-                clock() + 2.2 * last.own_seconds * larger / last.tokens <= end
+                clock() + _cost(last.own_seconds * larger / last.tokens) <= end
                 and _expected_peak(passes, larger, estimator, settings) <= room_bytes
             )
         ]
@@ -161,9 +154,6 @@ def _measured(
             break
         tokens = affordable[0]
     fixed, slope = _memory_line(passes, estimator, recomputed=settings.gradient_checkpointing)
-    fits = [item for item in passes if _MIXED_COST * item.own_seconds < end - clock()]
-    mixed = fits[-1] if fits else passes[0]
-    slope *= _gaps(model, head, dtype, mixed, lengths, fixed, slope)
     if most > _FAR * passes[-1].tokens:
         usual = estimator.bytes_a_token(recomputed=settings.gradient_checkpointing)
         slope = min(max(slope, _LEAST_OF_FORMULA * usual), _MOST_OF_FORMULA * usual)
@@ -177,7 +167,7 @@ def _measured(
         bytes_a_token=slope,
         seconds_a_pass=a_pass,
         seconds_a_token=a_token,
-        seconds_a_shape=sum(item.first_seconds - item.seconds for item in passes) / len(passes),
+        seconds_a_shape=_shape_seconds(passes),
         seconds_a_trained_token=loss_seconds,
         seconds_a_step=step_seconds,
         forward_part=passes[-1].forward_part,
@@ -194,15 +184,23 @@ def _expected_peak(
     return fixed + tokens * slope
 
 
-def _twice(
+def _cost(seconds: float) -> float:
+    """Return about how long it takes to measure a pass of so many seconds."""
+    return seconds * (2.2 if seconds < _REPEATED_SECONDS else 1.1)
+
+
+def _calmed(
     model: "PeftModel | PreTrainedModel",
     head: OutputHead,
     dtype: torch.dtype,
     tokens: int,
     longest: int,
 ) -> _Pass:
-    """Do a pass whose shape is new, and again: only the second tells what a pass takes."""
+    """Do a pass whose shape is new; if it is short again, to know it without what that costs."""
+    hardware.trim_heap()
     first = _one(model, head, dtype, tokens, longest)
+    if first.own_seconds >= _REPEATED_SECONDS:
+        return first
     second = _one(model, head, dtype, tokens, longest)
     fast = min(first, second, key=lambda item: item.seconds)
     return replace(
@@ -222,32 +220,6 @@ def _one(
     """Do one forward and backward pass over about `tokens` random tokens."""
     rows = -(-tokens // longest)
     return _pass(model, head, dtype, rows, max(tokens // rows, _TRAINED + 1))
-
-
-def _gaps(
-    model: "PeftModel | PreTrainedModel",
-    head: OutputHead,
-    dtype: torch.dtype,
-    tried: _Pass,
-    lengths: Sequence[int],
-    fixed: int,
-    slope: float,
-) -> float:
-    """Return how much more activations take once batches of many lengths have come and gone.
-
-    They leave gaps in the heap, which the next batch cannot always fill.
-    """
-    ordered, longest = sorted(lengths), max(lengths)
-    if padded(ordered[len(ordered) // 4]) == padded(longest):
-        return 1.0
-    if slope * tried.tokens < _MEASURABLE_BYTES:
-        return _USUAL_GAPS
-    peak = tried.peak_bytes
-    for part in _MIXED:
-        length = ordered[min(len(ordered) - 1, int(part * len(ordered)))] * tried.length // longest
-        done = _pass(model, head, dtype, tried.rows, max(padded(length), 2 * _TRAINED))
-        peak = max(peak, done.peak_bytes)
-    return min(max((peak - fixed) / (slope * tried.tokens), 1.0), _MOST_GAPS)
 
 
 def _pass(
@@ -271,7 +243,7 @@ def _pass(
     _wait(place)
     seconds = time.perf_counter() - started
     own = seconds if place.type == "cuda" else clock() - own
-    return _Pass(rows, length, forward / seconds, seconds, own, peak_bytes(place), seconds)
+    return _Pass(rows, length, forward / seconds, seconds, own, peak_bytes(place))
 
 
 def _optimizer_seconds(model: "PeftModel | PreTrainedModel", settings: TrainingSettings) -> float:
@@ -354,29 +326,12 @@ def _time_line(passes: Sequence[_Pass]) -> tuple[float, float]:
     return max(0.0, y - slope * x), slope
 
 
+def _shape_seconds(passes: Sequence[_Pass]) -> float:
+    """Return how much longer a pass takes whose shape is new."""
+    known = [item.first_seconds - item.seconds for item in passes if item.first_seconds is not None]
+    return sum(known) / max(len(known), 1)
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def reset_peak(device: torch.device) -> None:
-    """Let `peak_bytes` forget what was before, where the system can."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        hardware.reset_peak_memory()
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Return the most memory that was taken where `device` computes, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_reserved(device))
-    return hardware.peak_memory_bytes()
-
-
-def release_memory() -> None:
-    """Give memory that nobody uses back to the system."""
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # not glibc
-            ctypes.CDLL("libc.so.6").malloc_trim(0)

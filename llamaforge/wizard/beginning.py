@@ -79,7 +79,7 @@ def prepare(
     spec, header, before = _resolved(recipe, store, on_note)
     needs = needs_of(spec, header)
     check_trackers(spec)
-    check_memory(needs.memory)
+    check_memory(needs)
     check_disk(paths.runs_folder(), needs.disk)
     return Prepared(
         spec, needs, numbered or recipe.name is None, None if before is None else before.file

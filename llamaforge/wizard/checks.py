@@ -186,12 +186,15 @@ def _network(draft: Draft, facts: Facts) -> Check:
 def _machine(draft: Draft, facts: Facts, spec: RunSpec, header: Header) -> Iterator[Check]:
     needs = needs_of(spec, header)
     free = hardware.free_disk_bytes(paths.runs_folder())
-    available = hardware.available_memory_bytes()
 
     def fits(item: Needs) -> bool:
-        return item.memory <= available and item.disk <= free
+        try:
+            check_memory(item)
+        except LlamaForgeError:
+            return False
+        return item.disk <= free
 
-    look = partial(check_memory, needs.memory)
+    look = partial(check_memory, needs)
     fix = partial(_smaller, draft, facts, spec, header, fits)
     yield _room("Memory", f"At least {size_words(needs.memory)}", look, fix)
     disk = partial(check_disk, paths.runs_folder(), needs.disk)

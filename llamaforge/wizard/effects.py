@@ -1,10 +1,10 @@
 """What a change of settings does, said at once: memory and steps, by formula."""
 
-import math
 from dataclasses import dataclass, replace
 
 from llamaforge.errors import LlamaForgeError
 from llamaforge.gguf.model_file import read_model
+from llamaforge.recipe.batching import planned_steps
 from llamaforge.recipe.preflight import needs_of
 from llamaforge.recipe.spec import Recipe
 from llamaforge.wizard.checks import spec_of
@@ -68,7 +68,7 @@ def _work(recipe: Recipe, count: int) -> tuple[int, int]:
     training, data = recipe.training, recipe.data
     held = data.validation_count or round(count * data.validation_fraction)
     learned = max(1, count - held - (data.test_count or round(count * data.test_fraction)))
-    size = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    steps = training.max_steps or math.ceil(learned / size) * training.num_train_epochs
-    steps = max(1, math.ceil(steps))
-    return steps, steps * min(size, learned) * recipe.launch.world
+    world = recipe.launch.world
+    step = training.per_device_train_batch_size * training.gradient_accumulation_steps * world
+    steps = planned_steps(training, learned, world)
+    return steps, steps * min(step, learned)

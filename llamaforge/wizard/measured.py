@@ -35,12 +35,18 @@ def checks_of(plan: Plan, draft: Draft) -> list[Check]:
     found = [_problem(plan, draft, item) for item in plan.problems
              if item["code"] not in _SHOWN_CHECKS]  # fmt: skip
     if not any(item.verdict == "fail" for item in found):
-        used, have = size_words(plan.memory_bytes), size_words(plan.available_bytes)
-        found.append(Check("Memory", "pass", f"At most {used} of {have} are taken."))
+        found.append(Check("Memory", "pass", _memory_words(plan)))
     if plan.seconds is not None:
         low, high = map(duration_words, plan.seconds)
         found.append(Check("Time", "pass", f"The whole run takes {low} to {high}."))
     return found
+
+
+def _memory_words(plan: Plan) -> str:
+    used, have = size_words(plan.memory_bytes), size_words(plan.available_bytes)
+    each = f" in each of {plan.processes} processes" * (plan.processes > 1)
+    parts = (f"{words} {size_words(size)}" for words, size in plan.memory_by_part.items())
+    return f"At most {used} of {have} are taken{each}: {', '.join(parts)}."
 
 
 def _problem(plan: Plan, draft: Draft, item: dict[str, str]) -> Check:

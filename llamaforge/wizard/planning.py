@@ -19,6 +19,16 @@ DOING: Final[Mapping[str, str]] = {
 }
 """What is said while a plan is made, by what `on_progress` is told."""
 
+MEMORY_PARTS: Final[Mapping[str, str]] = {
+    "weights": "the model",
+    "adapter": "the adapter",
+    "optimizer": "the optimizer",
+    "activations": "activations",
+    "logits": "logits",
+    "overhead": "the program",
+}
+"""What memory is taken by, in few words, by the keys of a plan."""
+
 
 def _silent(what: str) -> None:
     del what
@@ -35,6 +45,18 @@ class Plan:
     def memory_bytes(self) -> int:
         """The most that training will hold at one time."""
         return int(self.body["memory_bytes"]["total"])
+
+    @property
+    def memory_by_part(self) -> dict[str, int]:
+        """The same by the words of `MEMORY_PARTS`, the largest part first."""
+        parts = self.body["memory_bytes"]
+        found = {words: int(parts[key]) for key, words in MEMORY_PARTS.items() if parts[key]}
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    @property
+    def processes(self) -> int:
+        """Processes that train together; memory is that of each."""
+        return int(self.body["processes"])
 
     @property
     def available_bytes(self) -> int:

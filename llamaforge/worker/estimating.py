@@ -5,7 +5,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge import hardware
 from llamaforge.errors import RefusedError
@@ -16,7 +16,7 @@ from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator, RowSizes
 from llamaforge.recipe.fit import Fit, fitted
 from llamaforge.recipe.preflight import held_bytes, least_memory, trained_parameters
-from llamaforge.recipe.spec import RunSpec, TrainingSettings
+from llamaforge.recipe.spec import LaunchSettings, RunSpec, TrainingSettings
 from llamaforge.runs import events
 from llamaforge.words import size_words
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from llamaforge.data.encoding import EncodedRecord
     from llamaforge.training.model import LoadedModel
+
+_ALONE: Final = LaunchSettings()
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,18 @@ def sizes_of(items: "Iterable[EncodedRecord]") -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def available_bytes(device: "torch.device") -> int:
-    """Return the memory that this process may take where `device` computes, in all."""
+def available_bytes(device: "torch.device", launch: LaunchSettings = _ALONE) -> int:
+    """Return the memory that a process may take where `device` computes, in all.
+
+    It is one of those of `launch`, among which a machine's memory is divided; a GPU's is not.
+    """
     if device.type == "cuda":
         import torch
 
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + int(torch.cuda.memory_reserved(device))
-    return hardware.available_memory_bytes(held=hardware.own_memory_bytes())
+    held = hardware.own_memory_bytes()
+    return hardware.available_memory_bytes(held=held) // launch.processes
 
 
 def estimated(
@@ -71,12 +77,13 @@ def estimated(
     rows: RowSizes,
     *,
     held: int | None = None,
+    launch: LaunchSettings = _ALONE,
     thorough: bool = False,
 ) -> Estimated:
     """Try some passes of `model`, and return the cut that fits with what it is expected to take.
 
     The trial of a short training is short, unless it shall be `thorough`. `held` is what the frozen
-    weights of another base than the file's own take.
+    weights of another base than the file's own take, `launch` the processes that will train.
 
     Raises:
         RefusedError: not even one row at a time fits (`no_memory`).
@@ -85,7 +92,7 @@ def estimated(
     from llamaforge.training.trial import measure
 
     trained = trainable_parameters(model)
-    available = available_bytes(model.device)
+    available = available_bytes(model.device, launch)
     _require_least(least_memory(header, settings, trained, held), available)
     tried = settings
     for _ in range(2):
@@ -93,12 +100,12 @@ def estimated(
             model,
             loaded.head,
             tried,
-            Estimator(header, settings, trained, held_bytes=held),
-            lengths=[tokens for tokens, _ in rows.train] + [rows.longest],
+            Estimator(header, settings, trained, held_bytes=held, launch=launch),
+            longest=rows.longest_tokens,
             room_bytes=available,
             planned_tokens=math.inf if thorough else _planned_tokens(settings, rows),
         )
-        estimator = Estimator(header, settings, trained, trial, held_bytes=held)
+        estimator = Estimator(header, settings, trained, trial, held_bytes=held, launch=launch)
         fit = fitted(estimator, rows, available)
         if fit.cut.gradient_checkpointing is trial.recomputed:
             break
@@ -114,7 +121,13 @@ def guessed(spec: RunSpec, header: Header, rows: RowSizes) -> Estimated:
         RefusedError: not even one row at a time fits (`no_memory`).
     """
     trained = trained_parameters(header, spec.training)
-    estimator = Estimator(header, spec.training, trained, held_bytes=held_bytes(spec, header))
+    estimator = Estimator(
+        header,
+        spec.training,
+        trained,
+        held_bytes=held_bytes(spec, header),
+        launch=spec.launch,
+    )
     if spec.training.device == "cuda":
         import torch
 
@@ -175,7 +188,7 @@ class Record:
 
     def begin(self, device: "torch.device") -> None:
         """Start to measure."""
-        from llamaforge.training.trial import release_memory, reset_peak
+        from llamaforge.training.heap import release_memory, reset_peak
 
         release_memory()
         reset_peak(device)
@@ -194,7 +207,7 @@ class Record:
 
     def end(self, device: "torch.device") -> dict[str, Any]:
         """Keep what was measured, and return both figures."""
-        from llamaforge.training.trial import peak_bytes
+        from llamaforge.training.heap import peak_bytes
 
         before = self._body.get("measured") or {}
         steps = self._steps + int(before.get("steps", 0))

@@ -1,7 +1,5 @@
 """Telling that memory ran out, and which: each library says it in words of its own."""
 
-import contextlib
-import ctypes
 import errno
 from typing import Final
 
@@ -43,12 +41,6 @@ def memory_shortage(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return "allocation"
     return None
-
-
-def give_back_memory() -> None:
-    """Return what was freed to the system, where the C library keeps it for itself (glibc)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def is_device_lost(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from llamaforge import hardware, paths
@@ -62,6 +63,21 @@ def main() -> int:
     return int(ExitCode.DONE)
 
 
+@dataclass(frozen=True)
+class _Tried:
+    """A phase of training, and what some passes showed of it."""
+
+    spec: RunSpec
+    """As if the phase were the only one."""
+    sample: RowSample
+    found: "Estimated | None"
+    """None where not even one row at a time fits."""
+    available: int
+    trained: int
+    """Weights that are trained."""
+    refusal: dict[str, str] | None
+
+
 def plan(spec: RunSpec) -> dict[str, Any]:
     """Return what the run would take, and with which settings it would be done.
 
@@ -70,70 +86,104 @@ def plan(spec: RunSpec) -> dict[str, Any]:
     """
     import torch
 
-    from llamaforge.worker.bases import load_to_train
     from llamaforge.worker.devices import require_device
-    from llamaforge.worker.estimating import available_bytes, estimated
 
     header = read_model(spec.model.blob, spec.model.files)
+    numbers = range(1, len(spec.phases) + 1)
     _say("progress", {"what": "rows"})
-    sample = sampled(spec, header)
+    samples = [sampled(spec.of_phase(number), header) for number in numbers]
+    for phase in spec.phases:
+        require_device(phase.training)
+    # As many as one of the processes will have.
+    torch.set_num_threads(max(1, hardware.physical_cores() // spec.launch.processes))
+    tried = [
+        _try(spec.of_phase(number), header, sample)
+        for number, sample in zip(numbers, samples, strict=True)
+    ]
+    phases = [_figures(phase, header) for phase in tried]
+    body = dict(phases[0])
+    # Phases follow each other: the run takes as much memory as the one that takes most.
+    largest = max(phases, key=lambda phase: int(phase["memory_bytes"]["total"]))
+    body["memory_bytes"] = largest["memory_bytes"]
+    body["available_bytes"] = largest["available_bytes"]
+    body["disk_peak_bytes"] = needs_of(spec, header).disk
+    if len(phases) > 1:
+        body["phases"] = phases
+        body["steps"] = _sum(phase["steps"] for phase in phases)
+    body["seconds_by_part"] = _parts(spec, header, tried)
+    body["seconds"] = _range(body["seconds_by_part"])
+    body["problems"] = _problems(spec, header, tried)
+    return body
+
+
+def _try(spec: RunSpec, header: Header, sample: RowSample) -> _Tried:
+    from llamaforge.worker.bases import load_to_train
+    from llamaforge.worker.estimating import available_bytes, estimated
+
     _say("progress", {"what": "model"})
-    settings = spec.training
-    require_device(settings)
-    torch.set_num_threads(hardware.physical_cores())
-    loaded, model = load_to_train(spec, header, settings)
+    loaded, model = load_to_train(spec, header, spec.training)
     _say("progress", {"what": "trial"})
-    problems: list[dict[str, str]] = []
-    found: Estimated | None = None
+    found, refusal = None, None
     try:
         found = estimated(
             loaded,
             model,
             header,
-            settings,
+            spec.training,
             sample.sizes,
             held=held_bytes(spec, header),
+            launch=spec.launch,
             thorough=True,
         )
     except RefusedError as error:
         if error.code != "no_memory":
             raise
-        problems.append(_problem(error))
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    available = found.available if found else available_bytes(model.device)
-    body = _figures(spec, header, sample, found, trained, available)
-    del model, loaded
-    body["seconds_by_part"] = _parts(spec, header, sample, found)
-    body["seconds"] = _range(body["seconds_by_part"])
-    body["problems"] = [*problems, *_problems(spec, header, sample, found)]
-    return body
+        refusal = _problem(error)
+    return _Tried(
+        spec,
+        sample,
+        found,
+        found.available if found else available_bytes(model.device, spec.launch),
+        sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        refusal,
+    )
 
 
-def _figures(
-    spec: RunSpec,
-    header: Header,
-    sample: RowSample,
-    found: "Estimated | None",
-    trained: int,
-    available: int,
-) -> dict[str, Any]:
-    settings, rows = spec.training, sample.sizes
-    if found is None:
-        estimator = Estimator(header, settings, trained, held_bytes=held_bytes(spec, header))
-        smallest = Cut(1, _effective(spec), gradient_checkpointing=True)
-        fit = Fit(smallest, estimator.memory(smallest, rows.longest), None)
-    else:
-        estimator, fit = found.estimator, found.fit
+def _estimator(tried: _Tried, header: Header) -> Estimator:
+    if tried.found is not None:
+        return tried.found.estimator
+    spec = tried.spec
+    return Estimator(
+        header,
+        spec.training,
+        tried.trained,
+        held_bytes=held_bytes(spec, header),
+        launch=spec.launch,
+    )
+
+
+def _fit(tried: _Tried, header: Header) -> Fit:
+    """Return what is done, or where nothing fits, the least that could be."""
+    if tried.found is not None:
+        return tried.found.fit
+    smallest = Cut(1, _rows_of_one(tried.spec), gradient_checkpointing=True)
+    estimator = _estimator(tried, header)
+    return Fit(smallest, estimator.memory(smallest, tried.sample.sizes.longest), None)
+
+
+def _figures(tried: _Tried, header: Header) -> dict[str, Any]:
+    spec, rows = tried.spec, tried.sample.sizes
+    settings, found, available = spec.training, tried.found, tried.available
+    estimator, fit = _estimator(tried, header), _fit(tried, header)
     batch = largest_batch(estimator, rows, available)
-    chosen = fit.cut.applied(settings)
     seconds = fit.seconds
     return {
         "memory_bytes": fit.memory.to_json(),
         "available_bytes": available,
-        "disk_peak_bytes": needs_of(spec, header).disk,
-        "seconds": None,
-        "settings": chosen.model_dump(mode="json")
+        "seconds": None if seconds is None else _around(seconds),
+        "settings": fit.cut.applied(settings).model_dump(mode="json")
         | {"max_length": spec.data.max_length, "effective_batch_size": _effective(spec)},
+        "processes": spec.launch.world,
         "changed": fit.cut != Cut.of(settings),
         "largest": {
             "max_length": largest_length(estimator, available, spec.model.context_length),
@@ -143,11 +193,11 @@ def _figures(
         },
         "steps": seconds and seconds.steps,
         "seconds_per_step": seconds and round(seconds.step, 3),
-        "trainable_parameters": trained,
+        "trainable_parameters": tried.trained,
         "rows": {
             "train": rows.train_rows,
             "validation": rows.validation_rows,
-            "sampled": sample.rendered,
+            "sampled": tried.sample.rendered,
             "longest_tokens": rows.longest_tokens,
             "mean_tokens": round(_mean(tokens for tokens, _ in rows.train)),
             "mean_trained_tokens": round(_mean(count for _, count in rows.train)),
@@ -161,23 +211,21 @@ def _figures(
     }
 
 
-def _problems(
-    spec: RunSpec, header: Header, sample: RowSample, found: "Estimated | None"
-) -> list[dict[str, str]]:
+def _problems(spec: RunSpec, header: Header, tried: list[_Tried]) -> list[dict[str, str]]:
+    """Return what stands against the run or should be known, each once."""
     problems = []
     try:
         check_disk(paths.runs_folder(), needs_of(spec, header).disk)
     except RefusedError as error:
         problems.append(_problem(error))
-    if len(spec.phases) > 1:
-        problems.append(
-            _warning(
-                "first_phase",
-                f"The recipe has {len(spec.phases)} phases of training; the time and the memory "
-                "are those of the first.",
-                "Plan the others with a recipe of their own.",
-            )
-        )
+    for phase in tried:
+        problems += [item for item in _problems_of(phase) if item not in problems]
+    return problems
+
+
+def _problems_of(tried: _Tried) -> list[dict[str, str]]:
+    sample, settings = tried.sample, tried.spec.training
+    problems = [] if tried.refusal is None else [tried.refusal]
     if sample.on_the_hub:
         problems.append(
             _warning(
@@ -195,8 +243,8 @@ def _problems(
                 "See which: llamaforge data check",
             )
         )
-    if found is not None and found.fit.cut != Cut.of(spec.training):
-        cut = found.fit.cut
+    if tried.found is not None and tried.found.fit.cut != Cut.of(settings):
+        cut = tried.found.fit.cut
         problems.append(
             _warning(
                 "fitted_to_memory",
@@ -211,34 +259,46 @@ def _problems(
     return problems
 
 
-def _parts(
-    spec: RunSpec, header: Header, sample: RowSample, found: "Estimated | None"
-) -> dict[str, list[float]]:
+def _parts(spec: RunSpec, header: Header, tried: list[_Tried]) -> dict[str, list[float]]:
     """Return the seconds that each part of the run takes, low and high."""
-    rows = sample.sizes
-    every = rows.train_rows + rows.validation_rows
-    prepare = (
-        2 * header.tensor_bytes / _HASHED_BYTES_A_SECOND
-        + every * sample.seconds_a_row
-        + _START_SECONDS
+    read = 2 * header.tensor_bytes / _HASHED_BYTES_A_SECOND
+    rendered = sum(
+        (phase.sample.sizes.train_rows + phase.sample.sizes.validation_rows)
+        * phase.sample.seconds_a_row
+        for phase in tried
     )
+    prepare = read + rendered + _START_SECONDS
     parts = {"prepare": [prepare / 2, 2 * prepare]}
-    if found is None or found.fit.seconds is None or found.estimator.trial is None:
+    known = [phase.found.fit.seconds for phase in tried if phase.found is not None]
+    seconds = [found for found in known if found is not None]
+    if len(seconds) < len(tried):
         return parts
-    seconds: Seconds = found.fit.seconds
-    parts["train"] = [_LOW * seconds.total, _HIGH * seconds.total]
-    trial = found.estimator.trial
+    ranges = [_around(found) for found in seconds]
+    parts["train"] = [sum(low for low, _ in ranges), sum(high for _, high in ranges)]
+    last = tried[-1]  # its adapter is what is proven, on the rows that it held out
+    _say("progress", {"what": "served"})
+    a_prompt, a_new = _served_speed(header)
+    parts["verify"] = _proof(last, a_prompt)
+    parts["evaluate"] = _answers(spec, last.sample, a_prompt, a_new)
+    return {name: [round(part, 1) for part in value] for name, value in parts.items()}
+
+
+def _around(seconds: Seconds) -> list[float]:
+    return [round(_LOW * seconds.total, 1), round(_HIGH * seconds.total, 1)]
+
+
+def _proof(tried: _Tried, a_prompt: float) -> list[float]:
+    """Return the seconds of the logits of held-out rows, in torch and in llama.cpp."""
+    rows, settings = tried.sample.sizes, tried.spec.training
+    assert tried.found is not None and tried.found.estimator.trial is not None  # noqa: S101, PT018
+    trial = tried.found.estimator.trial
     held_out = rows.validation_rows or rows.train_rows
     proof = min(_PROOF_TOKENS, held_out * _mean(tokens for tokens, _ in rows.train))
     forward = proof * trial.forward_part * trial.seconds_a_token
     forward += held_out and trial.forward_part * trial.seconds_a_pass
-    slower = _FLOAT32_SLOWER if spec.training.compute_dtype == "bfloat16" else 1.0
-    _say("progress", {"what": "served"})
-    a_prompt, a_new = _served_speed(header)
+    slower = _FLOAT32_SLOWER if settings.compute_dtype == "bfloat16" else 1.0
     proven = _PROOF_PASSES * (forward * slower + proof * a_prompt)
-    parts["verify"] = [proven / 2, 2 * proven]
-    parts["evaluate"] = _answers(spec, sample, a_prompt, a_new)
-    return {name: [round(part, 1) for part in value] for name, value in parts.items()}
+    return [proven / 2, 2 * proven]
 
 
 def _answers(spec: RunSpec, sample: RowSample, a_prompt: float, a_new: float) -> list[float]:
@@ -285,8 +345,19 @@ def _range(parts: dict[str, list[float]]) -> list[int] | None:
 
 
 def _effective(spec: RunSpec) -> int:
+    """Return the rows of a step, those of all processes together."""
+    return _rows_of_one(spec) * spec.launch.world
+
+
+def _rows_of_one(spec: RunSpec) -> int:
     settings = spec.training
     return settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def _mean(values: Iterable[int]) -> float:

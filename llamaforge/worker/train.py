@@ -29,13 +29,14 @@ from llamaforge.worker.estimating import (
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.loading import load_libraries
 from llamaforge.worker.log import log
-from llamaforge.worker.memory import give_back_memory, memory_shortage, shortage_words
+from llamaforge.worker.memory import memory_shortage, shortage_words
 from llamaforge.worker.result import tell_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peft import PeftModel
+    from torch.distributed.device_mesh import DeviceMesh
     from transformers import PreTrainedModel
 
     from llamaforge.training.model import LoadedModel
@@ -80,10 +81,10 @@ def train(job: Job) -> None:
         LlamaForgeError: the model cannot be loaded, training diverged, or not even a single row
             fits into memory.
     """
-    import gc
-
     load_libraries()
     import torch
+
+    from llamaforge.training.heap import release_memory
 
     if job.was_killed_for_memory:
         _cut_smaller(job, "host_kill")
@@ -100,8 +101,7 @@ def train(job: Job) -> None:
         if shortage is None:
             return
         # Here, and not above: the error holds on to all that training had in memory.
-        gc.collect()
-        give_back_memory()
+        release_memory()
         log(said)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -155,8 +155,8 @@ def _train(job: Job) -> str | None:
         step = train_adapter(job, ALONE)
     else:
         require_device(job.spec.training)
-        # Chosen once and noted, for all of them alike.
-        _fitted(job, job.spec.training, lambda sizes: guessed(job.spec, job.header, sizes))
+        if job.spec.launch.fsdp:  # none of them can try a pass alone
+            _fitted(job, job.spec.training, lambda sizes: _guessed(job, sizes))
         outcome = train_ranks(job)
         if "shortage" in outcome:
             return str(outcome["shortage"])
@@ -191,7 +191,7 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     settings = job.spec.training
     require_device(settings)
     set_seed(settings.seed)
-    loaded, model = load_to_train(job.spec, job.header, settings)
+    loaded, model = _loaded(job, ranks)
     job.emit(
         events.Report(
             kind="model",
@@ -213,19 +213,22 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
         )
     )
     together = job.spec.launch.fsdp
-    if together:
-        loaded = _divided(job, loaded, model)
     record = Record(job.run.estimate_file)
 
     def tried(sizes: RowSizes) -> Estimated:
         found = estimated(
-            loaded, model, job.header, settings, sizes, held=held_bytes(job.spec, job.header)
+            loaded,
+            model,
+            job.header,
+            settings,
+            sizes,
+            held=held_bytes(job.spec, job.header),
+            launch=job.spec.launch,
         )
-        record.predict(predicted(found))
-        job.emit(events.Report(kind="predicted", figures=predicted(found)))
-        return found
+        return _told(job, record, found)
 
-    settings = _fitted(job, settings, tried)
+    # Chosen once, for all of them alike.
+    settings = ranks.share(_fitted(job, settings, tried) if ranks.is_first else settings)
     spec = job.spec if ranks.is_first else _silent(job.spec)
     trackers = Trackers(spec, job.run.path, job.warn)
 
@@ -262,25 +265,51 @@ def train_adapter(job: Job, ranks: "Ranks") -> int:
     return outcome.step
 
 
-def _divided(
-    job: Job, loaded: "LoadedModel", model: "PeftModel | PreTrainedModel"
-) -> "LoadedModel":
-    """Divide the frozen layers among the processes, say what that saves, and return the rest."""
+def _loaded(job: Job, ranks: "Ranks") -> "tuple[LoadedModel, PeftModel | PreTrainedModel]":
+    """Return the model and what of it is trained; of divided layers, this process's part.
+
+    Each process reads a base that is divided as a whole, so those of a machine take turns.
+    """
+    spec, settings = job.spec, job.spec.training
+    if not spec.launch.fsdp:
+        return load_to_train(spec, job.header, settings)
+    from llamaforge.training.sharding import mesh_of_all
+
+    mesh = mesh_of_all(settings.device)
+    return ranks.in_turn(lambda: _divided(job, mesh))
+
+
+def _divided(job: Job, mesh: "DeviceMesh") -> "tuple[LoadedModel, PeftModel | PreTrainedModel]":
+    """Load the base, keep this process's part of its frozen layers, and say what that saves."""
     from peft import PeftModel
 
     from llamaforge.training.dense import frozen_weight
+    from llamaforge.training.heap import release_memory
     from llamaforge.training.sharding import shard_frozen
 
+    loaded, model = load_to_train(job.spec, job.header, job.spec.training)
     assert isinstance(model, PeftModel)  # noqa: S101 - a recipe without an adapter is refused
-    found = shard_frozen(model, loaded.names, job.spec.training.device)
+    found = shard_frozen(model, loaded.names, mesh, job.spec.training.device)
     job.emit(events.Report(kind="sharded", figures=asdict(found)))
     weight = loaded.model.get_output_embeddings().weight  # where it lies by now
-    return replace(loaded, head=replace(loaded.head, weight=frozen_weight(weight)))
+    loaded = replace(loaded, head=replace(loaded.head, weight=frozen_weight(weight)))
+    release_memory()
+    return loaded, model
 
 
 def _silent(spec: RunSpec) -> RunSpec:
     """Return `spec` with no tracker: the first rank tells for all."""
     return spec.model_copy(update={"training": spec.training.model_copy(update={"report_to": []})})
+
+
+def _guessed(job: Job, sizes: RowSizes) -> Estimated:
+    return _told(job, Record(job.run.estimate_file), guessed(job.spec, job.header, sizes))
+
+
+def _told(job: Job, record: Record, found: Estimated) -> Estimated:
+    record.predict(predicted(found))
+    job.emit(events.Report(kind="predicted", figures=predicted(found)))
+    return found
 
 
 def _fitted(

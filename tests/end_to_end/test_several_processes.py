@@ -105,6 +105,10 @@ def test_two_processes_follow_one_with_twice_the_accumulation_through_all_phases
         "train", str(phases("one", tmp_path, sources, 4, 1)), "--name", "one", "--yes"
     )
     recipe = str(phases("two", tmp_path, sources, 2, 2))
+    plan = program.json("plan", recipe)
+    assert [phase["steps"] for phase in plan["phases"]] == [4, 4, 4]
+    assert (plan["steps"], plan["processes"], plan["problems"]) == (12, 2, [])
+    assert plan["settings"]["effective_batch_size"] == 8
     program.run("train", recipe, "--name", "two", "--yes", "--detach")
     program.wait_for_step("two", 7)
     ranks = ranks_of(program, "two")
@@ -121,6 +125,9 @@ def test_two_processes_follow_one_with_twice_the_accumulation_through_all_phases
         assert "torch.distributed.run --nnodes=1 --nproc-per-node=2 --max-restarts=3" in " ".join(
             launch["command"].split()
         )
+    told = [event["figures"] for event in two if event.get("kind") == "predicted"]
+    assert [figures["steps"] for figures in told] == [4, 4, 4]
+    assert all(figures["seconds"] > 0 for figures in told)
     assert "not_packed" not in [event.get("code") for event in two]
     of_one, of_two = (
         [{e["step"]: e for e in events if e["type"] == kind} for kind in ("step", "eval")]

@@ -10,6 +10,7 @@ from llamaforge.errors import RefusedError
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.preflight import (
+    Needs,
     adapter_parameters,
     check_disk,
     check_memory,
@@ -24,6 +25,7 @@ from llamaforge.recipe.spec import (
     Phase,
     PublishChoice,
     Recipe,
+    RunSpec,
     TrainingSettings,
 )
 from tools.ollama_models import write_ollama_model
@@ -107,12 +109,23 @@ def test_what_just_fits_is_allowed_and_a_byte_more_is_refused(
     monkeypatch.setattr(hardware, "free_disk_bytes", lambda place: 1_000)
     monkeypatch.setattr(hardware, "available_memory_bytes", lambda: 1_000)
     check_disk(tmp_path, 1_000)
-    check_memory(1_000)
+    check_memory(Needs(adapter=0, made=0, disk=0, memory=1_000, gpu=0))
     with pytest.raises(RefusedError) as disk:
         check_disk(tmp_path, 1_001)
     with pytest.raises(RefusedError) as memory:
-        check_memory(1_001)
+        check_memory(Needs(adapter=0, made=0, disk=0, memory=1_001, gpu=0))
     assert (disk.value.code, memory.value.code) == ("no_disk_space", "no_memory")
+
+
+def test_the_memory_of_a_gpu_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = hardware.Gpu("card", total_bytes=9_000, free_bytes=5_000)
+    monkeypatch.setattr(hardware, "available_memory_bytes", lambda: 1_000)
+    monkeypatch.setattr(hardware, "gpus", lambda: [card])
+    check_memory(Needs(adapter=0, made=0, disk=0, memory=1_000, gpu=5_000))
+    with pytest.raises(RefusedError) as refused:
+        check_memory(Needs(adapter=0, made=0, disk=0, memory=1_000, gpu=5_001))
+    assert refused.value.code == "no_memory"
+    assert "GPU" in refused.value.message
 
 
 def test_the_disk_of_a_folder_that_is_not_there_yet_is_that_of_its_parent(tmp_path: Path) -> None:
@@ -128,18 +141,50 @@ def test_phases_may_learn_from_the_same_file(header: Header, rows: Path) -> None
     assert twice.made - once.made == 2 * rows.stat().st_size, "each phase keeps its own rows"
 
 
-def test_a_base_that_is_divided_is_held_in_part(header: Header, rows: Path) -> None:
+def base_of(header: Header, rows: Path, **settings: object) -> RunSpec:
     recipe = Recipe(
         model=ModelChoice(name="m"),
         data=DataChoice(sources=[rows]),
-        training=TrainingSettings(base="hub", compute_dtype="float32"),
+        training=TrainingSettings.model_validate({"compute_dtype": "float32"} | settings),
     )
     facts = ModelFacts(rows.parent, header.path, "sha256:0", "llama", "Q4_K_M", 1024)
-    spec = resolve(recipe, facts, "r")
+    return resolve(recipe, facts, "r")
+
+
+def launched(spec: RunSpec, **launch: object) -> RunSpec:
+    return spec.model_copy(update={"launch": LaunchSettings.model_validate(launch)})
+
+
+def test_processes_of_one_machine_share_its_memory_and_the_mapped_file(
+    header: Header, rows: Path
+) -> None:
+    packed, dense = base_of(header, rows), base_of(header, rows, base="hub")
+    one, two = (needs_of(launched(packed, processes=n), header).memory for n in (1, 2))
+    assert two == 2 * one - header.tensor_bytes
+    one, two = (needs_of(launched(dense, processes=n), header).memory for n in (1, 2))
+    assert two == 2 * one
+    far = launched(dense, processes=1, machines=2, rendezvous="host:1")
+    assert needs_of(far, header).memory == one, "the other machine has its own"
+
+
+def test_what_a_gpu_holds_is_not_asked_of_the_machines_memory(header: Header, rows: Path) -> None:
+    here = needs_of(base_of(header, rows), header)
+    there = needs_of(base_of(header, rows, device="cuda"), header)
+    assert (here.gpu, there.gpu) == (0, here.memory)
+    assert there.memory < here.memory
+
+
+def test_a_base_that_is_divided_is_held_in_part_and_read_as_a_whole_by_one_at_a_time(
+    header: Header, rows: Path
+) -> None:
+    spec = base_of(header, rows, base="hub")
     assert frozen_bytes(spec, header) == 4 * header.parameters
-    divided = LaunchSettings(processes=50, fsdp=True)
-    kept = frozen_bytes(spec.model_copy(update={"launch": divided}), header)
+    divided = launched(spec, processes=50, fsdp=True)
+    kept = frozen_bytes(divided, header)
     blocks = sum(item.elements for name, item in header.tensors.items() if name.startswith("blk."))
     layer = blocks // int(header.own("block_count"))
     whole = header.parameters - blocks
     assert kept == 4 * (whole + layer + blocks // 50)
+    saved = 4 * header.parameters - kept
+    undivided = needs_of(launched(spec, processes=50), header).memory
+    assert undivided - needs_of(divided, header).memory == 49 * saved

@@ -9,10 +9,19 @@ from llamaforge.wizard.planning import Plan
 DRAFT = Draft(model="m", settings={"seed": "7"})
 
 
-def plan(*problems: dict[str, str], seconds: Any = (600, 1500)) -> Plan:
+def plan(*problems: dict[str, str], seconds: Any = (600, 1500), processes: int = 1) -> Plan:
     return Plan(
         {
-            "memory_bytes": {"total": 4_000_000_000},
+            "memory_bytes": {
+                "weights": 1_000_000_000,
+                "adapter": 0,
+                "optimizer": 400_000_000,
+                "activations": 2_000_000_000,
+                "logits": 0,
+                "overhead": 600_000_000,
+                "total": 4_000_000_000,
+            },
+            "processes": processes,
             "available_bytes": 8_000_000_000,
             "disk_peak_bytes": 1,
             "seconds": seconds,
@@ -33,7 +42,10 @@ def problem(code: str, level: str) -> dict[str, str]:
 
 def test_memory_and_time_are_told() -> None:
     memory, time = checks_of(plan(), DRAFT)
-    assert memory.message == "At most 4.0 GB of 8.0 GB are taken."
+    parts = "activations 2.0 GB, the model 1.0 GB, the program 600 MB, the optimizer 400 MB"
+    assert memory.message == f"At most 4.0 GB of 8.0 GB are taken: {parts}."
+    each = checks_of(plan(processes=3), DRAFT)[0].message
+    assert each == f"At most 4.0 GB of 8.0 GB are taken in each of 3 processes: {parts}."
     assert time.message == "The whole run takes 10 min 00 s to 25 min 00 s."
     assert {memory.verdict, time.verdict} == {"pass"}
 
