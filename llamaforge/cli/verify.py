@@ -2,17 +2,11 @@
 
 import argparse
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llamaforge.cli.options import add_json, add_run
 from llamaforge.cli.output import print_json
 from llamaforge.errors import ExitCode, InvalidFileError, NotFoundError
-from llamaforge.files import sha256_of
-from llamaforge.safe_text import safe_line
-
-if TYPE_CHECKING:
-    from llamaforge.runs.directory import RunDirectory
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -37,6 +31,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     """
     from llamaforge.cli.report import fidelity_of, print_fidelity
     from llamaforge.runs.directory import open_run
+    from llamaforge.runs.proof import require_unchanged
 
     directory = open_run(arguments.run_name)
     path = directory.artifacts / "verify.json"
@@ -56,29 +51,9 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             f"The report {path} is not what verification writes.",
             f"Remove it, then: llamaforge runs resume {directory.id}",
         )
-    _require_unchanged(directory)
+    require_unchanged(directory)
     if arguments.json:
         print_json(figures)
     else:
         print_fidelity(fidelity)
     return ExitCode.DONE if fidelity.passed else ExitCode.FAILED
-
-
-def _require_unchanged(directory: "RunDirectory") -> None:
-    """Return if the proof and what it is of are the files that were listed.
-
-    Raises:
-        InvalidFileError: one is not.
-    """
-    listed = {item["kind"]: item for item in directory.artifact_list()}
-    result = "adapter" if "adapter" in listed else "merged"
-    for item in (listed[kind] for kind in (result, "verify") if kind in listed):
-        path = Path(item["path"])
-        actual = sha256_of(path)
-        if actual != item["sha256"]:
-            raise InvalidFileError(
-                f"{safe_line(path.name)} changed after it was proven: its sha256 is {actual}, "
-                f"expected {item['sha256']}.",
-                "Train again; what is in it now was never verified.",
-                code="changed_artifact",
-            )

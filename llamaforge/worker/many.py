@@ -174,7 +174,7 @@ def train_ranks(job: Job) -> dict[str, Any]:
         others = plural(launch.machines - 1, "other machine")
         job.warn(
             "joining",
-            f"Training begins once {others} joined; there: python -m llamaforge.worker.many "
+            f"Training waits for {others} to join; there: python -m llamaforge.worker.many "
             f"{shlex.quote(str(job.run.path))}",
         )
     before = memory_kills(), log_bytes(job.run)
