@@ -245,6 +245,15 @@ def create_run(name: str, *, numbered: bool = False) -> RunDirectory:
 def _taken(folder: Path) -> UsageError:
     """Return that a run cannot have the name of `folder`, which is there."""
     if (folder / _MARKER).exists():
+        status = RunDirectory(folder).read_status()
+        if status.state in LIVE_STATES:
+            place = f" on {safe_line(status.host, limit=60)}" if status.host else ""
+            return UsageError(
+                f"There is already a run named {folder.name}; it is {status.state.value}, held by "
+                f"process {status.pid}{place}.",
+                f"Watch it: llamaforge runs attach {folder.name}; or choose another --name.",
+                code="run_exists",
+            )
         return UsageError(
             f"There is already a run named {folder.name}.",
             f"Choose another --name, or delete it: llamaforge runs rm {folder.name}",

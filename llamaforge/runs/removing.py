@@ -15,9 +15,10 @@ def require_no_worker(run: RunDirectory) -> None:
     Raises:
         RefusedError: one has.
     """
-    if run.read_status().state in LIVE_STATES:
+    state = run.read_status().state
+    if state in LIVE_STATES:
         raise RefusedError(
-            f"The run {run.id} is running.",
+            f"The run {run.id} is {state.value}.",
             f"Stop it first: llamaforge runs stop {run.id}",
             code="run_running",
         )

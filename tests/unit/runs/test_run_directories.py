@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -237,6 +238,14 @@ def test_names_are_numbered_checked_and_found(run: RunDirectory) -> None:
     with pytest.raises(NotFoundError) as missing:
         open_run("r-3")
     assert "r-2" in missing.value.hint
+
+
+def test_a_name_that_is_at_work_is_told_with_who_has_it(run: RunDirectory) -> None:
+    run.write_status(Status(RunState.RUNNING, pid=os.getpid(), host=socket.gethostname()))
+    with pytest.raises(UsageError) as caught:
+        create_run("r")
+    assert f"it is running, held by process {os.getpid()} on " in caught.value.message
+    assert "runs attach r" in caught.value.hint
 
 
 def test_a_folder_that_is_no_run_is_named_with_what_can_be_done(run: RunDirectory) -> None:
