@@ -18,7 +18,7 @@ from llamaforge.errors import NotFoundError, UsageError
 from llamaforge.files import write_json
 from llamaforge.hardware import boot_id, process_start
 from llamaforge.runs.lock import is_held
-from llamaforge.runs.pulse import Pulse, is_fresh, read_pulse
+from llamaforge.runs.pulse import Pulse, is_beating, is_fresh, read_pulse
 from llamaforge.safe_text import safe_line
 
 RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -197,6 +197,20 @@ def is_here(status: Status) -> bool:
         status.pid is not None
         and bool(status.boot)
         and is_process(status.pid, status.pid_started, status.boot)
+    )
+
+
+def is_deserted(run: RunDirectory) -> bool:
+    """Return whether a run that another machine seems to carry out gives no sign for some seconds.
+
+    The state itself waits for minutes: clocks of two machines differ. This watches.
+    """
+    status = run.noted_status()
+    return (
+        status.state in LIVE_STATES
+        and not is_here(status)
+        and not is_held(run.lock_file)
+        and not is_beating(run.pulse_file)
     )
 
 

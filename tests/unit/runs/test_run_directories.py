@@ -18,12 +18,13 @@ import pytest
 
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError, UsageError
 from llamaforge.hardware import boot_id, process_start
-from llamaforge.runs import control, events, launcher, pulse
+from llamaforge.runs import control, directory, events, launcher, pulse
 from llamaforge.runs.directory import (
     RunDirectory,
     RunState,
     Status,
     create_run,
+    is_deserted,
     list_runs,
     open_run,
 )
@@ -200,6 +201,27 @@ def test_signs_of_life_are_seen_by_watching_whatever_the_clocks_say(run: RunDire
         os.utime(run.pulse_file, (1.0, 1.0))
         assert pulse.is_beating(run.pulse_file, beat_seconds=0.2)
     assert not pulse.is_beating(run.pulse_file, beat_seconds=0.01)
+
+
+def test_a_run_that_another_machine_left_is_found_by_watching_it(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[Path] = []
+    for beats in (True, False):
+
+        def is_beating(path: Path, beats: bool = beats) -> bool:
+            watched.append(path)
+            return beats
+
+        monkeypatch.setattr(directory, "is_beating", is_beating)
+        elsewhere(run, seconds_ago=5.0)
+        assert is_deserted(run) is not beats
+    assert len(watched) == 2
+    run.write_status(Status(RunState.RUNNING, pid=os.getpid()))
+    assert not is_deserted(run)
+    run.write_status(Status(RunState.STOPPED, host="elsewhere"))
+    assert not is_deserted(run)
+    assert len(watched) == 2, "only where it is needed: it takes seconds"
 
 
 def test_a_machine_that_got_another_name_knows_its_processes(run: RunDirectory) -> None:
