@@ -18,7 +18,7 @@ from llamaforge.runs.directory import LIVE_STATES, RunDirectory, RunState, is_he
 from llamaforge.runs.lock import RunLock
 from llamaforge.runs.pulse import is_beating
 from llamaforge.safe_text import safe_line
-from llamaforge.worker.job import Job, Stopped, is_disk_full
+from llamaforge.worker.job import Job, Stopped, is_disk_full, is_file_too_large
 from llamaforge.worker.keeper import kept
 from llamaforge.worker.log import log_error
 from llamaforge.worker.memory import is_device_lost, memory_shortage, shortage_words
@@ -154,11 +154,24 @@ def _explained(error: Exception, run: RunDirectory) -> LlamaForgeError:
             f"Free some space, then: llamaforge runs resume {run.id}",
             code="disk_full",
         )
+    if is_file_too_large(error):
+        return LlamaForgeError(
+            "A file of the run is larger than its disk, or a limit of this process, allows.",
+            f"Look at ulimit -f and at the kind of the disk, then: llamaforge runs resume {run.id}",
+            code="file_too_large",
+        )
     if is_device_lost(error):
         return LlamaForgeError(
             "The GPU is lost: its driver reports a failure.",
             f"Look at it with nvidia-smi, then: llamaforge runs resume {run.id}",
             code="gpu_lost",
+        )
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({safe_line(str(error.filename), limit=200)})" if error.filename else ""
+        return LlamaForgeError(
+            f"The worker could not go on: {error.strerror}{where}.",
+            f"Its log has the details: {run.log_file}. Then: llamaforge runs resume {run.id}",
+            code="system",
         )
     return LlamaForgeError(
         f"The worker met an unexpected {type(error).__name__}.",

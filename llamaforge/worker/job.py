@@ -48,6 +48,13 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _FULL
 
 
+def is_file_too_large(error: BaseException) -> bool:
+    """Return whether `error` says that a file may not grow: a limit, or the disk's kind."""
+    # What is written in Rust says it in words alone.
+    words = os.strerror(errno.EFBIG)
+    return (isinstance(error, OSError) and error.errno == errno.EFBIG) or words in str(error)
+
+
 class Stopped(Exception):  # noqa: N818 - it is no error
     """A person asked the run to stop, and what it had is saved."""
 

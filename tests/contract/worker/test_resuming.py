@@ -1,5 +1,6 @@
 """What a worker finds changed where an earlier one of its run left off."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ import pytest
 from llamaforge import paths
 from llamaforge.errors import RefusedError
 from llamaforge.runs import events
+from llamaforge.runs.directory import RunDirectory
 from llamaforge.runs.tail import EventTail
 from llamaforge.training.checkpoints import commit_checkpoint, partial_folder
 from llamaforge.worker import prepare
+from llamaforge.worker.__main__ import _explained
 from llamaforge.worker.job import Job
 from tests.contract.worker.test_memory_cut import make_job
 
@@ -84,3 +87,20 @@ def test_a_spec_that_was_changed_between_two_workers_is_told(job: Job) -> None:
         later.begin(resumed=True)
         later.close()
         assert ("changed_spec" in warnings(job)) is told
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(errno.EFBIG, "File too large"), "file_too_large", "larger than its disk"),
+        (RuntimeError("I/O error: File too large (os error 27)"), "file_too_large", "ulimit -f"),
+        (OSError(errno.EIO, "Input/output error", "x\x1b"), "system", "Input/output error (x"),
+        (OSError("odd"), "internal", "unexpected OSError"),
+        (ZeroDivisionError(), "internal", "unexpected ZeroDivisionError"),
+    ],
+)
+def test_what_the_system_refuses_is_said_in_words(error: Exception, code: str, words: str) -> None:
+    said = _explained(error, RunDirectory(Path("/r")))
+    assert said.code == code
+    assert words in f"{said.message} {said.hint}"
+    assert said.message.isprintable()
