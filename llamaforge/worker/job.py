@@ -308,6 +308,12 @@ class Job:
                 pass
         return self.emit(event)
 
+    def reach(self, step: int) -> None:
+        """Let the run's state say that training came to `step`: no event may have told the last."""
+        reached = self._steps_before + step
+        self._status = replace(self._status, step=reached, total=max(self._status.total, reached))
+        self._write_status()
+
     def rest(self) -> None:
         """Note that a pause lasts, in which another process of the run has nothing to tell."""
         if self._status.state is RunState.PAUSED:

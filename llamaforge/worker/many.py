@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -31,11 +30,11 @@ from llamaforge.safe_text import safe_line
 from llamaforge.words import duration_words, plural
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.keeper import log_bytes, memory_ended
-from llamaforge.worker.together import STARTED_BY
+from llamaforge.worker.together import STARTED_BY, kill_all
 
 _POLL_SECONDS: Final = 0.1
-_END_SECONDS: Final = 30.0
-"""How long torchrun may take from being asked to end."""
+_END_SECONDS: Final = 20.0
+"""How long torchrun may take from being asked to end; it gives halted ranks 30 seconds itself."""
 _DEAF_SECONDS: Final = 2.0
 """How long no rank must be there for a wish to stop to be granted without them."""
 _PATIENCE_SECONDS: Final = 900.0
@@ -260,12 +259,13 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     """End torchrun and its ranks; those that are done have ended by themselves."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(2.0)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_END_SECONDS)
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_SECONDS)
+    if process.poll() is None:
+        kill_all(process.pid)
+        process.wait()
 
 
 def _outcome(files: RankFiles) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ launcher of the ranks. What ends a worker reaches neither it nor the ranks, each
 session of its own: left alone they would train on, beside those of the worker that comes next.
 """
 
+import contextlib
 import os
 import runpy
 import signal
@@ -13,10 +14,12 @@ import threading
 import time
 from typing import Final
 
+import psutil
+
 STARTED_BY: Final = "LLAMAFORGE_STARTED_BY"
 """The variable that names the process with which another one ends."""
 _POLL_SECONDS: Final = 0.25
-_END_SECONDS: Final = 10.0
+_END_SECONDS: Final = 3.0
 
 
 def end_with_starter(*, gently: bool = False) -> None:
@@ -39,7 +42,16 @@ def _watch(parent: int, gently: bool) -> None:
     if gently:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_END_SECONDS)
-    os.kill(os.getpid(), signal.SIGKILL)
+    kill_all(os.getpid())
+
+
+def kill_all(pid: int) -> None:
+    """Kill a process with all that it has started; what was halted cannot end by itself."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def main(arguments: list[str]) -> None:

@@ -164,6 +164,7 @@ def _train(job: Job) -> str | None:
             raise Stopped
         step = int(outcome["step"])
     finished.note_finished(job.run.checkpoints, step, best=job.spec.training.keeps_best)
+    job.reach(step)
     tell_result(job, step)
     return None
 

@@ -1,5 +1,6 @@
 """What starts the processes that train together, and how all of them end."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -27,13 +28,19 @@ from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.many import RankFiles, join
 from llamaforge.worker.together import STARTED_BY
 
+# As torchrun does, it asks its ranks to end, and waits for those that do not.
 LAUNCHER = """
-    import subprocess, sys, time
+    import signal, subprocess, sys, time
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     code = "from llamaforge.worker.together import end_with_starter; import time; "
     code += "end_with_starter(); time.sleep(60)"
     rank = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     print(rank.pid, *sys.argv[1:], flush=True)
-    time.sleep(60)
+    try:
+        time.sleep(60)
+    finally:
+        rank.terminate()
+        rank.wait()
 """
 STARTER = """
     import os, subprocess, sys, time
@@ -52,7 +59,7 @@ def wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("killed", ["worker", "launcher"])
+@pytest.mark.parametrize("killed", ["worker", "launcher", "worker of a halted rank"])
 def test_ranks_end_with_what_started_them_however_that_ends(tmp_path: Path, killed: str) -> None:
     (tmp_path / "a_launcher.py").write_text(textwrap.dedent(LAUNCHER))
     places = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
@@ -68,11 +75,15 @@ def test_ranks_end_with_what_started_them_however_that_ends(tmp_path: Path, kill
     rank = psutil.Process(int(number))
     assert words == "--words"
     try:
-        (worker if killed == "worker" else launcher).kill()
+        if "halted" in killed:
+            rank.suspend()
+        (launcher if killed == "launcher" else worker).kill()
         wait(lambda: not rank.is_running())
         wait(lambda: not launcher.is_running() or launcher.status() == psutil.STATUS_ZOMBIE)
     finally:
-        worker.kill()
+        for process in (rank, launcher, worker):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         worker.communicate()
 
 

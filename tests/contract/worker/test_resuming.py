@@ -104,3 +104,13 @@ def test_what_the_system_refuses_is_said_in_words(error: Exception, code: str, w
     assert said.code == code
     assert words in f"{said.message} {said.hint}"
     assert said.message.isprintable()
+
+
+def test_the_state_of_a_run_says_how_far_training_came_where_no_event_does(job: Job) -> None:
+    """A worker may end between its last checkpoint and the state; the next has nothing to train."""
+    job.begin(resumed=True)
+    job.turn_to(1, steps_before=5)
+    job.reach(3)
+    status = job.run.noted_status()
+    assert (status.step, status.total) == (8, 8)
+    job.close()
