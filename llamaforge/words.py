@@ -38,6 +38,11 @@ def size_words(size_bytes: float | None) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
 
 
+def megabytes(size_bytes: float) -> str:
+    """Return a size in whole megabytes, where two sizes that are near shall look different."""
+    return f"{size_bytes / 1e6:,.0f} MB"
+
+
 def count_words(count: int) -> str:
     """Return a number of weights as models are named: `3.1B`, `494M`."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):

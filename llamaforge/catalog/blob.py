@@ -14,6 +14,7 @@ from typing import Any, Final
 from llamaforge.catalog.bounded import whole_text
 from llamaforge.errors import InvalidFileError, RefusedError
 from llamaforge.gguf.architectures import ARCHITECTURES, configuration
+from llamaforge.gguf.ends import check_ends
 from llamaforge.gguf.header import Header, TensorInfo, read_header
 from llamaforge.gguf.model_file import read_whole, split_count
 from llamaforge.gguf.served import as_served
@@ -241,3 +242,4 @@ def _check_trainable(header: Header, *, pools: bool) -> None:
     if header.get("tokenizer.ggml.model") is not None:
         check_vocabulary(header)
         check_chat(header)
+        check_ends(header)

@@ -34,6 +34,7 @@ _SIZES: Final = (
     ("num_attention_heads", "heads"),
     ("num_key_value_heads", "key-value heads"),
     ("intermediate_size", "numbers in the middle of a layer"),
+    ("vocab_size", "tokens"),
 )
 """What a base and a file must have alike, by the configuration's names."""
 
@@ -69,7 +70,17 @@ def local_base(repo: str, cache: Cache | None = None) -> LocalBase:
     found = cache_of(repo) if cache is None else cache
     if found.state != "complete" or found.path is None:
         raise _not_there(repo, found)
-    folder = found.path
+    return described_base(repo, found.path, found.revision)
+
+
+def described_base(repo: str, folder: Path, revision: str | None) -> LocalBase:
+    """Return the base in `folder` by its small files; its weights need not be there yet.
+
+    Raises:
+        RefusedError: it wants code to be run (`remote_code`), is quantised itself
+            (`quantized_base`), or its tokenizer ends no answer (`no_eos`).
+        InvalidFileError: its configuration is not sound (`no_config`).
+    """
     refuse_remote_code(repo, folder)
     whole = _json(folder, CONFIG)
     config = language_config(whole)
@@ -98,7 +109,7 @@ def local_base(repo: str, cache: Cache | None = None) -> LocalBase:
     positions = config.get("max_position_embeddings")
     return LocalBase(
         repo=repo,
-        revision=found.revision,
+        revision=revision,
         folder=folder,
         model_type=kind,
         positions=positions if isinstance(positions, int) and positions > 0 else None,

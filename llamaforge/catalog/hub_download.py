@@ -68,12 +68,14 @@ def download(
     stopped: Callable[[], bool],
     *,
     patience: Patience | None = None,
+    judge: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Fetch what `plan` names and the cache does not have; return the snapshot's folder.
 
     `on_progress` is called at most ten times a second, and at the end of every file. `stopped` is
     asked with every piece that comes: the wait for a silent server is the longest that it takes.
-    What has been fetched stays, however this ends, and is gone on with by the next call.
+    What has been fetched stays, however this ends, and is gone on with by the next call. `judge`
+    may refuse the base by its small files, which are in the folder then, before the weights come.
 
     Raises:
         HubError: the network, the Hub or the disk failed; see `hub_errors` for the codes.
@@ -81,6 +83,7 @@ def download(
         HubRefusedError: there is no room (`no_disk_space`), or code would have to be run
             (`remote_code`).
         DownloadStoppedError: `stopped` returned True.
+        whatever `judge` raises.
     """
     refuse_when_offline(plan.repo)
     _refuse_without_room(plan)
@@ -95,6 +98,7 @@ def download(
         for file in plan.files:
             if is_large(file.name) and not looked_at:
                 _look_at_descriptions(plan, folder)
+                judge(folder)
                 looked_at = True
             _provide(plan, file, transfer, report)
         _note_absence(plan)

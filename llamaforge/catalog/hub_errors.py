@@ -220,6 +220,16 @@ def remote_code(repo: str) -> HubRefusedError:
     )
 
 
+def pickled(repo: str, name: str) -> HubRefusedError:
+    """Return the error for a repository whose weights only `pickle` could read."""
+    return HubRefusedError(
+        f"{repo} has its weights as pickles only ({safe_line(name, limit=80)}), which may hold "
+        "programs and are never opened.",
+        "Name a repository with safetensors, or train on the Ollama model: --from gguf",
+        code="pickled_weights",
+    )
+
+
 def no_base(repo: str, what: str, code: str) -> HubRefusedError:
     """Return the error for a repository that lacks what a base must have."""
     return HubRefusedError(

@@ -100,8 +100,8 @@ def plan_download(
         HubError: the Hub gives no answer or refuses; see `hub_errors` for the codes.
         HubNotFoundError: no such repository or revision (`hub_not_found`, `hub_no_revision`).
         HubRefusedError: it is no base: it wants code of its own to be run (`remote_code`), or has
-            no safetensors, configuration or tokenizer (`no_safetensors`, `no_config`,
-            `no_tokenizer`).
+            no safetensors, configuration or tokenizer (`no_safetensors`, `pickled_weights`,
+            `no_config`, `no_tokenizer`).
     """
     asked = DEFAULT_REVISION if revision is None else revision
     place = _checked_place(repo, asked)
@@ -183,7 +183,7 @@ def _files(repo: str, about: _About) -> tuple[RemoteFile, ...]:
         if isinstance(entry.get("rfilename"), str)
     }
     names = needed_files(siblings)
-    _refuse_what_is_no_base(repo, names)
+    _refuse_what_is_no_base(repo, names, [n for n in siblings if role_of(n) is Role.PICKLED])
     try:
         return tuple(_remote_file(_Sibling.model_validate(siblings[name])) for name in names)
     except (ValidationError, ValueError) as error:
@@ -192,8 +192,10 @@ def _files(repo: str, about: _About) -> tuple[RemoteFile, ...]:
         ) from error
 
 
-def _refuse_what_is_no_base(repo: str, names: tuple[str, ...]) -> None:
+def _refuse_what_is_no_base(repo: str, names: tuple[str, ...], pickled: list[str]) -> None:
     if not any(role_of(name) is Role.WEIGHTS and name.endswith(".safetensors") for name in names):
+        if pickled:
+            raise hub_errors.pickled(repo, pickled[0])
         raise hub_errors.no_base(repo, "weights as safetensors", "no_safetensors")
     if CONFIG not in names:
         raise hub_errors.no_base(repo, CONFIG, "no_config")

@@ -37,6 +37,7 @@ _STATUS_OF_CODE: Final = {
     "has_adapter": ModelStatus.UNSUPPORTED,
     "unsupported_architecture": ModelStatus.UNSUPPORTED,
     "unsupported_tokenizer": ModelStatus.UNSUPPORTED,
+    "no_eos": ModelStatus.UNSUPPORTED,
     "unsupported_type": ModelStatus.UNSUPPORTED,
     "unsupported_variant": ModelStatus.UNSUPPORTED,
 }

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from llamaforge.catalog.base_choices import forget_base, remember_base
@@ -113,8 +115,16 @@ def _download(listed: "ListedModel", *, agreed: bool, as_json: bool) -> bool:
     return fetch(repo, agreed=agreed, as_json=as_json)
 
 
-def fetch(repo: str, *, agreed: bool, as_json: bool) -> bool:
+def fetch(
+    repo: str,
+    *,
+    agreed: bool,
+    as_json: bool,
+    judge: Callable[[Path], None] = lambda folder: None,
+) -> bool:
     """Fetch a repository into the Hub's cache; return whether the person at the terminal agreed.
+
+    `judge` may refuse it by its small files, before the weights are fetched.
 
     Raises:
         RefusedError: there is no room, or nobody was there to agree (`not_agreed`).
@@ -134,7 +144,7 @@ def fetch(repo: str, *, agreed: bool, as_json: bool) -> bool:
     if not agreed and not confirm("Download it?", default=False):
         narrate("Nothing was fetched.")
         return False
-    download(plan, _Narrator().tell, lambda: False)
+    download(plan, _Narrator().tell, lambda: False, judge=judge)
     narrate("All files are there, and their checksums are right.")
     return True
 

@@ -1,7 +1,7 @@
 """What came of a run: its rows, before and after, the proof, the files, and what to type next."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -194,7 +194,7 @@ def print_report(run: RunDirectory) -> None:
     _print(f"The run {run.id} on {safe_line(spec.model.name)} is finished.")
     if data := _figures(DataFigures, figures.get("data")):
         _print_data(data)
-    if words := estimate_words(run.estimate()):
+    if words := phase_words(run.estimates()):
         _print_title("Training")
         for name, text in words.items():
             _print(f"{name[:1].upper()}{name[1:]}: {text}.")
@@ -240,6 +240,17 @@ def print_fidelity(fidelity: Fidelity) -> None:
         f"{loss_words(fidelity.loss_served)} as served, {loss_words(fidelity.loss_base)} for the "
         "model before."
     )
+
+
+def phase_words(bodies: Sequence[Any]) -> dict[str, str]:
+    """Return `estimate_words` of each phase; where there are several, with its number."""
+    if len(bodies) < 2:
+        return estimate_words(bodies[0]) if bodies else {}
+    return {
+        f"phase {number}, {name}": text
+        for number, body in enumerate(bodies, start=1)
+        for name, text in estimate_words(body).items()
+    }
 
 
 def estimate_words(body: Any) -> dict[str, str]:

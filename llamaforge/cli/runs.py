@@ -117,6 +117,7 @@ class _Seen:
             "artifacts": self.run.artifact_list(),
             "metrics": status.metrics,
             "estimate": self.run.estimate(),
+            "estimates": self.run.estimates(),
             "message": status.message,
             "silent_seconds": None if pulse is None else round(pulse.silent_seconds, 1),
             "model": self.model,
@@ -162,7 +163,7 @@ def _print_table(seen: list[_Seen]) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> ExitCode:
-    from llamaforge.cli.report import estimate_words, print_report
+    from llamaforge.cli.report import phase_words, print_report
 
     seen = _Seen.of(open_run(arguments.run_name))
     status = seen.status
@@ -182,7 +183,7 @@ def _show(arguments: argparse.Namespace) -> ExitCode:
         "model": seen.model or "",
         "folder": str(seen.run.path),
     }
-    facts |= _metric_words(status) | estimate_words(seen.run.estimate())
+    facts |= _metric_words(status) | phase_words(seen.run.estimates())
     for name, value in facts.items():
         if value:
             print_text(safe_line(f"{name}: {value}", limit=400))

@@ -130,11 +130,20 @@ def _provide_base(recipe: "Recipe", arguments: argparse.Namespace) -> bool:
     Raises:
         NotFoundError: there is no such model or repository, or the base is not known.
         RefusedError: the base cannot be trained on, or nobody was there to agree to a download.
-        LlamaForgeError: the Hub does not answer, or refuses.
+        LlamaForgeError: the Hub does not answer, or refuses; or the run could not begin anyway.
     """
     from llamaforge.catalog.hub_base import NOT_THERE
     from llamaforge.cli.base import fetch
-    from llamaforge.wizard.beginning import base_repo, full_base, open_inventory
+    from llamaforge.wizard.beginning import (
+        base_repo,
+        check_before_fetch,
+        full_base,
+        open_inventory,
+    )
+
+    def check(folder: Path | None = None) -> None:
+        numbered = arguments.name is None
+        check_before_fetch(recipe, store=arguments.store, numbered=numbered, folder=folder)
 
     inventory = open_inventory(recipe, arguments.store)
     model = inventory.require_trainable(recipe.model.name)
@@ -143,9 +152,10 @@ def _provide_base(recipe: "Recipe", arguments: argparse.Namespace) -> bool:
     except RefusedError as error:
         if error.code != NOT_THERE or arguments.dry_run:
             raise
+        check()  # hours of fetching for a run that could not begin would be wasted
         narrate(error.message)
         repo = base_repo(recipe, inventory, model)
-        return fetch(repo, agreed=arguments.yes, as_json=arguments.json)
+        return fetch(repo, agreed=arguments.yes, as_json=arguments.json, judge=check)
     return True
 
 
@@ -160,6 +170,16 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     """
     from llamaforge.recipe.resolve import with_settings
 
+    if arguments.base == "gguf" and arguments.full_base:
+        raise UsageError(
+            "--base names full-precision weights, and --from gguf trains on the model's own file.",
+            "Leave one of them out.",
+            code="two_ways",
+        )
+    if arguments.full_base is not None and not arguments.full_base.strip():
+        raise UsageError(
+            "--base names nothing.", "Name it: --base OWNER/NAME, or --base FOLDER", code="no_base"
+        )
     body = _read(arguments.recipe) if arguments.recipe else {}
     training = _part(body, "training")
     _lay(_part(body, "model"), "name", arguments.model)

@@ -105,6 +105,8 @@ class Intake:
     """Files without a row."""
     for_train: int = 0
     """Rows that are not marked for another side."""
+    for_validation: int = 0
+    """Rows that are marked for validation."""
     repaired: int = 0
     """Rows that a rule has mended."""
     mended: list[Record] = field(default_factory=list)
@@ -126,6 +128,7 @@ class Intake:
             self.repeats[record.source, record.row, record.id] = times
         self.read += 1
         self.for_train += record.split in {None, "train"}
+        self.for_validation += record.split == "validation"
         self.repaired += bool(record.repairs)
         self.repairs.update(record.repairs)
         if record.repairs and len(self.mended) < LISTED:
@@ -230,17 +233,21 @@ def first_problem(
     max_rejected_fraction: float,
     choices: ReadChoices | None = None,
     seed: int = 0,
-) -> None:
-    """Raise the first problem that reading `sources` has; return if there is none.
+) -> Intake | None:
+    """Raise the first problem that reading `sources` has; return their figures if there is none.
 
-    Datasets of the Hub are left to the run: nothing is fetched here.
+    Datasets of the Hub are left to the run: nothing is fetched here, and where there are some,
+    no figures are returned.
 
     Raises:
         as `collect`, but for what only looking through the rows shows.
     """
     local = [source for source in map(_source, sources) if not source.is_on_the_hub]
-    if local or not sources:
-        judge(take_in(local, choices=choices, seed=seed, keep=False), max_rejected_fraction)
+    if not local and sources:
+        return None
+    intake = take_in(local, choices=choices, seed=seed, keep=False)
+    judge(intake, max_rejected_fraction)
+    return intake if len(local) == len(sources) else None
 
 
 def take_in(

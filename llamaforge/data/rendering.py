@@ -23,6 +23,18 @@ Bounded = Callable[[], AbstractContextManager[object]]
 """Makes what bounds the time and the memory of code from outside."""
 
 
+def check_syntax(text: str) -> None:
+    """Return if `text` can be read as a template; nothing of it is carried out.
+
+    Raises:
+        InvalidFileError: it is not valid Jinja.
+    """
+    try:
+        _environment().parse(text)
+    except (jinja2.TemplateError, RecursionError) as error:
+        raise _unreadable(error) from error
+
+
 class TokenTexts(Protocol):
     """What a template is told of a tokenizer."""
 
@@ -56,9 +68,7 @@ class CompiledTemplate:
         """
         self._tokens = tokens
         self._bounded = bounded
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
+        environment = _environment()
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = today.strftime
@@ -70,11 +80,7 @@ class CompiledTemplate:
         # Beside its own errors Jinja lets through what Python says of the code made from it: blocks
         # nested too deep, numbers and texts that are too large.
         except Exception as error:
-            raise InvalidFileError(
-                f"The chat template cannot be read: {_reason(error, limit=160)}.",
-                "Give another one: --set chat_template=chatml",
-                code="chat_template",
-            ) from error
+            raise _unreadable(error) from error
 
     def render(
         self,
@@ -166,11 +172,25 @@ def _to_json(value: Any, **options: Any) -> str:
     return json.dumps(value, ensure_ascii=bool(options.get("ensure_ascii", False)), **known)
 
 
+def _environment() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+
+
+def _unreadable(error: Exception) -> InvalidFileError:
+    return InvalidFileError(
+        f"The chat template cannot be read: {_reason(error, limit=160)}.",
+        "Give another one: --set chat_template=chatml",
+        code="chat_template",
+    )
+
+
 def _reason(error: Exception, limit: int) -> str:
     """Return what an error of a template says, safe to print."""
     if isinstance(error, MemoryError):
         return "it asks for too much memory"
-    return masked_line(str(error), limit=limit) or type(error).__name__
+    return masked_line(str(error).rstrip("."), limit=limit) or type(error).__name__
 
 
 def _raise(message: str) -> NoReturn:

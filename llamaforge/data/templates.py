@@ -35,6 +35,11 @@ _KNOWN: Final = {
 _NAMED: Final = {name: text for name, (text, _) in _KNOWN.items()} | {"plain": PLAIN}
 
 
+def tokens_of(name: str) -> tuple[str, ...]:
+    """Return the control tokens that the known template `name` is made of; none of others."""
+    return _KNOWN[name][1] if name in _KNOWN else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A Jinja template for conversations."""

@@ -37,17 +37,39 @@ def gguf_namer(header: Header) -> Callable[[str], str | None]:
     Raises:
         RefusedError: the architecture is not known, or the file does not say its layers.
     """
-    entry = architecture_of(header)
-    architecture = next(
-        number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == entry.name
-    )
-    table = gguf.get_tensor_name_map(architecture, layer_count(header))
+    table = _name_table(header)
 
     def name_of(module: str) -> str | None:
         found = table.get_name(module)
         return None if found is None else str(found)
 
     return name_of
+
+
+def layer_names(header: Header) -> dict[str, bool]:
+    """Return what the matrices of the model's blocks may be called as layers, by last names.
+
+    The value says whether it is a name of the usual kind, as in `model.layers.0.mlp.up_proj`; the
+    others are what the same matrices are called in models of other makers.
+
+    Raises:
+        RefusedError: the architecture is not known, or the file does not say its layers.
+    """
+    found: dict[str, bool] = {}
+    for path, (_, name) in _name_table(header).mapping.items():
+        tensor = header.tensors.get(f"{name}.weight")
+        if name.startswith("blk.") and tensor is not None and len(tensor.shape) == 2:
+            last = path.rsplit(".", 1)[-1]
+            found[last] = found.get(last, False) or path.startswith("model.layers.")
+    return found
+
+
+def _name_table(header: Header) -> gguf.TensorNameMap:
+    entry = architecture_of(header)
+    architecture = next(
+        number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == entry.name
+    )
+    return gguf.get_tensor_name_map(architecture, layer_count(header))
 
 
 def row_order(header: Header, tensor: str) -> npt.NDArray[np.int64] | None:

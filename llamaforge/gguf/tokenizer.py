@@ -22,6 +22,7 @@ from tokenizers import (
 
 from llamaforge.errors import InvalidFileError
 from llamaforge.gguf import unigram
+from llamaforge.gguf.ends import END_TEXTS, TURN_END, end_ids, plain_ends, token_id
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from llamaforge.gguf.unigram import UnigramCutter
@@ -29,20 +30,7 @@ from llamaforge.gguf.unigram_json import unigram_tokenizer
 from llamaforge.gguf.vocabulary import check_vocabulary
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_END_KEYS: Final = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
-
-_END_TEXTS: Final = frozenset(
-    {
-        "<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
-        "<|end_of_text|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|return|>",
-        "<|call|>", "<|calls|>", "<|flush|>", "</s>", "<eos>", "<end_of_utterance>", "<turn|>",
-        "<|tool_response>", "[e~[", "<｜end▁of▁sentence｜>", "<|fim_pad|>", "<fim-pad>",
-        "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>",
-        "<reponame>", "<|file_sep|>",
-    }
-)  # fmt: skip
-"""Tokens that end an answer in llama.cpp wherever a vocabulary has them."""
 
 _FILL_IN_TEXTS: Final = frozenset(
     {
@@ -54,9 +42,6 @@ _FILL_IN_TEXTS: Final = frozenset(
     }
 )  # fmt: skip
 """Tokens that mark a gap to be filled in: control tokens in llama.cpp wherever they stand."""
-
-_TURN_END: Final = "<|end|>"
-_TEXT_END: Final = "</s>"
 
 _MOST_CUTS: Final = 16_000_000
 """Characters of all pieces together; each is a place where a piece may have been merged."""
@@ -85,23 +70,23 @@ class GgufTokenizer:
                 code="no_vocabulary",
             )
         self.tokens: list[str] = tokens
-        self._plain_ends = _plain_ends(tokens)
+        self._plain_ends = plain_ends(tokens)
         self.special_ids: dict[str, int] = {
             text: number
             for number, (text, kind) in enumerate(zip(tokens, types, strict=True))
             # As llama.cpp does it: these texts are control tokens, whatever the file says.
-            if (kind in {_CONTROL, _UNKNOWN} or text in _END_TEXTS or text in _FILL_IN_TEXTS)
+            if (kind in {_CONTROL, _UNKNOWN} or text in END_TEXTS or text in _FILL_IN_TEXTS)
             and text
             and text not in self._plain_ends
         }
-        self.bos_id = _id(header, "bos", len(tokens))
-        self.eos_id = _id(header, "eos", len(tokens))
-        self.pad_id = _id(header, "padding", len(tokens))
-        self.unknown_id = _id(header, "unknown", len(tokens))
+        self.bos_id = token_id(header, "bos", len(tokens))
+        self.eos_id = token_id(header, "eos", len(tokens))
+        self.pad_id = token_id(header, "padding", len(tokens))
+        self.unknown_id = token_id(header, "unknown", len(tokens))
         self._unigram: UnigramCutter | None = None
         self._whole: Callable[[], Tokenizer]
         """Makes what `to_json` writes."""
-        self.end_ids = self._end_ids(header)
+        self.end_ids = end_ids(header, tokens)
         template = header.get("tokenizer.chat_template")
         self.chat_template: str | None = template if isinstance(template, str) else None
         kind = check_vocabulary(header)
@@ -157,13 +142,6 @@ class GgufTokenizer:
         if self._tokenizer.get_vocab_size() != len(set(tokens)):
             raise _contradiction(header, "its tokens cannot all be told apart")
 
-    def _end_ids(self, header: Header) -> frozenset[int]:
-        """Return the ids at which llama.cpp ends an answer."""
-        named = {_id(header, key, len(self.tokens)) for key in _END_KEYS}
-        by_text = {number for text, number in self.special_ids.items() if text in _END_TEXTS}
-        ends = by_text | {number for number in named if number is not None}
-        return frozenset(number for number in ends if self.tokens[number] not in self._plain_ends)
-
     def text_of(self, number: int | None) -> str:
         """Return the text of one token as it stands in the vocabulary; empty for None."""
         return "" if number is None else self.tokens[number]
@@ -209,21 +187,6 @@ class GgufTokenizer:
         return text
 
 
-def _plain_ends(tokens: list[str]) -> frozenset[str]:
-    """Return which of the texts that end answers elsewhere do not in this vocabulary.
-
-    Source: `llama_vocab::impl::load` in `llama-vocab.cpp` of llama.cpp.
-    """
-    present = set(tokens)
-    plain = set()
-    calls = bool({"<|call|>", "<|calls|>"} & present)
-    if _TURN_END in present and calls and ("<|return|>" in present or "<|flush|>" in present):
-        plain.add(_TURN_END)
-    if _TEXT_END in present and "<|tool_response>" in present:
-        plain.add(_TEXT_END)
-    return frozenset(plain)
-
-
 def _is_of_gemma4(header: Header) -> bool:
     """Return whether a vocabulary is Gemma 4's, or one that llama.cpp treats as that one."""
     if header.get("tokenizer.ggml.model") == "gemma4":
@@ -232,19 +195,13 @@ def _is_of_gemma4(header: Header) -> bool:
     return pre is not None and pre.spaced and pre.adds_bos
 
 
-def _is_found_first(header: Header, text: str, kind: int, plain_ends: frozenset[str]) -> bool:
+def _is_found_first(header: Header, text: str, kind: int, plain: frozenset[str]) -> bool:
     """Return whether a token is looked for before a text is cut, though it is no control token."""
-    if text in plain_ends:
-        return text == _TURN_END
+    if text in plain:
+        return text == TURN_END
     # A run of line ends is one token here, whatever the merges say.
     is_run = _is_of_gemma4(header) and not text.strip("\n")
     return kind == _USER_DEFINED or is_run
-
-
-def _id(header: Header, key: str, size: int) -> int | None:
-    value = header.get(f"tokenizer.ggml.{key}_token_id")
-    sound = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
-    return value if sound else None
 
 
 def _contradiction(header: Header, what: str) -> InvalidFileError:
@@ -322,7 +279,7 @@ def _sentencepiece(header: Header, tokens: list[str], types: list[int]) -> Token
             if left in vocabulary and right in vocabulary:
                 ranked.append((-scores[number], number, left, right))
     ranked.sort(key=lambda item: item[:2])
-    unknown = _id(header, "unknown", len(tokens))
+    unknown = token_id(header, "unknown", len(tokens))
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocabulary,

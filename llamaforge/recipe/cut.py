@@ -4,6 +4,7 @@ Rows of one step may pass through the model together or one after the other, wit
 or worked out again: the gradient is the same, only time and memory differ.
 """
 
+import math
 from dataclasses import asdict, dataclass, replace
 
 from llamaforge.recipe.spec import TrainingSettings
@@ -35,6 +36,12 @@ class Cut:
         )
 
 
+def divisors(rows: int) -> list[int]:
+    """Return the batches that cut `rows` evenly, the largest first."""
+    small = [size for size in range(1, math.isqrt(rows) + 1) if rows % size == 0]
+    return sorted({*small, *(rows // size for size in small)}, reverse=True)
+
+
 def smaller(cut: Cut) -> Cut | None:
     """Return a cut with the batch at most half as large, for a step of as many rows.
 
@@ -44,7 +51,7 @@ def smaller(cut: Cut) -> Cut | None:
     rows = batch * cut.gradient_accumulation_steps
     if batch == 1:
         return None if cut.gradient_checkpointing else replace(cut, gradient_checkpointing=True)
-    half = next(size for size in range(batch // 2, 0, -1) if rows % size == 0)
+    half = next(size for size in divisors(rows) if size <= batch // 2)
     return Cut(half, rows // half, cut.gradient_checkpointing)
 
 
@@ -56,6 +63,6 @@ def cuts_of(settings: TrainingSettings) -> list[Cut]:
     """
     asked = Cut.of(settings)
     rows = asked.per_device_train_batch_size * asked.gradient_accumulation_steps
-    sizes = [size for size in range(asked.per_device_train_batch_size, 0, -1) if rows % size == 0]
+    sizes = [size for size in divisors(rows) if size <= asked.per_device_train_batch_size]
     ways = (True,) if asked.gradient_checkpointing else (False, True)
     return [Cut(size, rows // size, again) for again in ways for size in sizes]

@@ -5,8 +5,9 @@ from typing import Final
 
 from llamaforge.errors import RefusedError
 from llamaforge.recipe.batching import PAD_MULTIPLE
-from llamaforge.recipe.cut import Cut, cuts_of
+from llamaforge.recipe.cut import Cut, cuts_of, divisors
 from llamaforge.recipe.estimate import Estimator, Memory, RowSizes, Seconds
+from llamaforge.words import megabytes
 
 MEASURED_PART: Final = 0.9
 """Of the memory that is available, where the estimate rests on a trial: it errs by some percent."""
@@ -73,14 +74,18 @@ def largest_length(estimator: Estimator, available_bytes: int, context: int) -> 
 
 
 def largest_batch(estimator: Estimator, rows: RowSizes, available_bytes: int) -> Cut | None:
-    """Return the cut with the most rows at a time that fits, up to the whole step in one pass."""
+    """Return the cut with the most rows at a time that fits, up to the whole step in one pass.
+
+    Activations are computed again only where that lets more rows pass.
+    """
     room = usable_bytes(estimator, available_bytes)
     asked = Cut.of(estimator.settings)
     step = asked.per_device_train_batch_size * asked.gradient_accumulation_steps
-    for again in (True,) if asked.gradient_checkpointing else (False, True):
-        for size in range(step, 0, -1):
+    ways = (True,) if asked.gradient_checkpointing else (False, True)
+    for size in divisors(step):
+        for again in ways:
             cut = Cut(size, step // size, again)
-            if step % size == 0 and estimator.memory(cut, rows.longest).total <= room:
+            if estimator.memory(cut, rows.longest).total <= room:
                 return cut
     return None
 
@@ -96,8 +101,8 @@ def _no_room(estimator: Estimator, rows: RowSizes, room: int) -> RefusedError:
             f"example: --set max_length={longest}"
         )
     return RefusedError(
-        f"Training on a row of {rows.longest_tokens:,} tokens needs about {needed / 1e9:.1f} GB of "
-        f"memory, and {room / 1e9:.1f} GB can be used.",
+        f"Training on a row of {rows.longest_tokens:,} tokens needs about {megabytes(needed)} of "
+        f"memory, and {megabytes(room)} can be used.",
         hint,
         code="no_memory",
     )

@@ -17,6 +17,7 @@ from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import PROGRAM_BYTES, Estimator
 from llamaforge.recipe.spec import LaunchSettings, RunSpec, TrainingSettings
 from llamaforge.safe_text import safe_line
+from llamaforge.words import megabytes
 
 _FLOAT32_BYTES: Final = 4
 _CHECKPOINTS: Final = 3
@@ -213,7 +214,7 @@ def check_trackers(spec: RunSpec) -> None:
     Raises:
         RefusedError: `no_tracker`, with what to install.
     """
-    for name in spec.training.report_to:
+    for name in sorted({name for phase in spec.phases for name in phase.training.report_to}):
         if importlib.util.find_spec(name) is None:
             raise RefusedError(
                 f"The figures shall go to {name}, which is not installed.",
@@ -231,8 +232,8 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
     free = hardware.free_disk_bytes(folder)
     if free < needed_bytes:
         raise RefusedError(
-            f"The run needs up to {_megabytes(needed_bytes)} of disk space, and "
-            f"{_megabytes(free)} are free at {folder}.",
+            f"The run needs up to {megabytes(needed_bytes)} of disk space, and "
+            f"{megabytes(free)} are free at {folder}.",
             "Free some space, or set LLAMAFORGE_HOME to a folder on a larger disk.",
             code="no_disk_space",
         )
@@ -247,16 +248,16 @@ def check_memory(needs: Needs) -> None:
     available = hardware.available_memory_bytes()
     if available < needs.memory:
         raise RefusedError(
-            f"The run needs at least {_megabytes(needs.memory)} of memory, and "
-            f"{_megabytes(available)} are available.",
+            f"The run needs at least {megabytes(needs.memory)} of memory, and "
+            f"{megabytes(available)} are available.",
             "Close other programs, or choose a smaller model or one of smaller blocks.",
             code="no_memory",
         )
     free = max((gpu.free_bytes for gpu in hardware.gpus()), default=0) if needs.gpu else 0
     if 0 < free < needs.gpu:  # 0: the driver does not say
         raise RefusedError(
-            f"The run needs at least {_megabytes(needs.gpu)} of a GPU's memory, and "
-            f"{_megabytes(free)} are free.",
+            f"The run needs at least {megabytes(needs.gpu)} of a GPU's memory, and "
+            f"{megabytes(free)} are free.",
             "Close other programs that use the GPU, or choose a smaller model.",
             code="no_memory",
         )
@@ -265,7 +266,3 @@ def check_memory(needs: Needs) -> None:
 def _snapshot_bytes(source: Source) -> int:
     growth = _PACKED_GROWTH if source.place.suffix in _PACKED else 1
     return math.ceil(source.place.stat().st_size * growth * _SNAPSHOT_GROWTH * source.weight)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"

@@ -1,6 +1,5 @@
 """From a recipe to a run spec: every default written out, with the versions it was made with."""
 
-import difflib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +20,9 @@ from llamaforge.recipe.spec import (
     RunSpec,
     StartAdapter,
     TrainingSettings,
-    known_keys,
     parse,
 )
+from llamaforge.recipe.spelling import meant_by_flag, model_in
 from llamaforge.safe_text import safe_line
 
 DEFAULT_MAX_LENGTH: Final = 2048
@@ -46,8 +45,10 @@ OF_ADAPTER: Final = (
 """Settings that say what an adapter is, and over what."""
 _FULL_LEARNING_RATE: Final = 2e-5
 """Where every weight is trained and no rate is given: a tenth of what adapters take."""
-_TEXTS: Final = frozenset({"chat_template", "name"})
-"""Settings that are text whatever they look like: a template is full of braces."""
+_TEXTS: Final = frozenset({"chat_template", "name", "snapshot", "map", "rendezvous", "interface"})
+"""Settings that are text whatever they look like: a template is full of braces, and an id of frozen
+rows may be all digits."""
+_NOTHING: Final = frozenset({"null", "~", ""})
 
 
 @dataclass(frozen=True)
@@ -246,17 +247,19 @@ def with_settings(body: dict[str, Any], settings: list[str]) -> Recipe:
             )
         place = places.get(key.strip())
         if place is None:
-            near = difflib.get_close_matches(key.strip(), places, n=1)
-            hint = (
-                f"Did you mean {near[0]}?"
-                if near
-                else f"Known settings: {', '.join(key for key in places if '.' not in key)}."
-            )
             raise UsageError(
-                f"There is no setting {safe_line(key, limit=60)!r}.", hint, code="unknown_key"
+                f"There is no setting {safe_line(key, limit=60)!r}.",
+                meant_by_flag(key.strip(), places),
+                code="unknown_key",
             )
         section, name = place
-        merged.setdefault(section, {})[name] = text if name in _TEXTS else _value(key, text)
+        part = merged.setdefault(section, {})
+        if part is None:
+            part = merged[section] = {}
+        if not isinstance(part, dict):
+            continue  # told below
+        is_text = name in _TEXTS and text not in _NOTHING
+        part[name] = text if is_text else _value(key, text)
     return parse(Recipe, merged, "The recipe")
 
 
@@ -264,7 +267,8 @@ def _value(key: str, text: str) -> Any:
     """Return a flag's text as YAML reads it; `2e-4` is a number here, which YAML 1.1 denies."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    # A ValueError is a date that is none; the other one, lists in lists without end.
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UsageError(
             f"The value of --set {safe_line(key, limit=60)} cannot be read: "
             f"{safe_line(text, limit=60)}.",
@@ -283,7 +287,8 @@ def _places() -> dict[str, tuple[str, str]]:
     """Return where each settable key lives: by its own name and by its full path."""
     places: dict[str, tuple[str, str]] = {}
     for section in ("training", "data", "evaluation", "launch", "model", "publish"):
-        for name in known_keys(Recipe.model_fields[section].annotation):  # type: ignore[arg-type]
+        part = model_in(Recipe.model_fields[section].annotation)
+        for name in part.model_fields if part else ():
             places.setdefault(name, (section, name))
             places[f"{section}.{name}"] = (section, name)
     return places

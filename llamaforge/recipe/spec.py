@@ -1,13 +1,24 @@
 """`Recipe` is what a person asks for; `RunSpec` is the same with every default written out."""
 
-import difflib
+import re
 import reprlib
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from llamaforge.data.check import Division
 from llamaforge.data.encoding import Preference
@@ -17,7 +28,8 @@ from llamaforge.data.reading import ReadChoices, Want
 from llamaforge.data.sources import Source
 from llamaforge.errors import NotFoundError, UsageError
 from llamaforge.files import write_atomic
-from llamaforge.safe_text import safe_line
+from llamaforge.recipe.spelling import meant, nearest
+from llamaforge.safe_text import redact, safe_line
 
 _T = TypeVar("_T", bound=BaseModel)
 
@@ -31,8 +43,42 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 4_000
 
 
+_MOST_YAML_BYTES: Final = 32_000_000
+"""A spec may hold a chat template; a file of weights that was named by mistake is larger."""
+_MOST_SEED: Final = 2**32 - 1
+"""numpy's bound, whose generator is seeded with the rest."""
+_MOST_ROWS: Final = 65_536
+_MOST_PASSES: Final = 1_000_000
+_MOST_EPOCHS: Final = 10_000
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_parts(cls, values: Any) -> Any:
+        """Leave out a part of which only the title is there."""
+        if not isinstance(values, dict):
+            return values
+        parts = {name for name, info in cls.model_fields.items() if _is_model(info.annotation)}
+        return {k: v for k, v in values.items() if v is not None or k not in parts}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `true` where a number is wanted: pydantic takes it for 1."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        kinds = {kind, *get_args(kind), *(part for k in get_args(kind) for part in get_args(k))}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError("a number is wanted")
+        return value
 
 
 class ModelChoice(_Strict):
@@ -111,6 +157,14 @@ class DataChoice(_Strict):
     def _one_origin(self) -> "DataChoice":
         if bool(self.sources) == bool(self.snapshot):
             raise ValueError("name data files, or one snapshot")
+        sides = (
+            (self.validation_fraction, self.validation_count),
+            (self.test_fraction, self.test_count),
+        )
+        if sum(fraction for fraction, count in sides if count is None) >= 1.0:
+            raise ValueError(
+                "validation_fraction and test_fraction together leave no row for training"
+            )
         return self
 
 
@@ -145,6 +199,22 @@ _ONLY_OF: Final[dict[str, tuple[str, ...]]] = {
 """Settings that mean nothing to any other method."""
 
 
+def _names(value: Any) -> Any:
+    """Return a text such as `a,b` as the list that it stands for."""
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    return value
+
+
+def _layer_names(value: Any) -> Any:
+    names = _names(value)
+    if names == ["all-linear"]:
+        return "all-linear"
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise ValueError("say all-linear, or name layers, as in [q_proj, v_proj]")
+    return names
+
+
 class TrainingSettings(_Strict):
     """How the adapter is trained. Names as in PEFT and TRL."""
 
@@ -176,7 +246,10 @@ class TrainingSettings(_Strict):
     use_rslora: bool = False
     use_dora: bool = False
     """Whether the length of each row of weights is trained too; merged only (`hub` only)."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    target_modules: Annotated[Literal["all-linear"] | list[str], BeforeValidator(_layer_names)] = (
+        "all-linear"
+    )
+    """Which layers get an adapter: all of the blocks, or those that are named."""
     learning_rate: Annotated[float, Field(gt=0, le=1.0)] = 2e-4
     lr_scheduler_type: Literal[
         "linear",
@@ -207,17 +280,17 @@ class TrainingSettings(_Strict):
     adam_epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
     neftune_noise_alpha: Annotated[float, Field(gt=0.0)] | None = None
     """How much noise is added to token embeddings while training (NEFTune); 5 is usual."""
-    num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
+    num_train_epochs: Annotated[float, Field(gt=0, le=_MOST_EPOCHS)] = 3.0
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps; outranks `num_train_epochs`."""
-    per_device_train_batch_size: Annotated[int, Field(ge=1)] = 8
+    per_device_train_batch_size: Annotated[int, Field(ge=1, le=_MOST_ROWS)] = 8
     """Rows in one forward pass."""
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 2
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=_MOST_PASSES)] = 2
     """Forward passes in one optimizer step."""
     packing: bool = False
     """Whether short rows pass through the model one behind another, none of which sees another.
     Steps have the same rows and learn the same; only padding and forward passes are saved."""
-    per_device_eval_batch_size: Annotated[int, Field(ge=1)] = 8
+    per_device_eval_batch_size: Annotated[int, Field(ge=1, le=_MOST_ROWS)] = 8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     gradient_checkpointing: bool = False
@@ -236,10 +309,9 @@ class TrainingSettings(_Strict):
     result is the best checkpoint then."""
     early_stopping_threshold: Annotated[float, Field(ge=0.0)] = 0.0
     """By how much a loss must be less to count as less."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=_MOST_SEED)] = 0
     report_to: Annotated[
-        list[Literal["tensorboard", "trackio", "mlflow", "wandb"]],
-        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        list[Literal["tensorboard", "trackio", "mlflow", "wandb"]], BeforeValidator(_names)
     ] = []
     """Programs that get the figures of training too; each has to be installed."""
 
@@ -268,6 +340,8 @@ class TrainingSettings(_Strict):
     def _defaults_of_method(cls, values: Any) -> Any:
         method = values.get("method") if isinstance(values, dict) else None
         usual = _OF_METHOD.get(method, {}) if isinstance(method, str) else {}
+        if usual and values.get("use_peft") is False:  # rates of adapters are no whole model's
+            usual = {key: value for key, value in usual.items() if key != "learning_rate"}
         given = {key: value for key, value in values.items() if value is not None} if usual else {}
         return {**values, **usual, **given} if usual else values
 
@@ -304,9 +378,9 @@ class TrainingSettings(_Strict):
                     raise ValueError(
                         f"{key} needs the full-precision base; say base: hub (--from hub)"
                     )
-        if not self.use_peft and (self.use_dora or self.load_in_4bit):
-            other = "use_dora" if self.use_dora else "load_in_4bit"
-            raise ValueError(f"without an adapter (use_peft: false) there is no {other}")
+        for key in ("use_dora", "load_in_4bit", "use_rslora"):
+            if not self.use_peft and getattr(self, key):
+                raise ValueError(f"without an adapter (use_peft: false) there is no {key}")
         return self
 
 
@@ -341,6 +415,17 @@ class EvaluationSettings(_Strict):
     cut."""
 
 
+def _like(pattern: str, words: str) -> AfterValidator:
+    """Return what refuses a text that is not of a form; `words` say which one is wanted."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(words)
+        return value
+
+    return AfterValidator(check)
+
+
 class LaunchSettings(_Strict):
     """On how many devices training runs; all of them train the same adapter.
 
@@ -350,9 +435,17 @@ class LaunchSettings(_Strict):
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes on each machine: one for each GPU, or for each part of its cores."""
     machines: Annotated[int, Field(ge=1, le=64)] = 1
-    rendezvous: Annotated[str, Field(pattern=r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}")] | None = None
+    rendezvous: (
+        Annotated[
+            str,
+            _like(r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}", "write HOST:PORT, such as node1:29500"),
+        ]
+        | None
+    ) = None
     """`HOST:PORT` of the first machine, where the others reach it."""
-    interface: Annotated[str, Field(pattern=r"[A-Za-z0-9_.:-]{1,15}")] | None = None
+    interface: (
+        Annotated[str, _like(r"[A-Za-z0-9_.:-]{1,15}", "write its name, such as eth0")] | None
+    ) = None
     """The network device that the machines see each other through; empty means any."""
     max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
     """How often all processes are started again, from the last checkpoint, after one has failed."""
@@ -426,6 +519,16 @@ class PublishChoice(_Strict):
         return merged_name(self.quantization)
 
 
+_STABLE: Final = "warmup_stable_decay"
+_FALLS: Final = ("cosine_with_min_lr", "polynomial", _STABLE)
+_CONSTANT: Final = "the other schedules, such as constant_with_warmup"
+_ADAMS: Final = ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
+
+
+def _listing(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 class Recipe(_Strict):
     """What to do, as a file of YAML or as flags."""
 
@@ -441,6 +544,30 @@ class Recipe(_Strict):
     evaluation: EvaluationSettings = EvaluationSettings()
     launch: LaunchSettings = LaunchSettings()
     publish: PublishChoice = PublishChoice()
+
+    @model_validator(mode="after")
+    def _heard(self) -> "Recipe":
+        """Refuse settings that a schedule or an optimizer would not listen to.
+
+        Defaults may be written out. A run spec is not judged: it was, when its recipe was read.
+        """
+        usual = TrainingSettings()
+        for phase in self.phases:
+            training = phase.training
+            for key, heard, by in (
+                ("warmup_steps", training.lr_scheduler_type != "constant", _CONSTANT),
+                ("warmup_ratio", training.lr_scheduler_type != "constant", _CONSTANT),
+                ("min_lr_rate", training.lr_scheduler_type in _FALLS, _listing(_FALLS)),
+                ("decay_ratio", training.lr_scheduler_type == _STABLE, _STABLE),
+                ("adam_beta1", training.optim in _ADAMS, "Adam"),
+                ("adam_beta2", training.optim in _ADAMS, "Adam"),
+                ("adam_epsilon", training.optim in _ADAMS, "Adam"),
+                ("early_stopping_threshold", training.keeps_best, "the best checkpoint"),
+            ):
+                value = getattr(training, key)
+                if value and value != getattr(usual, key) and not heard:
+                    raise ValueError(f"training.{key} does nothing here: it is a setting of {by}")
+        return self
 
     @model_validator(mode="after")
     def _divisible(self) -> "Recipe":
@@ -556,28 +683,104 @@ def to_yaml(model: BaseModel) -> str:
     return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+_MERGED: Final = "<<"
+"""YAML's word for another part's keys, which may be said again."""
+
+
+class _TwiceError(Exception):
+    """A key that stands twice in one part of a YAML file."""
+
+    def __init__(self, key: str, first: int, second: int) -> None:
+        super().__init__(key)
+        self.key = key
+        self.where = f"in line {first}" if first == second else f"in lines {first} and {second}"
+        """From 1 on."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key stands once: of two, PyYAML would silently drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return a part's keys and values.
+
+        Raises:
+            _TwiceError: a key stands in it twice.
+        """
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == _MERGED:
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise _TwiceError(key.value, lines[key.value], line)
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path) -> Any:
     """Return the content of a YAML file.
 
     Raises:
         NotFoundError: there is no such file.
-        UsageError: it is not YAML.
+        UsageError: it is not YAML, or has a key twice.
     """
+    shown = safe_line(path.name)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(_MOST_YAML_BYTES + 1)
     except OSError as error:
         raise NotFoundError(
             f"The file {safe_line(str(path))} cannot be read: {error.strerror}.",
             "Check the path.",
         ) from error
-    # A ValueError: no UTF-8, or a date or a number that is none.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = "lists are nested too deep" if isinstance(error, RecursionError) else str(error)
+    if len(data) > _MOST_YAML_BYTES:
         raise UsageError(
-            f"{safe_line(path.name)} is not YAML: {masked_line(reason, limit=200)}.",
-            "Check the line that is named.",
+            f"{shown} is too large to be a recipe.", _not_yaml_hint(path), code="bad_yaml"
+        )
+    try:
+        return yaml.load(data.decode("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{shown} is not YAML: it is not text in UTF-8.",
+            _not_yaml_hint(path, "Save it as UTF-8."),
             code="bad_yaml",
         ) from error
+    except _TwiceError as error:
+        raise UsageError(
+            f"{shown} has {safe_line(error.key, limit=60)} twice in one part, {error.where}.",
+            "Keep one of them.",
+            code="key_twice",
+        ) from None
+    # A ValueError: a date or a number that is none.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = "lists are nested too deep" if isinstance(error, RecursionError) else _said(error)
+        raise UsageError(
+            f"{shown} is not YAML: {masked_line(reason, limit=200)}.",
+            _not_yaml_hint(path),
+            code="bad_yaml",
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    """Return what is wrong in a YAML file, with its line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        begun = f"{error.context}, " if error.problem.startswith("but ") else ""
+        return f"{begun}{error.problem}, in line {error.problem_mark.line + 1}"
+    return str(error)
+
+
+def _not_yaml_hint(path: Path, usual: str = "Correct that line.") -> str:
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        return usual
+    return "A recipe is a YAML file; rows are named with --data, and a model with --model."
+
+
+_HINTS: Final = {
+    "list_type": "Write a list, as in [A, B].",
+    "too_long": "Leave some out.",
+    "together": "Change one of these settings.",
+}
+"""What to do, by pydantic's words for what is wrong."""
 
 
 def parse(kind: type[_T], body: Any, source: str) -> _T:
@@ -590,32 +793,49 @@ def parse(kind: type[_T], body: Any, source: str) -> _T:
         return kind.model_validate(body)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the file"
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known_keys(kind), n=1)
-            hint = f"Did you mean {near[0]}?" if near else "Remove it, or check its spelling."
-            message = f"{source}: {safe_line(where)} is not a known setting."
-            raise UsageError(message, hint, code="unknown_key") from None
+        where = safe_line(".".join(str(part) for part in problem["loc"]), limit=120)
+        if problem["type"] in {"extra_forbidden", "invalid_key"}:
+            message = f"{source}: {where} is not a known setting."
+            raise UsageError(message, meant(kind, problem["loc"]), code="unknown_key") from None
+        if problem["type"] == "missing":
+            raise UsageError(
+                f"{source}: {where} is missing.", "Add it.", code="bad_value"
+            ) from None
+        if problem["type"] == "model_type" and problem["loc"]:
+            raise UsageError(
+                f"{source}: {where} is not a list of settings.",
+                f"Write {where}: and its settings indented below.",
+                code="bad_value",
+            ) from None
         message = problem["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
-        if problem["loc"]:
-            given = masked_line(_SHORT.repr(problem.get("input")), limit=60)
-            message = f"{safe_line(where)} cannot be {given}: {message}"
+        if problem["loc"] and problem["type"] == "value_error" and _is_part(problem["input"]):
+            message = f"{where}: {message}"  # settings that do not go together
+            problem["type"] = "together"
+        elif problem["loc"]:
+            message = f"{where} cannot be {_shown(problem.get('input'))}: {message}"
         raise UsageError(
             f"{source}: {message}.",
-            "Correct the value.",
+            _near_choice(problem) or _HINTS.get(problem["type"], "Correct the value."),
             code="bad_value",
         ) from None
 
 
-def known_keys(kind: type[BaseModel]) -> list[str]:
-    """Return every key that `kind` knows, those of its parts by their last name."""
-    keys: list[str] = []
-    for name, info in kind.model_fields.items():
-        keys.append(name)
-        part = info.annotation
-        if get_origin(part) is list:
-            part = get_args(part)[0]
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            keys += known_keys(part)
-    return keys
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict | BaseModel)
+
+
+def _near_choice(problem: Any) -> str:
+    """Return a sentence about the choice that a wrong word is near to; empty where none is."""
+    if problem["type"] != "literal_error":
+        return ""
+    choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+    near = nearest(str(problem["input"]), choices)
+    return f"Did you mean {near}?" if near else ""
+
+
+def _shown(value: Any) -> str:
+    """Return a value as YAML has it, cut short."""
+    if value is None or isinstance(value, bool):
+        return "empty" if value is None else str(value).lower()
+    return masked_line(redact(_SHORT.repr(value)), limit=60)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import socket
 import stat
@@ -14,7 +15,7 @@ from typing import Any, Final
 import psutil
 
 from llamaforge import paths
-from llamaforge.errors import NotFoundError, UsageError
+from llamaforge.errors import NotFoundError, RefusedError, UsageError
 from llamaforge.files import write_json
 from llamaforge.hardware import boot_id, process_start
 from llamaforge.runs.lock import is_held
@@ -147,6 +148,32 @@ class RunDirectory:
         except (OSError, ValueError):
             return None
         return body if isinstance(body, dict) else None
+
+    def estimates(self) -> list[dict[str, Any]]:
+        """Return what `estimate` does for each phase of training that has been begun, in order."""
+        found: list[dict[str, Any]] = []
+        while (body := self.of_phase(len(found) + 1).estimate()) is not None:
+            found.append(body)
+        return found
+
+    def check_proof(self) -> None:
+        """Return unless the proof of the run's result was made and failed.
+
+        Raises:
+            RefusedError: it failed (`not_verified`).
+        """
+        try:
+            body = json.loads((self.artifacts / "verify.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if not isinstance(body, dict) or body.get("passed") is True:
+            return
+        reason = safe_line(str(body.get("reason") or "no reason is given"), limit=200).rstrip(".")
+        raise RefusedError(
+            f"What the run {self.id} made did not pass its proof: {reason}.",
+            f"Train it again, or look at the report: llamaforge verify {self.id}",
+            code="not_verified",
+        )
 
     def artifact_list(self) -> list[dict[str, str]]:
         """Return what the run made: kind, path and sha256 of each artifact.
@@ -289,6 +316,12 @@ def check_run_name(name: str) -> None:
             "Use letters, digits, dots, dashes and underscores, at most 64, no dash first.",
             code="run_name",
         )
+
+
+def check_free(name: str) -> None:
+    """Raise `UsageError` where there is something called `name` among the runs."""
+    if os.path.lexists(paths.runs_folder() / name):
+        raise _taken(paths.runs_folder() / name)
 
 
 def open_run(name: str) -> RunDirectory:

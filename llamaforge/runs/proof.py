@@ -29,13 +29,7 @@ def require_proof(run: RunDirectory) -> None:
             f"Let the run go on to its end: llamaforge runs resume {run.id}",
             code="not_verified",
         )
-    if report.get("passed") is not True:
-        reason = safe_line(str(report.get("reason") or "no reason is given"), limit=200).rstrip(".")
-        raise RefusedError(
-            f"The result of {run.id} is not verified: {reason}.",
-            f"Train it again, or look at the report: llamaforge verify {run.id}",
-            code="not_verified",
-        )
+    run.check_proof()
 
 
 def require_unchanged(run: RunDirectory) -> None:

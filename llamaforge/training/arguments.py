@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 from llamaforge.recipe.batching import planned_steps
 from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.words import plural
 
 
 def training_arguments(
@@ -59,6 +60,17 @@ def _warmup_steps(settings: TrainingSettings, steps: int) -> int:
     if settings.warmup_steps is not None:
         return settings.warmup_steps
     return math.ceil(settings.warmup_ratio * steps)
+
+
+def warmup_note(settings: TrainingSettings, steps: int) -> str:
+    """Return a sentence where the rate of a training of so many steps only ever rises; else ''."""
+    if settings.warmup_steps is None or settings.warmup_steps < steps:
+        return ""
+    return (
+        f"The learning rate rises over {plural(settings.warmup_steps, 'step')}, and the whole "
+        f"training has {steps:,}: it ends before the rate that was asked for is reached. Fewer "
+        "warmup_steps learn more."
+    )
 
 
 def _schedule(settings: TrainingSettings, steps: int) -> dict[str, Any]:

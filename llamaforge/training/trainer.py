@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.runs import events
-from llamaforge.training.arguments import training_arguments
+from llamaforge.training.arguments import training_arguments, warmup_note
 from llamaforge.training.batches import Loader
 from llamaforge.training.best import BestCheckpoint
 from llamaforge.training.checkpoints import (
@@ -139,6 +139,9 @@ def train(
     step = 0 if newest is None else step_of(newest)
     reporter.best = BestCheckpoint(checkpoints, settings, step=step)
     is_over = step >= reporter.total_steps(trainer) or ranks.share(reporter.best.is_over)
+    note = warmup_note(settings, reporter.total_steps(trainer))
+    if note and newest is None and ranks.is_first:
+        emit(events.Warn(code="long_warmup", message=note))
     if newest is not None and is_over:
         trainer.restore(newest)
         return Outcome(step, step, stopped=False)

@@ -10,15 +10,24 @@ from typing import Final
 
 from llamaforge import paths
 from llamaforge.catalog.base_map import load_base_map
-from llamaforge.catalog.hub_base import NOT_THERE, LocalBase, check_fits, local_base
+from llamaforge.catalog.hub_base import (
+    NOT_THERE,
+    LocalBase,
+    check_fits,
+    described_base,
+    local_base,
+)
+from llamaforge.catalog.hub_rows import check_dataset
 from llamaforge.catalog.inventory import Inventory
 from llamaforge.catalog.listing import Lister
 from llamaforge.catalog.model import StoredModel
 from llamaforge.catalog.names import parse_name
 from llamaforge.data.check import first_problem
+from llamaforge.data.sources import hub_dataset
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.model_file import read_model
+from llamaforge.recipe.held_out import check_held_out
 from llamaforge.recipe.preflight import (
     Needs,
     check_disk,
@@ -29,7 +38,9 @@ from llamaforge.recipe.preflight import (
 )
 from llamaforge.recipe.resolve import ModelFacts, resolve
 from llamaforge.recipe.spec import FurtherPart, Recipe, ResolvedBase, RunSpec
-from llamaforge.runs.directory import RunDirectory, check_run_name, create_run
+from llamaforge.recipe.targets import check_targets
+from llamaforge.recipe.template import check_template
+from llamaforge.runs.directory import RunDirectory, check_free, check_run_name, create_run
 from llamaforge.safe_text import safe_line
 from llamaforge.wizard.continuing import EarlierAdapter, earlier_adapter, take_adapter
 
@@ -76,14 +87,51 @@ def prepare(
         UsageError: a name or a setting has no meaning.
         RefusedError: the model or the rows cannot be trained on, or the machine is too small.
     """
-    spec, header, before = _resolved(recipe, store, on_note)
+    return _prepared(recipe, store, numbered, on_note, full_base)
+
+
+def check_before_fetch(
+    recipe: Recipe, *, store: Path | None, numbered: bool, folder: Path | None = None
+) -> None:
+    """Return if nothing keeps the run from beginning but that its base has to be fetched.
+
+    Args:
+        recipe: what to do.
+        store: outranks the recipe's store.
+        numbered: whether a run's name that is taken gets a number.
+        folder: where the small files of the base lie by now; None where nothing does.
+
+    Raises:
+        LlamaForgeError: as `prepare`.
+    """
+
+    def base(recipe: Recipe, inventory: Inventory, model: StoredModel) -> LocalBase | None:
+        if folder is None:
+            return None
+        return described_base(base_repo(recipe, inventory, model), folder, None)
+
+    _prepared(recipe, store, numbered, _silent, base)
+
+
+def _prepared(
+    recipe: Recipe,
+    store: Path | None,
+    numbered: bool,
+    on_note: Callable[[LlamaForgeError], None],
+    base_of: "_BaseOf",
+) -> Prepared:
+    spec, header, before = _resolved(recipe, store, on_note, base_of)
+    numbered = numbered or recipe.name is None
+    if not numbered:
+        check_free(spec.run)
     needs = needs_of(spec, header)
     check_trackers(spec)
     check_memory(needs)
+    sources = (source for phase in spec.phases for source in phase.data.sources)
+    for dataset in {item.id for item in map(hub_dataset, sources) if item is not None}:
+        check_dataset(dataset)
     check_disk(paths.runs_folder(), needs.disk)
-    return Prepared(
-        spec, needs, numbered or recipe.name is None, None if before is None else before.file
-    )
+    return Prepared(spec, needs, numbered, None if before is None else before.file)
 
 
 def resolved(
@@ -96,11 +144,14 @@ def resolved(
         UsageError: a name or a setting has no meaning.
         RefusedError: the model or the rows cannot be trained on.
     """
-    return _resolved(recipe, store, on_note)[0]
+    return _resolved(recipe, store, on_note, full_base)[0]
 
 
 def _resolved(
-    recipe: Recipe, store: Path | None, on_note: Callable[[LlamaForgeError], None]
+    recipe: Recipe,
+    store: Path | None,
+    on_note: Callable[[LlamaForgeError], None],
+    base_of: "_BaseOf",
 ) -> "tuple[RunSpec, Header, EarlierAdapter | None]":
     name = recipe.name or automatic_name(recipe.model.name)
     check_run_name(name)
@@ -112,19 +163,30 @@ def _resolved(
     model = found.require_trainable(recipe.model.name)
     bare = facts_of(model)
     header = read_model(bare.blob, (bare.blob, *(part.blob for part in bare.further)))
-    base = full_base(recipe, found, model)
+    base = base_of(recipe, found, model)
     if base is not None:
         check_fits(base, header)
+    own = None if base is None else base.chat_template
+    check_template(recipe.model.chat_template, own, header)
     facts = facts_of(model, base)
     before = None if recipe.continue_from is None else earlier_adapter(recipe.continue_from, facts)
     start = None if before is None else (before.start, before.training)
     spec = resolve(recipe, facts, name, start=start)
     check_way(spec, header)
     for phase in spec.phases:
+        check_targets(phase.training, header)
         data = phase.data
         if data.snapshot is None:
-            first_problem(data.sources, data.max_rejected_fraction, data.choices, data.split_seed)
+            intake = first_problem(
+                data.sources, data.max_rejected_fraction, data.choices, data.split_seed
+            )
+            if intake is not None:
+                check_held_out(phase, intake.for_validation)
     return spec, header, before
+
+
+_BaseOf = Callable[[Recipe, Inventory, StoredModel], LocalBase | None]
+"""Gives the full-precision base that a recipe trains on; None where there is none to look at."""
 
 
 def create(prepared: Prepared) -> RunDirectory:

@@ -8,6 +8,7 @@ from llamaforge.errors import InvalidFileError, NotFoundError, RefusedError
 from llamaforge.files import commit, sha256_of
 from llamaforge.recipe.resolve import ModelFacts
 from llamaforge.recipe.spec import RunSpec, StartAdapter, TrainingSettings
+from llamaforge.runs.base_digests import check_same_base, digest_of_link, read_digests
 from llamaforge.runs.directory import RunDirectory, open_run
 from llamaforge.safe_text import safe_line
 from llamaforge.training.checkpoints import step_of
@@ -29,8 +30,9 @@ def earlier_adapter(name: str, facts: ModelFacts) -> EarlierAdapter:
 
     Raises:
         NotFoundError: there is no such run.
-        RefusedError: it was trained on another model (`other_base`), has not finished its training
-            (`not_trained`), or made no adapter (`no_adapter`).
+        RefusedError: it was trained on another model or base (`other_base`), has not finished its
+            training (`not_trained`), did not pass its proof (`not_verified`), or made no adapter
+            (`no_adapter`).
         InvalidFileError: its last checkpoint is damaged (`bad_checkpoint`).
     """
     run = open_run(name)
@@ -42,6 +44,10 @@ def earlier_adapter(name: str, facts: ModelFacts) -> EarlierAdapter:
             f"Go on with the same model: --model {safe_line(spec.model.name)}",
             code="other_base",
         )
+    run.check_proof()
+    if facts.full is not None:
+        folder = facts.full.folder
+        check_same_base(run, {name: digest_of_link(folder / name) for name in read_digests(run)})
     last = len(spec.phases)
     training = spec.phases[-1].training
     if not training.use_peft:

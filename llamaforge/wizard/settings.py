@@ -196,16 +196,20 @@ def _bounds(field: FieldInfo) -> str:
     for limit in _limits(field):
         match limit:
             case annotated_types.Ge(ge):
-                lower = f"{ge:g}"
+                lower = _number(ge)
             case annotated_types.Gt(gt):
-                lower = f"more than {gt:g}"
+                lower = f"more than {_number(gt)}"
             case annotated_types.Le(le):
-                upper = f"{le:g}"
+                upper = _number(le)
             case annotated_types.Lt(lt):
-                upper = f"less than {lt:g}"
+                upper = f"less than {_number(lt)}"
     if lower and upper:
         return f"{lower} to {upper}"
     return f"{lower} or more" if lower and "more" not in lower else lower or upper or "any"
+
+
+def _number(limit: Any) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
 def _limits(field: FieldInfo) -> list[Any]:

@@ -1,15 +1,22 @@
 """What is trained on: the file's own packed blocks, or the full-precision base."""
 
-import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llamaforge.errors import InvalidFileError, RefusedError
-from llamaforge.files import sha256_of, write_json
+from llamaforge.errors import InvalidFileError, NotFoundError, RefusedError
+from llamaforge.files import sha256_of
 from llamaforge.gguf.header import Header
 from llamaforge.recipe.spec import ResolvedBase, RunSpec, TrainingSettings
 from llamaforge.runs import events
+from llamaforge.runs.base_digests import (
+    check_same_base,
+    digest_of_link,
+    note_digests,
+    read_digests,
+)
+from llamaforge.runs.directory import open_run
 from llamaforge.safe_text import safe_line
 from llamaforge.worker.job import Job
 
@@ -19,9 +26,6 @@ if TYPE_CHECKING:
 
     from llamaforge.training.model import LoadedModel
 
-_SHA256_DIGITS: Final = 64
-_NOTED: Final = "base.json"
-"""In the run's data: the sha256 of each file of weights."""
 _PROGRESS_BYTES: Final = 256 * 1024 * 1024
 
 
@@ -80,7 +84,8 @@ def check_base(job: Job) -> None:
     Raises:
         InvalidFileError: a file is damaged (`bad_base`), or changed since the run began
             (`base_changed`).
-        RefusedError: it is another model's base (`other_base`).
+        RefusedError: it is another model's base, or the run goes on from an adapter over other
+            weights (`other_base`).
     """
     from llamaforge.export.base_tensors import BaseTensors
     from llamaforge.export.closeness import closeness
@@ -99,6 +104,9 @@ def check_base(job: Job) -> None:
         digests[path.name] = _digest(job, path, done, total)
         done += path.stat().st_size
     _require_same(job, digests)
+    if job.spec.start is not None:
+        with suppress(NotFoundError):  # removed since: what it was trained over is not known
+            check_same_base(open_run(job.spec.start.run), digests)
     for name, tensor in weights.tensors.items():
         for _ in weights.parts(name):
             job.check_stop()
@@ -126,12 +134,9 @@ def _require_same(job: Job, digests: dict[str, str]) -> None:
     Raises:
         InvalidFileError: they differ (`base_changed`).
     """
-    path = job.run.data / _NOTED
-    try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        job.run.data.mkdir(parents=True, exist_ok=True)
-        write_json(path, digests)
+    noted = read_digests(job.run)
+    if not noted:
+        note_digests(job.run, digests)
         return
     changed = sorted(name for name in noted | digests if noted.get(name) != digests.get(name))
     if changed:
@@ -158,9 +163,8 @@ def _digest(job: Job, path: Path, before: int, total: int) -> str:
             job.check_stop()
 
     found = sha256_of(path, on_bytes=on_bytes)
-    said = path.resolve().name
-    is_digest = len(said) == _SHA256_DIGITS and not set(said) - set("0123456789abcdef")
-    if path.is_symlink() and is_digest and said != found:
+    said = digest_of_link(path)
+    if said and said != found:
         raise InvalidFileError(
             f"The file {safe_line(path.name)} of the base is damaged: its digest is {found[:12]}…, "
             f"and should be {said[:12]}….",

@@ -45,7 +45,9 @@ def evaluate(job: Job) -> None:
 
     asked = max((len(question.prompt) for question in questions), default=0)
     longest = max((item.tokens for item in pairs + labelled), default=0)
-    with serve(job, max(asked + settings.max_new_tokens, longest)) as server:
+    answers = asked + settings.max_new_tokens
+    context = tokens_served(asked, answers, longest, job.spec.model.context_length)
+    with serve(job, context) as server:
         preferred = preferences(
             server, pair_ids(pairs), on_answer=on_answer, check_stop=job.check_stop
         )
@@ -93,6 +95,19 @@ def evaluate(job: Job) -> None:
             preference_accuracy_tuned=report["preferences"]["tuned"]["accuracy"],
         )
     add_report(job, "evaluation", "evaluation.json", report)
+
+
+def tokens_served(asked: int, answers: int, longest: int, context_length: int) -> int:
+    """Return how many tokens llama.cpp has to have room for.
+
+    Args:
+        asked: of the longest prompt.
+        answers: of the longest prompt with the longest answer that is allowed.
+        longest: of the longest row that is only read.
+        context_length: of the model: no answer goes beyond it; 0 where it is not known.
+    """
+    most = min(answers, max(context_length, asked + 1)) if context_length else answers
+    return max(most, longest)
 
 
 def _figures(sets: list[dict[str, Any]], samples: list[dict[str, str]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llamaforge.data.encoding import EncodedRecord
-from llamaforge.errors import RefusedError
+from llamaforge.recipe.held_out import no_validation
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.worker.job import Job
 
@@ -49,12 +49,7 @@ def objective_of(
 
     rows = job.conversations().rows
     if settings.keeps_best and not rows.validation:
-        raise RefusedError(
-            "No row is held out for validation, so the best checkpoint cannot be told.",
-            "Hold some out: --set validation_fraction=0.1; or leave out early_stopping_patience "
-            "and load_best_model_at_end.",
-            code="no_validation",
-        )
+        raise no_validation()
     if settings.learns_from_labels:
         return LabelledPreference(
             head,

@@ -5,43 +5,25 @@ A run spec stands on standard input as JSON. Answers follow on standard output a
 """
 
 import json
-import math
 import sys
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from llamaforge import hardware, paths
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.gguf.header import Header
-from llamaforge.gguf.llama_files import is_translated
 from llamaforge.gguf.model_file import read_model
 from llamaforge.recipe.cut import Cut
-from llamaforge.recipe.estimate import Estimator, Seconds
+from llamaforge.recipe.estimate import Estimator
 from llamaforge.recipe.fit import Fit, largest_batch, largest_length
-from llamaforge.recipe.preflight import check_disk, held_bytes, needs_of
+from llamaforge.recipe.preflight import check_disk, check_trackers, held_bytes, needs_of
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.words import plural
+from llamaforge.worker.plan_times import Tried, around, mean, seconds_by_part, whole_range
 from llamaforge.worker.row_sample import RowSample, sampled
 
 if TYPE_CHECKING:
-    from llamaforge.worker.estimating import Estimated
-
-_LOW, _HIGH = 0.85, 1.2
-"""Of the seconds that are estimated: what the aim of the estimate allows on both sides."""
-_HASHED_BYTES_A_SECOND: Final = 700e6
-"""The file is read twice before training: for its digest, and for values that are no numbers."""
-_READ_BYTES_A_SECOND: Final = 8e9
-"""Weights that a processor reads for each new token, where that was not tried."""
-_PROOF_TOKENS: Final = 4096
-_PROOF_PASSES: Final = 3
-_FLOAT32_SLOWER: Final = 3.0
-"""A forward pass in float32, as the proof does it, against one in bfloat16."""
-_START_SECONDS: Final = 12.0
-"""Starting the worker and loading its libraries, and the model three times."""
-_PROMPT_TOKENS: Final = 48
-_NEW_TOKENS: Final = 8
+    pass
 
 
 def main() -> int:
@@ -61,21 +43,6 @@ def main() -> int:
         )
         return int(error.exit_code)
     return int(ExitCode.DONE)
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """A phase of training, and what some passes showed of it."""
-
-    spec: RunSpec
-    """As if the phase were the only one."""
-    sample: RowSample
-    found: "Estimated | None"
-    """None where not even one row at a time fits."""
-    available: int
-    trained: int
-    """Weights that are trained."""
-    refusal: dict[str, str] | None
 
 
 def plan(spec: RunSpec) -> dict[str, Any]:
@@ -110,13 +77,15 @@ def plan(spec: RunSpec) -> dict[str, Any]:
     if len(phases) > 1:
         body["phases"] = phases
         body["steps"] = _sum(phase["steps"] for phase in phases)
-    body["seconds_by_part"] = _parts(spec, header, tried)
-    body["seconds"] = _range(body["seconds_by_part"])
+    body["seconds_by_part"] = seconds_by_part(
+        spec, header, tried, lambda: _say("progress", {"what": "served"})
+    )
+    body["seconds"] = whole_range(body["seconds_by_part"])
     body["problems"] = _problems(spec, header, tried)
     return body
 
 
-def _try(spec: RunSpec, header: Header, sample: RowSample) -> _Tried:
+def _try(spec: RunSpec, header: Header, sample: RowSample) -> Tried:
     from llamaforge.worker.bases import load_to_train
     from llamaforge.worker.estimating import available_bytes, estimated
 
@@ -139,7 +108,7 @@ def _try(spec: RunSpec, header: Header, sample: RowSample) -> _Tried:
         if error.code != "no_memory":
             raise
         refusal = _problem(error)
-    return _Tried(
+    return Tried(
         spec,
         sample,
         found,
@@ -149,7 +118,7 @@ def _try(spec: RunSpec, header: Header, sample: RowSample) -> _Tried:
     )
 
 
-def _estimator(tried: _Tried, header: Header) -> Estimator:
+def _estimator(tried: Tried, header: Header) -> Estimator:
     if tried.found is not None:
         return tried.found.estimator
     spec = tried.spec
@@ -162,7 +131,7 @@ def _estimator(tried: _Tried, header: Header) -> Estimator:
     )
 
 
-def _fit(tried: _Tried, header: Header) -> Fit:
+def _fit(tried: Tried, header: Header) -> Fit:
     """Return what is done, or where nothing fits, the least that could be."""
     if tried.found is not None:
         return tried.found.fit
@@ -171,7 +140,7 @@ def _fit(tried: _Tried, header: Header) -> Fit:
     return Fit(smallest, estimator.memory(smallest, tried.sample.sizes.longest), None)
 
 
-def _figures(tried: _Tried, header: Header) -> dict[str, Any]:
+def _figures(tried: Tried, header: Header) -> dict[str, Any]:
     spec, rows = tried.spec, tried.sample.sizes
     settings, found, available = spec.training, tried.found, tried.available
     estimator, fit = _estimator(tried, header), _fit(tried, header)
@@ -180,7 +149,7 @@ def _figures(tried: _Tried, header: Header) -> dict[str, Any]:
     return {
         "memory_bytes": fit.memory.to_json(),
         "available_bytes": available,
-        "seconds": None if seconds is None else _around(seconds),
+        "seconds": None if seconds is None else around(seconds),
         "settings": fit.cut.applied(settings).model_dump(mode="json")
         | {"max_length": spec.data.max_length, "effective_batch_size": _effective(spec)},
         "processes": spec.launch.world,
@@ -199,8 +168,8 @@ def _figures(tried: _Tried, header: Header) -> dict[str, Any]:
             "validation": rows.validation_rows,
             "sampled": tried.sample.rendered,
             "longest_tokens": rows.longest_tokens,
-            "mean_tokens": round(_mean(tokens for tokens, _ in rows.train)),
-            "mean_trained_tokens": round(_mean(count for _, count in rows.train)),
+            "mean_tokens": round(mean(tokens for tokens, _ in rows.train)),
+            "mean_trained_tokens": round(mean(count for _, count in rows.train)),
         },
         "trial": None
         if found is None or found.estimator.trial is None
@@ -211,11 +180,15 @@ def _figures(tried: _Tried, header: Header) -> dict[str, Any]:
     }
 
 
-def _problems(spec: RunSpec, header: Header, tried: list[_Tried]) -> list[dict[str, str]]:
+def _problems(spec: RunSpec, header: Header, tried: list[Tried]) -> list[dict[str, str]]:
     """Return what stands against the run or should be known, each once."""
     problems = []
     try:
         check_disk(paths.runs_folder(), needs_of(spec, header).disk)
+    except RefusedError as error:
+        problems.append(_problem(error))
+    try:
+        check_trackers(spec)
     except RefusedError as error:
         problems.append(_problem(error))
     for phase in tried:
@@ -223,7 +196,7 @@ def _problems(spec: RunSpec, header: Header, tried: list[_Tried]) -> list[dict[s
     return problems
 
 
-def _problems_of(tried: _Tried) -> list[dict[str, str]]:
+def _problems_of(tried: Tried) -> list[dict[str, str]]:
     sample, settings = tried.sample, tried.spec.training
     problems = [] if tried.refusal is None else [tried.refusal]
     if sample.on_the_hub:
@@ -259,91 +232,6 @@ def _problems_of(tried: _Tried) -> list[dict[str, str]]:
     return problems
 
 
-def _parts(spec: RunSpec, header: Header, tried: list[_Tried]) -> dict[str, list[float]]:
-    """Return the seconds that each part of the run takes, low and high."""
-    read = 2 * header.tensor_bytes / _HASHED_BYTES_A_SECOND
-    rendered = sum(
-        (phase.sample.sizes.train_rows + phase.sample.sizes.validation_rows)
-        * phase.sample.seconds_a_row
-        for phase in tried
-    )
-    prepare = read + rendered + _START_SECONDS
-    parts = {"prepare": [prepare / 2, 2 * prepare]}
-    known = [phase.found.fit.seconds for phase in tried if phase.found is not None]
-    seconds = [found for found in known if found is not None]
-    if len(seconds) < len(tried):
-        return parts
-    ranges = [_around(found) for found in seconds]
-    parts["train"] = [sum(low for low, _ in ranges), sum(high for _, high in ranges)]
-    last = tried[-1]  # its adapter is what is proven, on the rows that it held out
-    _say("progress", {"what": "served"})
-    a_prompt, a_new = _served_speed(header)
-    parts["verify"] = _proof(last, a_prompt)
-    parts["evaluate"] = _answers(spec, last.sample, a_prompt, a_new)
-    return {name: [round(part, 1) for part in value] for name, value in parts.items()}
-
-
-def _around(seconds: Seconds) -> list[float]:
-    return [round(_LOW * seconds.total, 1), round(_HIGH * seconds.total, 1)]
-
-
-def _proof(tried: _Tried, a_prompt: float) -> list[float]:
-    """Return the seconds of the logits of held-out rows, in torch and in llama.cpp."""
-    rows, settings = tried.sample.sizes, tried.spec.training
-    assert tried.found is not None and tried.found.estimator.trial is not None  # noqa: S101, PT018
-    trial = tried.found.estimator.trial
-    held_out = rows.validation_rows or rows.train_rows
-    proof = min(_PROOF_TOKENS, held_out * _mean(tokens for tokens, _ in rows.train))
-    forward = proof * trial.forward_part * trial.seconds_a_token
-    forward += held_out and trial.forward_part * trial.seconds_a_pass
-    slower = _FLOAT32_SLOWER if settings.compute_dtype == "bfloat16" else 1.0
-    proven = _PROOF_PASSES * (forward * slower + proof * a_prompt)
-    return [proven / 2, 2 * proven]
-
-
-def _answers(spec: RunSpec, sample: RowSample, a_prompt: float, a_new: float) -> list[float]:
-    """Return the seconds of both models' answers: as long as the rows' own, or as they may be."""
-    rows, settings = sample.sizes, spec.evaluation
-    asked = min(settings.max_rows, rows.validation_rows)
-    answer = _mean(count for _, count in rows.train)
-    prompt = max(0.0, _mean(tokens for tokens, _ in rows.train) - answer) * a_prompt
-    usual, most = min(answer, settings.max_new_tokens), settings.max_new_tokens
-    return [
-        asked * 2 * (prompt + usual * a_new) * _LOW,
-        asked * (2 * prompt + (usual + most) * a_new) * _HIGH,
-    ]
-
-
-def _served_speed(header: Header) -> tuple[float, float]:
-    """Return the seconds that llama.cpp takes for a token of a prompt, and for a new one."""
-    from llamaforge.evaluation.llama import Server
-
-    if is_translated(header):  # llama.cpp would need a copy first
-        a_new = header.tensor_bytes / _READ_BYTES_A_SECOND
-        return a_new / 4, a_new
-    table = header.tensors.get("token_embd.weight")
-    count = 1 if table is None else table.rows
-    prompt = [number * 7919 % count for number in range(_PROMPT_TOKENS)]
-    with Server(header.files, context=_PROMPT_TOKENS + _NEW_TOKENS + 1) as server:
-        seconds = []
-        for tokens in (1, 1, _NEW_TOKENS):  # the first reads the file's pages
-            started = time.perf_counter()
-            server.generate(
-                prompt, max_new_tokens=tokens, end_ids=frozenset(), stopped=lambda: False
-            )
-            seconds.append(time.perf_counter() - started)
-    _, short, long = seconds
-    return short / _PROMPT_TOKENS, max(0.0, long - short) / (_NEW_TOKENS - 1)
-
-
-def _range(parts: dict[str, list[float]]) -> list[int] | None:
-    """Return the seconds of the whole run, low and high, or None where training has none."""
-    if "train" not in parts:
-        return None
-    low, high = (sum(part[place] for part in parts.values()) for place in (0, 1))
-    return [math.floor(low), math.ceil(high)]
-
-
 def _effective(spec: RunSpec) -> int:
     """Return the rows of a step, those of all processes together."""
     return _rows_of_one(spec) * spec.launch.world
@@ -358,11 +246,6 @@ def _sum(values: Iterable[int | None]) -> int | None:
     found = list(values)
     known = [value for value in found if value is not None]
     return sum(known) if len(known) == len(found) else None
-
-
-def _mean(values: Iterable[int]) -> float:
-    found = list(values)
-    return sum(found) / max(len(found), 1)
 
 
 def _problem(error: LlamaForgeError) -> dict[str, str]:

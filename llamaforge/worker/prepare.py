@@ -1,6 +1,8 @@
 """Stage 1: the blob is what it claims, the rows are frozen, tokens are those of llama.cpp."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,8 @@ from llamaforge.worker.start import warn_of_known_prompts
 _COMPARED_ROWS: Final = 200
 _PROGRESS_BYTES: Final = 256 * 1024 * 1024
 _DONE: Final = "prepared.json"
+_TOO_LONG: Final = re.compile(r",.* more than the")
+"""In a row's reason: that it has too many tokens."""
 _WORK: Final = {"read": "rows read", "look": "rows looked through"}
 
 
@@ -217,8 +221,11 @@ def _judge_rows(job: Job, rows: EncodedSplits) -> None:
             raise RefusedError(
                 f"{len(rows.rejected):,} of {plural(total, 'row')} cannot be used with this model; "
                 f"the first: {where}.",
-                f"Shorten them, or raise --set max_length={job.max_length * 2}, or allow them with "
-                "--set max_rejected_fraction.",
+                unusable_hint(
+                    [row.reason for row in rows.rejected],
+                    job.max_length,
+                    job.spec.model.context_length,
+                ),
                 code="rejected_rows",
             )
         job.warn(
@@ -231,6 +238,26 @@ def _judge_rows(job: Job, rows: EncodedSplits) -> None:
             "Give a template that does, for example: --set chat_template=chatml",
             code="untrained_end",
         )
+
+
+def unusable_hint(reasons: Sequence[str], max_length: int, context: int) -> str:
+    """Return what to do about rows that cannot be used.
+
+    Args:
+        reasons: why, for each of them.
+        max_length: tokens that a row may have now.
+        context: tokens that the model was made for; 0 where it is not known.
+    """
+    allow = "allow them with --set max_rejected_fraction"
+    if not any(_TOO_LONG.search(reason) for reason in reasons):
+        return f"Mend them, or {allow}."
+    found = (re.search(rf"([0-9,]+) tokens{_TOO_LONG.pattern}", reason) for reason in reasons)
+    needed = max((int(item[1].replace(",", "")) for item in found if item), default=2 * max_length)
+    if context and needed > context:
+        if max_length >= context:
+            return f"Shorten them: {context:,} tokens are the model's context; or {allow}."
+        needed = context
+    return f"Shorten them, or raise --set max_length={needed}, or {allow}."
 
 
 def _warn(job: Job, conversations: Conversations, collected: Collected | None) -> None:

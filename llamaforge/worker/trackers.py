@@ -93,6 +93,10 @@ def _wandb(run: str, folder: Path, settings: Mapping[str, Any]) -> Tracker:
     return Tracker(lambda figures, step: opened.log(figures, step=step), opened.finish)
 
 
+def _named(side: str, figures: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {f"{side}/{name}": value for name, value in figures.items()}
+
+
 _OPENERS: Final[dict[str, Opener]] = {
     "tensorboard": _tensorboard,
     "trackio": _trackio,
@@ -113,7 +117,7 @@ class Trackers:
             "architecture": spec.model.architecture,
             "quantization": spec.model.quantization,
         } | spec.training.model_dump(mode="json", exclude={"report_to"})
-        for name in spec.training.report_to:
+        for name in dict.fromkeys(spec.training.report_to):
             opener = _OPENERS[name]
             self._guarded(name, lambda name=name, opener=opener: self._open.__setitem__(  # type: ignore[misc]
                 name, opener(spec.run, folder, settings)
@@ -124,9 +128,9 @@ class Trackers:
         match event:
             case events.Step():
                 found = {name: getattr(event, name) for name in _STEP_FIGURES}
-                figures = {f"train/{name}": value for name, value in found.items()}
+                figures = _named("train", found | dict(event.metrics))
             case events.Eval():
-                figures = {"eval/loss": event.loss}
+                figures = _named("eval", {"loss": event.loss} | dict(event.metrics))
             case _:
                 return
         known = {name: float(value) for name, value in figures.items() if value is not None}

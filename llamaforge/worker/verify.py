@@ -1,7 +1,7 @@
 """Stage 4: the proof that what is served is what was trained."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
@@ -114,12 +114,29 @@ def _prove(job: Job) -> None:
     job.note(kl_mean=figures["kl_mean"])
     add_report(job, "verify", "verify.json", figures)
     if not figures["passed"]:
-        raise LlamaForgeError(
-            f"The exported file is not what was trained: {figures['reason']}.",
-            "Do not use it; report this with the run's verify.json.",
-            code="not_faithful",
-        )
+        raise not_proven(figures, job.spec.training.learning_rate)
     _write_modelfile(job)
+
+
+def not_proven(figures: Mapping[str, Any], learning_rate: float) -> LlamaForgeError:
+    """Return why a result whose proof has these figures is not to be used.
+
+    Weights may be numbers and yet so large that llama.cpp, which computes with fewer digits, gets
+    none out of them.
+    """
+    if figures.get("loss_served") is None and figures.get("loss_base") is not None:
+        return LlamaForgeError(
+            "With what was trained, llama.cpp computes values that are no numbers: training has "
+            "diverged.",
+            "Start again with a lower rate, for example: --set learning_rate="
+            f"{learning_rate / 10:g}",
+            code="diverged",
+        )
+    return LlamaForgeError(
+        f"The exported file is not what was trained: {figures['reason']}.",
+        "Do not use it; report this with the run's verify.json.",
+        code="not_faithful",
+    )
 
 
 def _over_the_file(job: Job, rows: "Sequence[FidelityRow]") -> "Fidelity":

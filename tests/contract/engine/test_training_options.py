@@ -44,6 +44,11 @@ def test_the_learning_rate_follows_its_schedule(tmp_path: Path) -> None:
     assert of("linear") == pytest.approx([1e-3 * (1 - n / 10) for n in range(10)])
     warm = of("constant_with_warmup", warmup_steps=4)
     assert warm == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4, *[1e-3] * 6])
+    session = Session(header, tmp_path / "late", settings_of(max_steps=2, warmup_steps=2))
+    session.run()
+    told = [event for event in session.events if isinstance(event, events.Warn)]
+    assert [event.code for event in told] == ["long_warmup"]
+    assert "over 2 steps, and the whole training has 2" in told[0].message
     floor = of("cosine_with_min_lr", min_lr_rate=0.2)
     wanted = [1e-3 * (0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * n / 10))) for n in range(10)]
     assert floor == pytest.approx(wanted)

@@ -8,8 +8,9 @@ import llama_cpp
 import pytest
 
 from llamaforge.evaluation.llama import loaded, tokenize
+from llamaforge.gguf.ends import END_TEXTS
 from llamaforge.gguf.header import read_header
-from llamaforge.gguf.tokenizer import _END_TEXTS, _FILL_IN_TEXTS, GgufTokenizer
+from llamaforge.gguf.tokenizer import _FILL_IN_TEXTS, GgufTokenizer
 from tools.random_models import Vocabulary, write_vocabulary
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
@@ -45,7 +46,7 @@ def test_of_the_known_vocabularies(vocabulary_file: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED])
-@pytest.mark.parametrize("text", [*sorted(_END_TEXTS | _FILL_IN_TEXTS), *ORDINARY])
+@pytest.mark.parametrize("text", [*sorted(END_TEXTS | _FILL_IN_TEXTS), *ORDINARY])
 def test_of_every_text_that_llama_cpp_looks_for(text: str, kind: int, tmp_path: Path) -> None:
     path = with_tokens(tmp_path / "m.gguf", [text], kind)
     tokenizer = GgufTokenizer(read_header(path))

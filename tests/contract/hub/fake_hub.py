@@ -189,6 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._content(*path.strip("/").rsplit("/", 2))
             elif found := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/(.+))?", path):
                 self._about(found[1], found[2] or "revision", found[3] or "main")
+            elif found := re.fullmatch(r"/api/datasets/(.+)", path):
+                self._about_rows(found[1])
             elif found := re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", path):
                 self._resolve(found[1], found[2], found[3])
             else:
@@ -207,6 +209,17 @@ class _Handler(BaseHTTPRequestHandler):
             answer |= {"gated": False, "tags": [], "siblings": repo.siblings(), **repo.about}
         body = json.dumps(answer).encode() if fault.body is None else fault.body
         self._send(200, {"Content-Type": "application/json", **fault.headers}, body, fault)
+
+    def _about_rows(self, name: str) -> None:
+        fault = self.state.take_fault("about")
+        repo = self._repo(name, "main")
+        if repo is None:
+            return
+        if fault.status or fault.hang:
+            self._fail(fault)
+            return
+        body = json.dumps({"id": name, "gated": repo.gated and "auto"}).encode()
+        self._send(200, {"Content-Type": "application/json"}, body, fault)
 
     def _resolve(self, name: str, revision: str, file: str) -> None:
         repo = self._repo(name, revision)

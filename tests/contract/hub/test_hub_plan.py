@@ -139,7 +139,7 @@ def test_a_base_with_code_of_its_own_is_refused(hub: FakeHub, about: dict[str, o
 @pytest.mark.parametrize(
     ("gone", "code"),
     [
-        ("model.safetensors", "no_safetensors"),
+        ("model.safetensors", "pickled_weights"),
         ("config.json", "no_config"),
         ("tokenizer.json", "no_tokenizer"),
     ],

@@ -12,7 +12,7 @@ from llamaforge.cli import launching
 from llamaforge.cli.main import main
 from llamaforge.errors import ExitCode
 from llamaforge.runs.directory import RunDirectory, list_runs
-from tests.contract.hub.fake_hub import FakeHub
+from tests.contract.hub.fake_hub import TOKEN, FakeHub, FakeRepo, Fault
 from tests.contract.hub.hub_desk import NAME, serve, single
 from tests.unit.catalog.store_builder import StoreBuilder
 from tools.random_models import CHATML
@@ -92,6 +92,79 @@ def test_nothing_is_fetched_where_nobody_agrees(
     assert not (tmp_path / "hub").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        (["--data", "/absent/rows.jsonl"], "no_source"),
+        (["--set", "max_length=100000"], "max_length"),
+        (["--set", "target_modules=[q_prj]"], "target_modules"),
+        (["--set", "chat_template={% if"], "chat_template"),
+        (["--continue", "absent"], "no_run"),
+        (["--publish", "no spaces"], "model_name"),
+        (["--method", "dpo"], "unsupported_format"),
+    ],
+)
+def test_nothing_is_fetched_for_a_run_that_could_not_begin(
+    more: list[str], code: str, flags: list[str], made: tuple[bytes, dict[str, bytes]],
+    hub: FakeHub, tmp_path: Path, capsys: Capture,
+) -> None:  # fmt: skip
+    serve(hub, made[1])
+    assert refused([*flags, "--base", NAME, "--yes", *more], capsys)["code"] == code
+    assert not (tmp_path / "hub").exists()
+    assert not hub.seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"hidden_size": 64}, "other_base"),
+        ({"vocab_size": 99}, "other_base"),
+        ({"quantization_config": {"bits": 4}}, "quantized_base"),
+        ({"max_position_embeddings": 128}, "max_length"),
+    ],
+)
+def test_a_base_that_does_not_suit_is_refused_by_its_small_files(
+    changes: dict[str, Any], code: str, flags: list[str], made: tuple[bytes, dict[str, bytes]],
+    hub: FakeHub, capsys: Capture,
+) -> None:  # fmt: skip
+    config = json.dumps(json.loads(made[1]["config.json"]) | changes).encode()
+    serve(hub, made[1] | {"config.json": config})
+    words = [*flags, "--base", NAME, "--yes", "--set", "max_length=200"]
+    assert refused(words, capsys)["code"] == code
+    assert not hub.asked(".safetensors"), "weights take hours"
+
+
+ROWS = "maker/rows"
+
+
+def test_rows_of_the_hub_that_nobody_here_can_have_are_refused_before_a_run_is_made(
+    flags: list[str], hub: FakeHub, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*flags[:-2], "--data", f"hf:{ROWS}"]
+    error = refused(words, capsys)
+    assert (error["exit"], error["code"]) == (ExitCode.NOT_FOUND, "no_dataset")
+    assert f"/datasets/{ROWS}" in error["hint"]
+    hub.repos[ROWS] = FakeRepo({}, gated=True)
+    error = refused(words, capsys)
+    assert (error["exit"], error["code"]) == (ExitCode.REFUSED, "gated_dataset")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main([*words, "--dry-run"]) == ExitCode.DONE, "who is logged in may have been let in"
+
+
+@pytest.mark.parametrize("way", ["offline", "broken", "cut", "there"])
+def test_what_the_network_leaves_open_about_rows_is_left_to_the_run(
+    way: str, flags: list[str], hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", way == "offline")
+    hub.repos[ROWS] = FakeRepo({})
+    faults = {"broken": Fault(status=500), "cut": Fault(cut_after=3)}
+    hub.faults["about"] = [faults[way]] if way in faults else []
+    assert main([*flags[:-2], "--data", f"hf:{ROWS}", "--dry-run"]) == ExitCode.DONE
+    assert bool(hub.seen) is (way != "offline")
+
+
 def test_a_dry_run_fetches_nothing(
     flags: list[str], made: tuple[bytes, dict[str, bytes]], hub: FakeHub, capsys: Capture
 ) -> None:
@@ -129,6 +202,17 @@ def test_offline_means_that_nothing_is_asked(
     error = refused([*flags, "--base", NAME, "--yes"], capsys)
     assert error["code"] == "hub_offline"
     assert not hub.seen
+
+
+def test_a_repository_of_pickles_is_refused_with_the_reason(
+    flags: list[str], made: tuple[bytes, dict[str, bytes]], hub: FakeHub, capsys: Capture
+) -> None:
+    files = {name: data for name, data in made[1].items() if name != "model.safetensors"}
+    serve(hub, files | {"pytorch_model.bin": b"x" * 100})
+    error = refused([*flags, "--base", NAME, "--yes"], capsys)
+    assert (error["exit"], error["code"]) == (ExitCode.REFUSED, "pickled_weights")
+    assert "never opened" in error["message"]
+    assert not hub.asked("pytorch_model.bin")
 
 
 def test_a_repository_that_wants_code_to_be_run_is_refused(

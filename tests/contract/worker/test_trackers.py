@@ -1,6 +1,7 @@
 """A run's figures reach the trackers that a recipe names, and their failures stop nothing."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +74,21 @@ def stand_in(name: str, seen: Recorded) -> SimpleNamespace:
     return SimpleNamespace(
         init=init, log=seen.log, finish=seen.close, Settings=lambda **settings: settings
     )
+
+
+def test_rewards_of_pairs_and_labels_are_passed_on_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Recorded()
+    monkeypatch.setitem(sys.modules, "trackio", stand_in("trackio", seen))
+    trackers = Trackers(spec("report_to=[trackio, trackio]", "method=dpo"), tmp_path, print)
+    trackers.take(replace(step(1, 0.7), metrics={"rewards/margins": 0.25, "kl": None}))
+    trackers.take(events.Eval(step=1, loss=0.6, metrics={"rewards/margins": 0.5}))
+    trackers.close()
+    assert [step for step, _ in seen.logged] == [1, 1], "each once"
+    assert seen.logged[0][1]["train/rewards/margins"] == 0.25
+    assert "train/kl" not in seen.logged[0][1]
+    assert seen.logged[1][1] == {"eval/loss": 0.6, "eval/rewards/margins": 0.5}
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio", "mlflow"])

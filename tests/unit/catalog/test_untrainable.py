@@ -164,6 +164,12 @@ UNTRAINABLE: dict[str, tuple[bytes | Gguf, str, str, str]] = {
         "unsupported_tokenizer",
         "after every prompt",
     ),
+    "endless": (
+        Gguf(extra={"tokenizer.ggml.model": "gpt2"}),
+        "unsupported",
+        "no_eos",
+        "would never stop",
+    ),
     "integers": (
         Gguf(extra_types={"blk.0.odd.weight": TensorType.I32}),
         "unsupported",

@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 from llamaforge.cli.main import main
+from llamaforge.errors import RefusedError
+from llamaforge.files import sha256_of
 from llamaforge.recipe.resolve import with_settings
 from llamaforge.recipe.spec import Recipe
+from llamaforge.runs.base_digests import check_same_base, digest_of_link, note_digests
 from llamaforge.runs.directory import RunDirectory, list_runs
 from llamaforge.training.checkpoints import commit_checkpoint
 from llamaforge.training.finished import ADAPTER_FILE, note_finished
@@ -108,6 +111,44 @@ def test_an_adapter_of_other_weights_is_refused(
     before.spec_file.write_text(yaml.safe_dump(spec))
     code, body = ask(capsys, "--continue", "before", "--data", str(rows))
     assert (code, body["error"]["code"]) == (3, "other_base")
+
+
+def test_what_did_not_pass_its_proof_is_neither_gone_on_from_nor_exported(
+    before: RunDirectory, rows: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    report = {"passed": False, "reason": "the loss is 1 as trained and 9 as served"}
+    (before.artifacts / "verify.json").write_text(json.dumps(report))
+    code, body = ask(capsys, "--continue", "before", "--data", str(rows))
+    assert (code, body["error"]["code"]) == (3, "not_verified")
+    assert "9 as served" in body["error"]["message"]
+    adapter = before.artifacts / "adapter.gguf"
+    adapter.write_bytes(b"weights")
+    before.list_artifact("adapter", adapter, sha256_of(adapter))
+    out = tmp_path / "a.gguf"
+    assert main(["export", "before", "--as", "adapter", "--out", str(out)]) == 3
+    assert not out.exists()
+    (before.artifacts / "verify.json").write_text(json.dumps(report | {"passed": True}))
+    assert main(["export", "before", "--as", "adapter", "--out", str(out)]) == 0
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+def test_an_adapter_over_other_full_precision_weights_is_known_by_their_digests(
+    is_linked: bool, before: RunDirectory, tmp_path: Path
+) -> None:
+    blob = tmp_path / ("b" * 64)
+    blob.write_bytes(b"weights")
+    file = tmp_path / "model.safetensors"
+    file.symlink_to(blob if is_linked else tmp_path / "elsewhere")
+    note_digests(before, {file.name: "a" * 64})
+    found = {file.name: digest_of_link(file)}
+    if not is_linked:  # the worker reads it
+        check_same_base(before, found)
+        return
+    with pytest.raises(RefusedError, match="other full-precision weights") as caught:
+        check_same_base(before, found)
+    assert caught.value.code == "other_base"
+    note_digests(before, found)
+    check_same_base(before, found)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,20 @@ def test_runs_show_has_it(make_run: Callable[..., RunDirectory], capsys: Capture
     assert shown["measured"] == MEASURED
 
 
+def test_of_several_phases_each_is_shown(
+    make_run: Callable[..., RunDirectory], capsys: Capture
+) -> None:
+    run = make_run("one", state=RunState.STOPPED)
+    for number in (1, 2):
+        file = run.of_phase(number).estimate_file
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, {"predicted": PREDICTED, "measured": None})
+    assert main(["runs", "show", "one"]) == 0
+    assert "phase 2, memory at most: 1.1 GB expected" in capsys.readouterr().out
+    assert main(["runs", "show", "one", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["estimates"]) == 2
+
+
 def test_who_watches_is_told_what_to_expect() -> None:
     told = events.Report(kind="predicted", figures=PREDICTED)
     line = Picture().take(told)

@@ -143,6 +143,16 @@ def test_several_data_files_can_be_named_together_or_apart(
         (["--name", "../out"], "run_name", 2),
         (["--publish", "no spaces please"], "model_name", 2),
         (["--data", "/absent/rows.jsonl"], "no_source", 4),
+        (["--from", "gguf", "--base", "a/b"], "two_ways", 2),
+        (["--set", "validation_fraction=0.5", "--set", "test_fraction=0.5"], "bad_value", 2),
+        (
+            ["--set", "validation_fraction=0", "--set", "early_stopping_patience=2"],
+            "no_validation",
+            3,
+        ),
+        (["--set", "chat_template=chatlm"], "chat_template", 2),
+        (["--set", "chat_template={{ messages"], "chat_template", 3),
+        (["--set", "target_modules=q_proj,v_prj"], "target_modules", 2),
     ],
 )
 def test_what_has_no_meaning_is_refused_by_its_code(
@@ -317,6 +327,37 @@ def test_a_name_that_was_given_is_used_once_and_one_that_was_made_is_numbered(
     assert main([*flags, "--detach"]) == 0
     first, second = sorted(run.id for run in list_runs() if run.id != "mine")
     assert second == f"{first}-2"
+
+
+def test_a_name_that_is_taken_is_told_by_a_dry_run_too(
+    flags: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "launch", finish_at_once)
+    assert main([*flags, "--name", "mine", "--detach"]) == 0
+    capsys.readouterr()
+    assert main([*flags, "--name", "mine", "--dry-run", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "run_exists"
+
+
+def test_figures_of_a_later_phase_need_their_program_too(
+    flags: list[str], rows: Path, tmp_path: Path, capsys: Capture, home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("llamaforge.recipe.preflight.importlib.util.find_spec", lambda name: None)
+    recipe = tmp_path / "recipe.yaml"
+    phase = {"data": {"sources": [str(rows)]}, "training": {"report_to": "mlflow"}}
+    recipe.write_text(yaml.safe_dump({"then": [phase]}))
+    error = refused(["train", str(recipe), *flags[1:]], capsys, home)
+    assert error["code"] == "no_tracker"
+
+
+def test_rows_that_say_themselves_that_they_are_held_out_tell_the_best_checkpoint(
+    flags: list[str], rows: Path, capsys: Capture
+) -> None:
+    with rows.open("a") as file:
+        file.write(json.dumps({"prompt": "a", "completion": "b", "split": "validation"}) + "\n")
+    words = ["--set", "validation_fraction=0", "--set", "load_best_model_at_end=true"]
+    assert dry_run([*flags, *words], capsys)["training"]["load_best_model_at_end"] is True
 
 
 def test_json_streams_the_events_of_the_run(

@@ -6,9 +6,16 @@ import pytest
 
 from llamaforge.errors import RefusedError
 from llamaforge.gguf.header import Header, read_header
-from llamaforge.recipe.cut import Cut, smaller
+from llamaforge.recipe.cut import Cut, divisors, smaller
 from llamaforge.recipe.estimate import Estimator, RowSizes, Trial
-from llamaforge.recipe.fit import Fit, fitted, largest_batch, largest_length, usable_bytes
+from llamaforge.recipe.fit import (
+    MEASURED_PART,
+    Fit,
+    fitted,
+    largest_batch,
+    largest_length,
+    usable_bytes,
+)
 from llamaforge.recipe.spec import TrainingSettings
 from tools.random_models import Shape, Vocabulary, write_random_model
 
@@ -115,6 +122,21 @@ def test_the_largest_length_and_the_largest_batch_just_fit(header: Header) -> No
     found = largest_batch(measured, short, 4_000_000_000)
     assert found == Cut(16, 1, gradient_checkpointing=False)
     assert largest_batch(measured, ROWS, 1_000_000_000) is None
+
+
+def test_computing_again_may_let_more_rows_pass_at_a_time(header: Header) -> None:
+    measured = estimator(header, trial=TRIAL)
+    rows = RowSizes(train=((2_000, 10),), train_rows=1)
+    four = measured.memory(Cut(4, 4, gradient_checkpointing=False), rows.longest).total
+    found = largest_batch(measured, rows, int(four / MEASURED_PART) + 1)
+    assert found is not None
+    assert found.gradient_checkpointing
+    assert found.per_device_train_batch_size > 4
+
+
+def test_a_large_step_is_cut_without_trying_every_size() -> None:
+    assert divisors(12) == [12, 6, 4, 3, 2, 1]
+    assert len(divisors(65_536 * 1_000_000)) == 23 * 7, "2 to the 22nd times 5 to the 6th"
 
 
 def test_where_memory_runs_out_batches_are_halved_until_nothing_is_left() -> None:

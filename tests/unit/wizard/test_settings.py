@@ -32,6 +32,7 @@ def test_each_is_explained_in_a_sentence(setting: Setting) -> None:
         ("lora_r", "1 to 1024"),
         ("learning_rate", "more than 0 to 1"),
         ("max_steps", "1 or more"),
+        ("seed", "0 to 4294967295"),
         ("lora_dropout", "0 to less than 1"),
         ("use_dora", "true or false"),
         ("method", "sft, dpo, orpo, kto"),
