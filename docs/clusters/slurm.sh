@@ -36,5 +36,7 @@ start() {
 export -f start
 export NAME RECIPE PORT RUN FIRST
 
-srun --kill-on-bad-exit=0 bash -c start &
+# srun does not take over --cpus-per-task by itself. A node that cannot go on ends the others, which
+# would wait for it.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 bash -c start &
 wait $!

@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         UsageError: there is no such quantisation, or an option belongs to another form.
         NotFoundError: there is no such run, or it has no adapter yet.
         InvalidFileError: the model's file is not the one that was trained on.
-        RefusedError: its proof failed (`not_verified`), or a worker or another export holds the
-            run (`run_locked`).
+        RefusedError: a worker or another export holds the run (`run_locked`), or its result is not
+            proven (`not_verified`).
         LlamaForgeError: it could not be written, or llama.cpp does not take it.
     """
     _check_options(arguments)
@@ -86,11 +86,12 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     from llamaforge.recipe.spec import RunSpec
     from llamaforge.runs.directory import open_run
     from llamaforge.runs.lock import RunLock
+    from llamaforge.runs.proof import require_proof
 
     directory = open_run(arguments.run_name)
     spec = RunSpec.load(directory.spec_file)
     made = result_of(directory, spec)
-    directory.check_proof()
+    require_proof(directory)
     result: dict[str, Any]
     if arguments.form == "adapter":
         _require_adapter(spec)

@@ -123,7 +123,7 @@ class Picture:
             )
             row.add_row(Text(safe_line(self.stage)), bar, Text(safe_line(self.count_words())))
             lines.append(row)
-        if self.stage == "train" and self.step is not None:
+        if events.is_training(self.stage) and self.step is not None:
             lines.append(Text(self.figures()))
             if self.eval_loss is not None:
                 lines.append(Text(f"loss on the validation rows {loss_words(self.eval_loss)}"))

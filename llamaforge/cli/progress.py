@@ -3,7 +3,6 @@
 import contextlib
 import json
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from llamaforge.cli.output import error_console, narrate, narrate_error, print_j
 from llamaforge.cli.picture import Picture
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.runs import control, events
-from llamaforge.runs.directory import RunDirectory, RunState
-from llamaforge.runs.lock import RunLock
+from llamaforge.runs.directory import RunDirectory, RunState, is_here
+from llamaforge.runs.lock import is_held
 from llamaforge.runs.tail import POLL_SECONDS, follow
 from llamaforge.safe_text import safe_line
 
@@ -80,17 +79,9 @@ def wait_for_end(run: RunDirectory) -> None:
     """
     deadline = time.monotonic() + _END_SECONDS
     while time.monotonic() < deadline:
-        if control.is_over(run) and _is_free(run):
+        if control.is_over(run) and not is_held(run.lock_file):
             return
         time.sleep(POLL_SECONDS)
-
-
-def _is_free(run: RunDirectory) -> bool:
-    try:
-        with RunLock(run.lock_file):
-            return True
-    except RefusedError:
-        return False
 
 
 def end_worker(run: RunDirectory) -> bool:
@@ -99,10 +90,11 @@ def end_worker(run: RunDirectory) -> bool:
     Raises:
         RefusedError: it is on another machine.
     """
-    host = run.read_status().host
-    if host and host != socket.gethostname():
+    status = run.read_status()
+    if not is_here(status):
+        host = safe_line(status.host, limit=60)
         raise RefusedError(
-            f"The worker of {run.id} is on {safe_line(host, limit=60)}, not on this machine.",
+            f"The worker of {run.id} is on {host}, not on this machine.",
             f"Let it save and stop: llamaforge runs stop {run.id}",
             code="other_host",
         )

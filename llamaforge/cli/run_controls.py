@@ -12,13 +12,12 @@ from llamaforge.cli.output import narrate, print_json, print_text
 from llamaforge.cli.progress import SignsOfLife
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.runs import control, events
-from llamaforge.runs.directory import RunDirectory, RunState, open_run
+from llamaforge.runs.directory import LIVE_STATES, RunDirectory, RunState, open_run
 from llamaforge.runs.tail import follow
 from llamaforge.safe_text import safe_line, safe_text
 
-LIVE: Final = frozenset({RunState.RUNNING, RunState.PAUSED})
+LIVE: Final = LIVE_STATES
 _SHOWN_CHARACTERS: Final = 2_000
-_TRAIN: Final = "train"
 
 
 def pause(arguments: argparse.Namespace) -> ExitCode:
@@ -61,7 +60,7 @@ def unpause(run: RunDirectory) -> None:
     if not control.is_asked(run, control.Request.PAUSE):
         raise RefusedError(
             safe_line(status.message or f"The run {run.id} waits.", limit=400),
-            "It goes on by itself.",
+            "Free some space there.",
             code="waiting",
         )
     before = last_seq(run)
@@ -165,7 +164,7 @@ def _live_state(run: RunDirectory) -> RunState:
 def _require_training(run: RunDirectory, what: str) -> None:
     _live_state(run)
     stage = run.read_status().stage
-    if stage != _TRAIN:
+    if not events.is_training(stage):
         raise RefusedError(
             f"The run {run.id} cannot be {what} now: it is not at its training but at "
             f"{safe_line(stage, limit=40) or 'its beginning'}.",
@@ -189,7 +188,11 @@ def _new_events(run: RunDirectory, after_seq: int, waiting: str) -> Iterator[eve
 
 
 def _is_trained(event: events.Event) -> bool:
-    return isinstance(event, events.Stage) and event.name == _TRAIN and event.state == "finished"
+    return (
+        isinstance(event, events.Stage)
+        and events.is_training(event.name)
+        and event.state == "finished"
+    )
 
 
 def _over(run: RunDirectory, what: str) -> LlamaForgeError:

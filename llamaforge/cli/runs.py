@@ -13,7 +13,14 @@ from llamaforge.cli.output import confirm, console, has_dialogue, narrate, print
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError, UsageError
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs import control, events
-from llamaforge.runs.directory import RunDirectory, RunState, Status, list_runs, open_run
+from llamaforge.runs.directory import (
+    RunDirectory,
+    RunState,
+    Status,
+    is_deserted,
+    list_runs,
+    open_run,
+)
 from llamaforge.safe_text import safe_line
 from llamaforge.words import duration_words, loss_words, size_words
 
@@ -288,7 +295,7 @@ def _resume(arguments: argparse.Namespace) -> ExitCode:
 
     run = open_run(arguments.run_name)
     status = run.read_status()
-    state = status.state
+    state = RunState.LOST if is_deserted(run) else status.state
     if state is RunState.PAUSED:
         before = last_seq(run)
         run_controls.unpause(run)
@@ -313,6 +320,7 @@ def _resume(arguments: argparse.Namespace) -> ExitCode:
             f"See what came of it: llamaforge runs show {run.id}",
             code="run_finished",
         )
+    RunSpec.load(run.spec_file)  # a damaged one is told here; the worker could only log it
     return carry_out(run, detach=arguments.detach, as_json=arguments.json)
 
 

@@ -27,10 +27,11 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
     Raises:
         NotFoundError: there is no such run, or it is not verified yet.
-        InvalidFileError: the report cannot be read.
+        InvalidFileError: the report cannot be read, or what was proven has changed since.
     """
     from llamaforge.cli.report import fidelity_of, print_fidelity
     from llamaforge.runs.directory import open_run
+    from llamaforge.runs.proof import require_unchanged
 
     directory = open_run(arguments.run_name)
     path = directory.artifacts / "verify.json"
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             f"The report {path} is not what verification writes.",
             f"Remove it, then: llamaforge runs resume {directory.id}",
         )
+    require_unchanged(directory)
     if arguments.json:
         print_json(figures)
     else:

@@ -1,6 +1,5 @@
 """Publishing what a run made: its verified adapter, or one file with both merged."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from llamaforge.publishing.request import Companion, MergedFile, PublishRequest,
 from llamaforge.publishing.server import Limits, Progress
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
+from llamaforge.runs.proof import require_proof
 from llamaforge.safe_text import safe_line
 
 _LIMITS: Final = Limits()
@@ -101,7 +101,7 @@ def run_request(
             f"Let it finish: llamaforge runs resume {run.id}",
             code="no_adapter",
         )
-    _require_verified(run)
+    require_proof(run)
     request = PublishRequest(
         name=name,
         base=spec.model.name,
@@ -194,21 +194,6 @@ def _version(value: object) -> str | None:
 
 def _word(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _require_verified(run: RunDirectory) -> None:
-    """Raise unless `artifacts/verify.json` says that what is served is what was trained."""
-    try:
-        report = json.loads((run.artifacts / "verify.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        report = None
-    if not isinstance(report, dict):
-        raise RefusedError(
-            f"The adapter of {run.id} is not verified.",
-            f"Let the run go on to its end: llamaforge runs resume {run.id}",
-            code="not_verified",
-        )
-    run.check_proof()
 
 
 def _has_other_adapters(spec: RunSpec, own: str) -> bool:

@@ -449,6 +449,8 @@ class LaunchSettings(_Strict):
     """The network device that the machines see each other through; empty means any."""
     max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
     """How often all processes are started again, from the last checkpoint, after one has failed."""
+    launcher: Literal["torchrun", "accelerate"] = "torchrun"
+    """What starts the processes: torch's launcher or, on one machine, `accelerate launch`."""
     fsdp: bool = False
     """Whether the frozen layers of the full-precision base are divided among the processes, each of
     which has a whole one only while it computes with it: less memory, more exchange."""
@@ -462,6 +464,8 @@ class LaunchSettings(_Strict):
     def _reachable(self) -> "LaunchSettings":
         if self.machines > 1 and self.rendezvous is None:
             raise ValueError("several machines need a rendezvous, HOST:PORT of the first one")
+        if self.machines > 1 and self.launcher == "accelerate":
+            raise ValueError("launcher accelerate is for one machine; several need torchrun")
         if self.fsdp and self.world == 1:
             raise ValueError("fsdp divides the base among processes, and there is one")
         return self

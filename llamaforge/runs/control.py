@@ -11,6 +11,7 @@ from typing import Final
 
 import psutil
 
+from llamaforge.errors import RefusedError
 from llamaforge.files import write_atomic
 from llamaforge.runs.directory import RunDirectory, RunState
 
@@ -31,16 +32,36 @@ class Request(StrEnum):
 
 
 def ask(run: RunDirectory, request: Request) -> None:
-    """Leave `request` for the worker."""
-    write_atomic(run.control / request.value, "")
+    """Leave `request` for the worker.
+
+    Raises:
+        RefusedError: the run's folder cannot be written to.
+    """
+    _leave(run, request, "")
 
 
 def ask_samples(run: RunDirectory, prompts: Sequence[str] = ()) -> None:
     """Ask the worker to answer `prompts` now; without any, those of the recipe.
 
     A recipe without prompts has the first questions of the validation rows answered.
+
+    Raises:
+        RefusedError: the run's folder cannot be written to.
     """
-    write_atomic(run.control / Request.SAMPLE.value, json.dumps(list(prompts)))
+    _leave(run, Request.SAMPLE, json.dumps(list(prompts)))
+
+
+def _leave(run: RunDirectory, request: Request, text: str) -> None:
+    try:
+        write_atomic(run.control / request.value, text)
+    except OSError as error:
+        raise RefusedError(
+            f"Nothing can be asked of the run {run.id}: its folder cannot be written to "
+            f"({error.strerror}).",
+            f"Its worker obeys signals, too: kill -TERM {run.read_status().pid or 'PID'} lets it "
+            "save and stop.",
+            code="run_not_writable",
+        ) from error
 
 
 def take(run: RunDirectory, request: Request) -> bool:

@@ -1,9 +1,11 @@
 """One run's directory: where each thing lies in it, and the state that it is in."""
 
+import contextlib
 import json
 import os
 import re
 import socket
+import stat
 import time
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -16,7 +18,8 @@ from llamaforge import paths
 from llamaforge.errors import NotFoundError, RefusedError, UsageError
 from llamaforge.files import write_json
 from llamaforge.hardware import boot_id, process_start
-from llamaforge.runs.pulse import Pulse, read_pulse
+from llamaforge.runs.lock import is_held
+from llamaforge.runs.pulse import Pulse, is_beating, is_fresh, read_pulse
 from llamaforge.safe_text import safe_line
 
 RUN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -37,6 +40,10 @@ class RunState(StrEnum):
     """The state says running, and no process is behind it."""
 
 
+LIVE_STATES: Final = frozenset({RunState.RUNNING, RunState.PAUSED})
+"""In these a process is behind the run."""
+
+
 @dataclass(frozen=True)
 class Status:
     """The content of `state.json`."""
@@ -54,6 +61,8 @@ class Status:
     """How often the kernel had ended a process for memory when this one began."""
     log_bytes: int | None = None
     """The length of the worker's log when this one began: what stands behind it is its own."""
+    spec_sha256: str = ""
+    """Of `run.yaml`, as the last worker read it."""
     host: str = ""
     message: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -90,16 +99,20 @@ class RunDirectory:
             run.estimate_file = self.path / f"phase-{number}" / "estimate.json"
         return run
 
-    def read_status(self) -> Status:
-        """Return the state as of now; a running state with no process behind it is `lost`."""
+    def noted_status(self) -> Status:
+        """Return the state as the last worker wrote it, whether or not it still lives."""
         try:
             body = json.loads(self.state_file.read_text(encoding="utf-8"))
             body["state"] = RunState(body["state"])
             known = {key: body[key] for key in Status.__dataclass_fields__ if key in body}
-            status = Status(**known)
+            return Status(**known)
         except (OSError, ValueError, KeyError, TypeError):
             return Status()
-        if status.state in {RunState.RUNNING, RunState.PAUSED} and not self._alive(status):
+
+    def read_status(self) -> Status:
+        """Return the state as of now; a running state with no process behind it is `lost`."""
+        status = self.noted_status()
+        if status.state in LIVE_STATES and not self._alive(status):
             return replace(status, state=RunState.LOST)
         if status.state is RunState.RUNNING and not status.message:
             pulse = self.pulse(status)
@@ -108,7 +121,7 @@ class RunDirectory:
 
     def pulse(self, status: Status) -> Pulse | None:
         """Return the signs of life of the worker that `status` names, if it is on this machine."""
-        if status.host and status.host != socket.gethostname():
+        if not is_here(status):
             return None
         return read_pulse(self.pulse_file, status.pid)
 
@@ -121,7 +134,7 @@ class RunDirectory:
         status = self.read_status()
         if status.pid is None or not is_process(status.pid, status.pid_started, status.boot):
             return None
-        if status.host and status.host != socket.gethostname():
+        if not is_here(status):
             return None  # another machine's process; the one with its pid here is a stranger
         try:
             return psutil.Process(status.pid)
@@ -163,28 +176,69 @@ class RunDirectory:
         )
 
     def artifact_list(self) -> list[dict[str, str]]:
-        """Return what the run made: kind, path and sha256 of each artifact."""
+        """Return what the run made: kind, path and sha256 of each artifact.
+
+        Files inside the run's folder are noted by their place in it, so that it can be moved.
+        """
         try:
             listed = json.loads((self.artifacts / "artifacts.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return []
-        return [item for item in listed if Path(item["path"]).exists()]
+        inside = self.path.absolute()
+        placed = [item | {"path": str(inside / item["path"])} for item in listed]
+        return [item for item in placed if Path(item["path"]).exists()]
 
     def list_artifact(self, kind: str, path: Path, sha256: str, *, beside: bool = False) -> None:
         """List the file at `path` as what the run made of this kind, or `beside` others of it."""
         listed = [
             item
             for item in self.artifact_list()
-            if item["kind"] != kind or (beside and item["path"] != str(path))
+            if item["kind"] != kind or (beside and item["path"] != str(path.absolute()))
         ]
-        listed.append({"kind": kind, "path": str(path), "sha256": sha256})
-        write_json(self.artifacts / "artifacts.json", listed)
+        listed.append({"kind": kind, "path": str(path.absolute()), "sha256": sha256})
+        noted = [item | {"path": self._place(Path(item["path"]))} for item in listed]
+        write_json(self.artifacts / "artifacts.json", noted)
 
-    @staticmethod
-    def _alive(status: Status) -> bool:
-        if status.host and status.host != socket.gethostname():
-            return True  # another machine's process cannot be looked at from here
-        return status.pid is not None and is_process(status.pid, status.pid_started, status.boot)
+    def _place(self, path: Path) -> str:
+        inside = self.path.absolute()
+        return str(path.relative_to(inside) if path.is_relative_to(inside) else path)
+
+    def _alive(self, status: Status) -> bool:
+        if is_here(status):
+            return status.pid is not None and is_process(
+                status.pid, status.pid_started, status.boot
+            )
+        # Another machine's process cannot be looked at from here: its lock and its signs of life
+        # can, as far as the disk that both see passes them on.
+        return is_held(self.lock_file) or is_fresh(self.pulse_file)
+
+
+def is_here(status: Status) -> bool:
+    """Return whether the process that `status` names is, or was, one of this machine.
+
+    A machine may get another name while a process lives.
+    """
+    if not status.host or status.host == socket.gethostname():
+        return True
+    return (
+        status.pid is not None
+        and bool(status.boot)
+        and is_process(status.pid, status.pid_started, status.boot)
+    )
+
+
+def is_deserted(run: RunDirectory) -> bool:
+    """Return whether a run that another machine seems to carry out gives no sign for some seconds.
+
+    The state itself waits for minutes: clocks of two machines differ. This watches.
+    """
+    status = run.noted_status()
+    return (
+        status.state in LIVE_STATES
+        and not is_here(status)
+        and not is_held(run.lock_file)
+        and not is_beating(run.pulse_file)
+    )
 
 
 def is_process(pid: int, started: float | None, boot: str = "") -> bool:
@@ -220,13 +274,38 @@ def create_run(name: str, *, numbered: bool = False) -> RunDirectory:
             candidate.mkdir(mode=0o700)
         except FileExistsError:
             if not numbered:
-                raise _taken(name) from None
+                raise _taken(candidate) from None
             continue
         run = RunDirectory(candidate)
         for part in (run.data, run.checkpoints, run.artifacts, run.control):
             part.mkdir(mode=0o700)
         return run
     raise UsageError(f"There are too many runs named {name}.", "Choose another --name.")
+
+
+def _taken(folder: Path) -> UsageError:
+    """Return that a run cannot have the name of `folder`, which is there."""
+    if (folder / _MARKER).exists():
+        status = RunDirectory(folder).read_status()
+        if status.state in LIVE_STATES:
+            place = f" on {safe_line(status.host, limit=60)}" if status.host else ""
+            return UsageError(
+                f"There is already a run named {folder.name}; it is {status.state.value}, held by "
+                f"process {status.pid}{place}.",
+                f"Watch it: llamaforge runs attach {folder.name}; or choose another --name.",
+                code="run_exists",
+            )
+        return UsageError(
+            f"There is already a run named {folder.name}.",
+            f"Choose another --name, or delete it: llamaforge runs rm {folder.name}",
+            code="run_exists",
+        )
+    return UsageError(
+        f"The folder {safe_line(str(folder))} is there, and is no run: its beginning was cut off, "
+        "or another start is about to make it.",
+        "Choose another --name, or remove that folder.",
+        code="run_exists",
+    )
 
 
 def check_run_name(name: str) -> None:
@@ -242,15 +321,7 @@ def check_run_name(name: str) -> None:
 def check_free(name: str) -> None:
     """Raise `UsageError` where there is something called `name` among the runs."""
     if os.path.lexists(paths.runs_folder() / name):
-        raise _taken(name)
-
-
-def _taken(name: str) -> UsageError:
-    return UsageError(
-        f"There is already a run named {name}.",
-        f"Choose another --name, or delete it: llamaforge runs rm {name}",
-        code="run_exists",
-    )
+        raise _taken(paths.runs_folder() / name)
 
 
 def open_run(name: str) -> RunDirectory:
@@ -275,13 +346,17 @@ def open_run(name: str) -> RunDirectory:
 
 
 def list_runs() -> list[RunDirectory]:
-    """Return all runs, newest first. A folder without a run spec is not a run."""
+    """Return all runs, newest first. A folder without a run spec is not a run.
+
+    What another user owns, or removes meanwhile, is left out.
+    """
     folder = paths.runs_folder()
     if not folder.is_dir():
         return []
     found = []
     for path in folder.iterdir():
-        spec = path / _MARKER
-        if spec.is_file():
-            found.append((spec.stat().st_mtime_ns, path.name, RunDirectory(path)))
+        with contextlib.suppress(OSError):
+            spec = (path / _MARKER).stat()
+            if stat.S_ISREG(spec.st_mode):
+                found.append((spec.st_mtime_ns, path.name, RunDirectory(path)))
     return [run for _, _, run in sorted(found, key=lambda item: item[:2], reverse=True)]

@@ -223,6 +223,11 @@ class Other(Event):
     body: dict[str, Any]
 
 
+def is_training(stage: str) -> bool:
+    """Return whether a stage of this name trains; a later phase has its number behind it."""
+    return stage.split(" ", maxsplit=1)[0] == "train"
+
+
 KNOWN: Final[dict[str, type[Event]]] = {
     kind.type: kind
     for kind in (

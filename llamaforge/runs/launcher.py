@@ -9,13 +9,18 @@ from typing import Final
 
 import yaml
 
-from llamaforge.errors import LlamaForgeError
+from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
+from llamaforge.hardware import free_disk_bytes
 from llamaforge.runs.directory import RunDirectory, RunState
 from llamaforge.runs.events import Started
+from llamaforge.runs.lock import require_free
 from llamaforge.runs.tail import EventTail
+from llamaforge.safe_text import safe_line
+from llamaforge.words import size_words
 
 _START_TIMEOUT_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
+_LEAST_BYTES: Final = 1_000_000
 _PASSED_ON: Final = frozenset(
     {
         "HOME", "USER", "LOGNAME", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP",
@@ -58,22 +63,31 @@ def launch(run: RunDirectory) -> int:
     """Start a worker on `run` and return its pid once it has taken the run.
 
     Raises:
+        RefusedError: another worker has the run, or its folder cannot be written to.
         LlamaForgeError: the worker ended before it took the run; its log says why.
     """
+    _require_room(run)
     command = [sys.executable, "-m", "llamaforge.worker", str(run.path)]
     seen = EventTail(run)
     while seen.read_new():
         pass  # what earlier workers wrote
-    with open(run.log_file, "ab", opener=_private) as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=worker_environment(_trackers(run)),
-            close_fds=True,
-        )
+    try:
+        with open(run.log_file, "ab", opener=_private) as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=worker_environment(_trackers(run)),
+                close_fds=True,
+            )
+    except OSError as error:
+        raise RefusedError(
+            f"The run's folder {safe_line(str(run.path))} cannot be written to: {error.strerror}.",
+            "Check its permissions and its disk.",
+            code="run_not_writable",
+        ) from error
     deadline = time.monotonic() + _START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         status = run.read_status()
@@ -81,15 +95,41 @@ def launch(run: RunDirectory) -> int:
             return process.pid
         if process.poll() is not None:
             # It may have come and gone between two looks: then its events tell why.
-            if any(isinstance(event, Started) for event in seen.read_new()):
+            begun = (event for event in seen.read_new() if isinstance(event, Started))
+            if any(event.pid == process.pid for event in begun):
                 return process.pid
+            if process.returncode == ExitCode.REFUSED:
+                require_free(run.lock_file)
             break
         time.sleep(_POLL_SECONDS)
+    else:
+        raise LlamaForgeError(
+            f"The worker has not begun within {_START_TIMEOUT_SECONDS:g} seconds; its process "
+            f"{process.pid} is still there, and may begin later.",
+            f"See: llamaforge runs show {run.id} (its log: {run.log_file})",
+            code="worker_slow",
+        )
     raise LlamaForgeError(
         "The worker process did not start.",
         f"Its log says why: {run.log_file}",
         code="worker_start",
     )
+
+
+def _require_room(run: RunDirectory) -> None:
+    """Return if there is room for a worker's first words; it waits for any more room itself.
+
+    Raises:
+        RefusedError: the disk is full (`disk_full`).
+    """
+    free = free_disk_bytes(run.path)
+    if free < _LEAST_BYTES:
+        raise RefusedError(
+            f"The disk is full: {size_words(_LEAST_BYTES)} must be free at "
+            f"{safe_line(str(run.path), limit=200)}, and {size_words(free)} are.",
+            f"Free some space, then: llamaforge runs resume {run.id}",
+            code="disk_full",
+        )
 
 
 def _trackers(run: RunDirectory) -> list[str]:

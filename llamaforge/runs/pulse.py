@@ -22,6 +22,10 @@ HANG_SECONDS: Final = 30.0
 """A worker that is silent for so long hangs: it was stopped, or its machine does nothing else."""
 IDLE_SECONDS: Final = 900.0
 """A worker that lives but has told nothing for so long waits for something that may never come."""
+AWAY_SECONDS: Final = 120.0
+"""A worker of another machine whose last sign is older than that is gone. Clocks of two machines
+differ, and a shared disk shows what is written there a while later."""
+_WATCHED_BEATS: Final = 3
 _LINE_BYTES: Final = 160
 """Always the same, so that each sign replaces the one before in a single write."""
 
@@ -118,3 +122,31 @@ def read_pulse(path: Path, pid: int | None) -> Pulse | None:
         return Pulse(max(now - float(body["beat"]), 0.0), max(now - float(body["worked"]), 0.0))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def is_fresh(path: Path) -> bool:
+    """Return whether a worker of any machine left a sign of life at `path` not long ago.
+
+    The clocks of two machines are compared; `is_beating` needs none, and takes seconds.
+    """
+    try:
+        return abs(time.time() - path.stat().st_mtime) < AWAY_SECONDS
+    except OSError:
+        return False
+
+
+def is_beating(path: Path, *, beat_seconds: float = BEAT_SECONDS) -> bool:
+    """Return whether signs of life come to `path` while it is watched for some beats."""
+    before = _content(path)
+    for _ in range(_WATCHED_BEATS):
+        time.sleep(beat_seconds)
+        if _content(path) != before:
+            return True
+    return False
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

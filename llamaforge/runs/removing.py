@@ -5,10 +5,8 @@ import shutil
 from pathlib import Path
 
 from llamaforge.errors import LlamaForgeError, RefusedError
-from llamaforge.runs.directory import RunDirectory, RunState
+from llamaforge.runs.directory import LIVE_STATES, RunDirectory
 from llamaforge.runs.lock import RunLock
-
-_LIVE = frozenset({RunState.RUNNING, RunState.PAUSED})
 
 
 def require_no_worker(run: RunDirectory) -> None:
@@ -17,9 +15,10 @@ def require_no_worker(run: RunDirectory) -> None:
     Raises:
         RefusedError: one has.
     """
-    if run.read_status().state in _LIVE:
+    state = run.read_status().state
+    if state in LIVE_STATES:
         raise RefusedError(
-            f"The run {run.id} is running.",
+            f"The run {run.id} is {state.value}.",
             f"Stop it first: llamaforge runs stop {run.id}",
             code="run_running",
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory, RunState, Status, list_runs
+from llamaforge.runs.events import is_training
 from llamaforge.safe_text import safe_line
 from llamaforge.words import UNKNOWN, loss_words, number, plural, whole
 
@@ -84,6 +85,6 @@ def _progress_words(status: Status) -> str:
     if status.state is RunState.FINISHED:
         return steps
     stage = safe_line(str(status.stage), limit=12)
-    if stage == "train" or not stage:
+    if is_training(stage) or not stage:
         return steps
     return stage

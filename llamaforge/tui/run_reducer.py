@@ -30,6 +30,8 @@ MAX_PROBES: Final = 20
 MAX_EVALS: Final = 512
 _PACE_STEPS: Final = 256
 _TEXT_LIMIT: Final = 2_000
+_OF_A_PHASE: Final = frozenset({"prepare", "train"})
+_MOST_STAGES: Final = 64
 
 
 def reduce(view: RunView, new: Iterable[events.Event]) -> RunView:
@@ -191,6 +193,7 @@ def _after_other(view: RunView, event: events.Other) -> RunView:
 
 def _after_stage(view: RunView, event: events.Stage) -> RunView:
     name = safe_line(str(event.name), limit=40)
+    view = _with_phase(view, name)
     match event.state:
         case "started":
             view = _with_stage(view, name, StageState.RUNNING)
@@ -304,6 +307,18 @@ def _with_stage(
         for stage in view.stages
     )
     return replace(view, stages=stages)
+
+
+def _with_phase(view: RunView, name: str) -> RunView:
+    """Return `view` with the stage of a later phase, such as `train 2`, behind those before it."""
+    kind, _, phase = name.partition(" ")
+    names = [stage.name for stage in view.stages]
+    if not phase.isdecimal() or kind not in _OF_A_PHASE or name in names:
+        return view
+    if len(names) >= _MOST_STAGES:
+        return view
+    place = sum(other.split(" ")[0] in _OF_A_PHASE for other in names)  # they come first
+    return replace(view, stages=(*view.stages[:place], StageView(name), *view.stages[place:]))
 
 
 def _noted(view: RunView, event: events.Event, text: str, level: Level = Level.NOTE) -> RunView:

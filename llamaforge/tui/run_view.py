@@ -6,6 +6,7 @@ from typing import Final
 
 from llamaforge.runs.control import Request
 from llamaforge.runs.directory import RunState
+from llamaforge.runs.events import is_training
 from llamaforge.safe_text import safe_line
 from llamaforge.tui.loss_history import LossHistory, LossPoint
 from llamaforge.tui.pace import Pace
@@ -165,7 +166,7 @@ class RunView:
     def is_training(self) -> bool:
         """Return whether a worker takes steps now: only then it can save or answer."""
         stage = self.stage
-        return self.state is RunState.RUNNING and stage is not None and stage.name == "train"
+        return self.state is RunState.RUNNING and stage is not None and is_training(stage.name)
 
     @property
     def is_over(self) -> bool:

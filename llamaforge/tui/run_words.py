@@ -100,7 +100,7 @@ def next_commands(view: RunView) -> tuple[tuple[str, str], ...]:
 
 def _running(view: RunView, quiet_seconds: float) -> Headline:
     stage = view.stage
-    doing = _DOING.get(stage.name, "At work.") if stage else "Between two stages."
+    doing = _DOING.get(stage.name.split(" ")[0], "At work.") if stage else "Between two stages."
     if view.stop_asked:
         hint = "" if quiet_seconds < QUIET_SECONDS else _quiet(quiet_seconds)
         text = "Stopping: the worker finishes what it is at and saves a checkpoint first."

@@ -4,22 +4,24 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from llamaforge.errors import ExitCode, LlamaForgeError
+from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.hardware import physical_cores
 from llamaforge.recipe.preflight import needs_of
 from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs import events
-from llamaforge.runs.directory import RunDirectory, RunState
+from llamaforge.runs.directory import LIVE_STATES, RunDirectory, RunState, is_here
 from llamaforge.runs.lock import RunLock
-from llamaforge.worker.job import Job, Stopped, is_disk_full
+from llamaforge.runs.pulse import is_beating
+from llamaforge.safe_text import safe_line
+from llamaforge.worker.job import Job, Stopped, is_disk_full, is_file_too_large
 from llamaforge.worker.keeper import kept
 from llamaforge.worker.loading import undisturbed
+from llamaforge.worker.log import log_error
 from llamaforge.worker.memory import is_device_lost, memory_shortage, shortage_words
 from llamaforge.worker.stages import Stage, stages_of
 
@@ -40,10 +42,27 @@ def main(arguments: list[str], command: Sequence[str] = _COMMAND) -> int:
     run = RunDirectory(Path(arguments[0]).absolute())
     try:
         with kept(run, [*command, str(run.path)]), RunLock(run.lock_file):
+            _require_alone(run)
             return carry_out(run)
     except LlamaForgeError as error:
         print(f"{error.message} {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_code
+
+
+def _require_alone(run: RunDirectory) -> None:
+    """Return if no worker of another machine carries the run out; a disk may pass on no locks.
+
+    Raises:
+        RefusedError: one does.
+    """
+    status = run.noted_status()
+    if status.state in LIVE_STATES and not is_here(status) and is_beating(run.pulse_file):
+        raise RefusedError(
+            f"The run {run.id} is held by another worker (process {status.pid} on "
+            f"{safe_line(status.host, limit=60)}).",
+            f"Watch it: llamaforge runs attach {run.id}",
+            code="run_locked",
+        )
 
 
 def carry_out(run: RunDirectory) -> int:
@@ -64,7 +83,7 @@ def carry_out(run: RunDirectory) -> int:
     except LlamaForgeError as error:
         return _failed(job, error)
     except Exception as error:
-        traceback.print_exc()
+        log_error()
         return _failed(job, _explained(error, run))
     else:
         job.end(RunState.FINISHED)
@@ -136,11 +155,24 @@ def _explained(error: Exception, run: RunDirectory) -> LlamaForgeError:
             f"Free some space, then: llamaforge runs resume {run.id}",
             code="disk_full",
         )
+    if is_file_too_large(error):
+        return LlamaForgeError(
+            "A file of the run is larger than its disk, or a limit of this process, allows.",
+            f"Look at ulimit -f and at the kind of the disk, then: llamaforge runs resume {run.id}",
+            code="file_too_large",
+        )
     if is_device_lost(error):
         return LlamaForgeError(
             "The GPU is lost: its driver reports a failure.",
             f"Look at it with nvidia-smi, then: llamaforge runs resume {run.id}",
             code="gpu_lost",
+        )
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({safe_line(str(error.filename), limit=200)})" if error.filename else ""
+        return LlamaForgeError(
+            f"The worker could not go on: {error.strerror}{where}.",
+            f"Its log has the details: {run.log_file}. Then: llamaforge runs resume {run.id}",
+            code="system",
         )
     return LlamaForgeError(
         f"The worker met an unexpected {type(error).__name__}.",

@@ -16,6 +16,7 @@ from llamaforge.data.encoding import EncodedSplits, encode_splits
 from llamaforge.data.snapshot import read_snapshot
 from llamaforge.data.templates import choose_template
 from llamaforge.errors import LlamaForgeError
+from llamaforge.files import sha256_of
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.llama_files import llama_files, remove_leftovers
 from llamaforge.gguf.model_file import read_model
@@ -30,6 +31,7 @@ from llamaforge.safe_text import safe_line
 from llamaforge.words import size_words
 from llamaforge.worker.keeper import ended_for_memory, log_bytes
 from llamaforge.worker.limits import TemplateLimits
+from llamaforge.worker.log import log
 
 _STATE_SECONDS: Final = 1.0
 """How often `state.json` follows the steps; what is written between is in the events."""
@@ -44,6 +46,13 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 def is_disk_full(error: BaseException) -> bool:
     """Return whether `error` says that a disk, or this user's share of it, is full."""
     return isinstance(error, OSError) and error.errno in _FULL
+
+
+def is_file_too_large(error: BaseException) -> bool:
+    """Return whether `error` says that a file may not grow: a limit, or the disk's kind."""
+    # What is written in Rust says it in words alone.
+    words = os.strerror(errno.EFBIG)
+    return (isinstance(error, OSError) and error.errno == errno.EFBIG) or words in str(error)
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -228,6 +237,7 @@ class Job:
             boot=boot_id(),
             memory_kills=memory_kills(),
             log_bytes=log_bytes(self.run),
+            spec_sha256=sha256_of(self.run.spec_file),
             host=socket.gethostname(),
             metrics=before.metrics,
         )
@@ -241,6 +251,12 @@ class Job:
                 program=self.spec.program.get("llamaforge", ""),
             )
         )
+        if before.spec_sha256 not in {"", self._status.spec_sha256}:
+            self.warn(
+                "changed_spec",
+                f"{self.run.spec_file.name} was changed since the run began: from here on the run "
+                "follows it as it is now.",
+            )
 
     def enter(self, stage: str) -> None:
         """Say that a stage begins."""
@@ -274,7 +290,7 @@ class Job:
             case events.Eval():
                 self.note(eval_loss=event.loss)
             case events.Warn():
-                print(f"warning: {event.message}", flush=True)  # noqa: T201 - the worker's log
+                log(f"warning: {event.message}")
             case _:
                 pass
         return event
@@ -291,6 +307,17 @@ class Job:
             case _:
                 pass
         return self.emit(event)
+
+    def reach(self, step: int) -> None:
+        """Let the run's state say that training came to `step`: no event may have told the last."""
+        reached = self._steps_before + step
+        self._status = replace(self._status, step=reached, total=max(self._status.total, reached))
+        self._write_status()
+
+    def rest(self) -> None:
+        """Note that a pause lasts, in which another process of the run has nothing to tell."""
+        if self._status.state is RunState.PAUSED:
+            self._heart.work()
 
     def note(self, **metrics: Any) -> None:
         """Add figures to the run's state."""

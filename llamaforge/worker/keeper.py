@@ -161,19 +161,26 @@ def ended_for_memory(run: RunDirectory, status: Status) -> bool:
     """
     if status.state is not RunState.LOST:
         return False
+    kills = status.memory_kills if status.boot == boot_id() else None
+    return memory_ended(run, kills, status.log_bytes)
+
+
+def memory_ended(run: RunDirectory, kills_before: int | None, log_start: int | None) -> bool:
+    """Return whether a process of the run was ended because memory ran out.
+
+    Args:
+        run: the run.
+        kills_before: the system's count of such ends (`hardware.memory_kills`) before it began.
+        log_start: the length of the run's log at that time.
+    """
     kills = memory_kills()
-    if (
-        status.boot == boot_id()
-        and status.memory_kills is not None
-        and kills is not None
-        and kills > status.memory_kills
-    ):
+    if kills_before is not None and kills is not None and kills > kills_before:
         return True
-    if status.log_bytes is None:
+    if log_start is None:
         return False
     try:
         with run.log_file.open("rb") as log:
-            log.seek(max(status.log_bytes, log_bytes(run) - _LOG_TAIL_BYTES))
+            log.seek(max(log_start, log_bytes(run) - _LOG_TAIL_BYTES))
             return _ABORTED.search(log.read(_LOG_TAIL_BYTES)) is not None
     except OSError:
         return False

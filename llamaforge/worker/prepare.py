@@ -22,6 +22,7 @@ from llamaforge.gguf.served import hidden_parts
 from llamaforge.runs import events
 from llamaforge.runs.hub_fetch import fetch_dataset
 from llamaforge.safe_text import safe_line
+from llamaforge.training.checkpoints import newest_checkpoint
 from llamaforge.words import plural
 from llamaforge.worker.bases import base_stamp, check_base
 from llamaforge.worker.job import Conversations, Job
@@ -115,12 +116,50 @@ def _freeze(job: Job) -> Collected | None:
     except StoppedError:
         job.check_stop()
         raise
-    write_snapshot(job.run.data, collected.splits, collected.report)
+    before, damage = _earlier_rows(job)
+    now = write_snapshot(job.run.data, collected.splits, collected.report).id
+    if before is not None and damage:
+        _compare_rows(job, before, now, damage)
     try:
         library.keep(job.run.data)
     except OSError as error:
         job.warn("not_kept", f"The rows could not be put into the library: {error.strerror}.")
     return collected
+
+
+def _earlier_rows(job: Job) -> tuple[str | None, str]:
+    """Return the id of the rows that training began with, and what is wrong with them by now.
+
+    No id where training has not begun: then any rows will do.
+    """
+    newest, _ = newest_checkpoint(job.run.checkpoints)
+    try:
+        noted = json.loads((job.run.data / _DONE).read_text(encoding="utf-8"))["snapshot"]
+    except (OSError, ValueError, KeyError, TypeError):
+        noted = None
+    if newest is None or noted is None:
+        return None, ""
+    try:
+        manifest, _ = read_snapshot(job.run.data)
+    except LlamaForgeError as error:
+        return str(noted), error.message
+    return str(noted), "" if manifest.id == noted else "The run's rows were replaced."
+
+
+def _compare_rows(job: Job, before: str, now: str, damage: str) -> None:
+    """Say that damaged rows were read anew.
+
+    Raises:
+        RefusedError: they are others than those that training began with.
+    """
+    if now != before:
+        raise RefusedError(
+            f"{damage} What the run's rows were read from gives other rows by now, and training "
+            "has begun with those of before.",
+            "Bring the files back as they were, then resume; or start a new run.",
+            code="rows_changed",
+        )
+    job.warn("rows_read_again", f"{damage} The rows were read anew, and are the same.")
 
 
 def _stamp(job: Job) -> dict[str, int]:

@@ -7,7 +7,6 @@ happens; the worker that started all of them writes the run's own files.
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +17,10 @@ from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.loading import load_libraries
+from llamaforge.worker.log import log_error
 from llamaforge.worker.many import RankFiles
 from llamaforge.worker.memory import memory_shortage
+from llamaforge.worker.together import end_with_starter
 
 _OURS: Final = (
     "RANK",
@@ -30,6 +31,8 @@ _OURS: Final = (
     "MASTER_PORT",
 )
 """torchrun's variables. transformers must not see them: it would divide the rows once more."""
+_ACCELERATE: Final = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
+"""Those of `accelerate launch`, and of its own configuration: the run spec says all that."""
 
 
 class RankJob(Job):
@@ -44,8 +47,16 @@ class RankJob(Job):
         """Leave the run's state to the worker."""
 
 
+def forget_launcher() -> None:
+    """Take from the environment what a launcher has put there."""
+    for name in list(os.environ):
+        if name in _OURS or name.startswith(_ACCELERATE):
+            del os.environ[name]
+
+
 def main(arguments: list[str]) -> int:
     """Train as the rank that torchrun's variables name, and return an exit code."""
+    end_with_starter()
     load_libraries()
     import torch
 
@@ -64,11 +75,18 @@ def main(arguments: list[str]) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[local]
     torch.set_num_threads(max(1, physical_cores() // beside))
     ranks = Ranks.join("nccl" if is_cuda else "gloo")
-    for name in _OURS:
-        os.environ.pop(name, None)
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    forget_launcher()
     files = RankFiles.of(run)
     job = RankJob(run, whole, ranks.rank)
     job.turn_to(phase, steps_before=0)  # the worker counts on from the phases before
+    if restarts and ranks.is_first:
+        job.warn(
+            "ranks_restarted",
+            f"A process that trained has ended. All of them were started again, from the last "
+            f"checkpoint: restart {restarts} of at most {spec.launch.max_restarts}. The log says "
+            f"why: {run.log_file}",
+        )
     outcome: dict[str, int | bool] = {"stopped": True}
     try:
         outcome = {"step": train_adapter(job, ranks), "stopped": False}
@@ -77,7 +95,7 @@ def main(arguments: list[str]) -> int:
     except LlamaForgeError as error:
         return _say(files, {"message": error.message, "hint": error.hint, "code": error.code})
     except Exception as error:
-        traceback.print_exc()
+        log_error()
         shortage = memory_shortage(error)
         if shortage is None:
             os._exit(1)  # torchrun starts all of them again; others may wait for this one

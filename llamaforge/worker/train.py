@@ -1,6 +1,5 @@
 """Stage 2: training on the model's packed blocks, or on its full-precision base."""
 
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,6 +28,7 @@ from llamaforge.worker.estimating import (
 )
 from llamaforge.worker.job import Job, Stopped
 from llamaforge.worker.loading import load_libraries
+from llamaforge.worker.log import log
 from llamaforge.worker.memory import memory_shortage, shortage_words
 from llamaforge.worker.result import tell_result
 
@@ -102,7 +102,7 @@ def train(job: Job) -> None:
             return
         # Here, and not above: the error holds on to all that training had in memory.
         release_memory()
-        print(said, file=sys.stderr, flush=True)  # noqa: T201 - the worker's log
+        log(said)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         _cut_smaller(job, shortage)
@@ -164,6 +164,7 @@ def _train(job: Job) -> str | None:
             raise Stopped
         step = int(outcome["step"])
     finished.note_finished(job.run.checkpoints, step, best=job.spec.training.keeps_best)
+    job.reach(step)
     tell_result(job, step)
     return None
 

@@ -1,7 +1,6 @@
 """Stage 4: the proof that what is served is what was trained."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -22,6 +21,7 @@ from llamaforge.worker.artifacts import (
 )
 from llamaforge.worker.job import Job
 from llamaforge.worker.loading import load_libraries
+from llamaforge.worker.log import log
 from llamaforge.worker.memory import memory_shortage, shortage_words, unproven
 from llamaforge.worker.sampling import spread
 from llamaforge.worker.train import final_checkpoint
@@ -96,7 +96,7 @@ def verify(job: Job) -> None:
         shortage = memory_shortage(error)
         if shortage is None:
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - log
+        log(f"{type(error).__name__}: {error}")
         raise unproven(job.run.id, shortage_words(shortage)) from error
 
 

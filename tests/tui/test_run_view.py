@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from llamaforge.tui.loss_history import MAX_POINTS, LossHistory, LossPoint, smoo
 from llamaforge.tui.run_feed import RunFeed
 from llamaforge.tui.run_reducer import MAX_LOG_LINES, reduce, with_status
 from llamaforge.tui.run_view import Level, RunView, StageState, begin_view
+from llamaforge.tui.run_words import headline
 from llamaforge.tui.widgets.results import result_lines
 from llamaforge.words import plural
 from tests.tui.run_builder import ARTIFACTS, EVALUATION, FIDELITY, RunBuilder, step
@@ -52,6 +54,20 @@ def test_stages_go_from_waiting_through_running_to_done() -> None:
         "verify": StageState.WAITING,
         "evaluate": StageState.WAITING,
     }
+
+
+def test_a_later_phase_trains_as_the_first_one_does() -> None:
+    ended = [
+        events.Stage(name=name, state="finished", seconds=1.0)
+        for name in ("prepare", "train", "prepare 2")
+    ]
+    view = view_of(START, *ended, events.Stage(name="train 2", state="started"), step(7))
+    view = with_status(view, Status(RunState.RUNNING))
+    assert list(stage_states(view))[:5] == ["prepare", "train", "prepare 2", "train 2", "export"]
+    assert view.is_training
+    assert "Training" in headline(view, log_file=Path("x"), quiet_seconds=0).text
+    flood = (events.Stage(name=f"train {number}", state="skipped") for number in range(999))
+    assert len(view_of(START, *flood).stages) < 99
 
 
 def test_publishing_is_a_stage_only_of_runs_that_publish() -> None:

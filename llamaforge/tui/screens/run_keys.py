@@ -135,8 +135,8 @@ class RunKeys(FollowingScreen[None]):
                     control.ask_samples(self.run_directory, questions)
                 else:
                     control.ask(self.run_directory, request)
-            except OSError as error:
-                self.post_message(self.Refused(f"It cannot be asked: {error.strerror}."))
+            except LlamaForgeError as error:
+                self.post_message(self.Refused(error.message))
 
         self.run_worker(leave, thread=True, group="ask", exit_on_error=False)
 

@@ -5,6 +5,7 @@ from typing import Final
 from textual.content import Content
 
 from llamaforge.runs.directory import RunState
+from llamaforge.runs.events import is_training
 from llamaforge.tui.run_view import Level, LogLine, RunView, StageState
 from llamaforge.tui.widgets.lines import MUTED, hanging
 from llamaforge.words import (
@@ -68,7 +69,7 @@ def stage_lines(view: RunView, width: int) -> list[Content]:
 def progress_lines(view: RunView, width: int) -> list[Content]:
     """Return a bar with the running stage's progress in figures, or nothing where there is none."""
     stage = view.stage
-    trains = stage is None or stage.name == "train"
+    trains = stage is None or is_training(stage.name)
     if trains or stage is None:
         done, total, unit = view.step, view.total, "steps"
     else:
@@ -134,7 +135,7 @@ def _time_left(view: RunView) -> str:
     if view.is_over:
         return UNKNOWN
     stage = view.stage
-    trains = stage is not None and stage.name == "train"
+    trains = stage is not None and is_training(stage.name)
     if not trains:
         return UNKNOWN
     left = view.pace.seconds_left(view.total)

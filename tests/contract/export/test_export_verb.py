@@ -78,6 +78,7 @@ def run(store: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     layers = make_trained(header).layers()
     write_adapter(path, header, layers, name="night", base_digest=model.blob_digest)
     directory.list_artifact("adapter", path, hashlib.sha256(path.read_bytes()).hexdigest())
+    (directory.artifacts / "verify.json").write_text('{"passed": true}')
     return directory
 
 
@@ -250,7 +251,22 @@ def test_a_full_disk_is_refused_before_anything_is_written(
     assert sorted(item.name for item in run.artifacts.iterdir()) == [
         "adapter.gguf",
         "artifacts.json",
+        "verify.json",
     ]
+
+
+@pytest.mark.parametrize("form", ["adapter", "gguf", "hf", "peft"])
+@pytest.mark.parametrize("report", [None, '{"passed": false, "reason": "it differs"}'])
+def test_what_is_not_proven_is_not_exported(
+    form: str, report: str | None, run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.artifacts / "verify.json"
+    path.unlink() if report is None else path.write_text(report)
+    code, out, _ = call(capsys, "night", "--as", form, "--json")
+    assert code == ExitCode.REFUSED
+    error = json.loads(out)["error"]
+    assert error["code"] == "not_verified"
+    assert ("it differs" in error["message"]) is (report is not None)
 
 
 @pytest.mark.usefixtures("asked_process")

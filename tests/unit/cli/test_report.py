@@ -9,6 +9,7 @@ import pytest
 from llamaforge import paths
 from llamaforge.cli.main import main
 from llamaforge.cli.report import print_report
+from llamaforge.files import sha256_of
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState
 
@@ -156,6 +157,22 @@ def test_verify_prints_the_proof_and_says_by_its_exit_code_whether_it_passed(
     shown = " ".join(capsys.readouterr().out.split())
     assert ("Passed: llama.cpp serves" in shown) is passed
     assert ("Not passed on 32 rows (226 tokens): it differs." in shown) is not passed
+
+
+@pytest.mark.parametrize("name", ["adapter.gguf", "verify.json"])
+def test_a_proof_is_not_shown_of_a_file_that_changed_since(
+    name: str, make_run: MakeRun, figures: Figures, capsys: Capture
+) -> None:
+    run = make_run("one", state=RunState.FINISHED)
+    (run.artifacts / "verify.json").write_text(json.dumps(figures["fidelity"]))
+    (run.artifacts / "adapter.gguf").write_text("adapter")
+    for kind, path in (("adapter", "adapter.gguf"), ("verify", "verify.json")):
+        run.list_artifact(kind, run.artifacts / path, sha256_of(run.artifacts / path))
+    assert main(["verify", "one"]) == 0
+    with (run.artifacts / name).open("a") as file:
+        file.write(" ")
+    assert main(["verify", "one"]) == 3
+    assert f"{name} changed after it was proven: its sha256 is" in capsys.readouterr().err
 
 
 def test_a_run_without_a_proof_is_not_verified(make_run: MakeRun, capsys: Capture) -> None:

@@ -345,6 +345,7 @@ def test_a_worker_on_another_machine_is_not_ended_from_here(
     from llamaforge.cli.progress import end_worker
 
     run = make_run("one", started(), state=RunState.RUNNING, host="elsewhere", **alive)
+    run.pulse_file.write_text("{}")
     with pytest.raises(RefusedError, match="elsewhere"):
         end_worker(run)
 

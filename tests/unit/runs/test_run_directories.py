@@ -1,30 +1,35 @@
 """Events, tails, states, locks and wishes of a run."""
 
+import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from llamaforge.errors import LlamaForgeError, NotFoundError, RefusedError, UsageError
-from llamaforge.hardware import process_start
-from llamaforge.runs import control, events, launcher
+from llamaforge.hardware import boot_id, process_start
+from llamaforge.runs import control, directory, events, launcher, pulse
 from llamaforge.runs.directory import (
     RunDirectory,
     RunState,
     Status,
     create_run,
+    is_deserted,
     list_runs,
     open_run,
 )
 from llamaforge.runs.events import EventWriter, Other, Step, Warn, parse_event
-from llamaforge.runs.lock import RunLock
+from llamaforge.runs.lock import RunLock, is_held
 from llamaforge.runs.tail import EventTail, follow
 
 
@@ -156,12 +161,81 @@ def test_a_running_state_without_its_process_is_lost(run: RunDirectory) -> None:
 
 def test_a_process_of_another_host_is_neither_lost_nor_ours_to_end(run: RunDirectory) -> None:
     me = psutil.Process()
+    run.pulse_file.write_text("{}")
     run.write_status(
         Status(RunState.RUNNING, pid=me.pid, pid_started=process_start(me.pid), host="elsewhere")
     )
     assert run.read_status().state is RunState.RUNNING
     assert run.process() is None
     assert control.end_now(run) is False
+
+
+def elsewhere(run: RunDirectory, *, seconds_ago: float) -> None:
+    """Let a worker of another machine have left its last sign of life so long ago."""
+    run.pulse_file.write_text("{}")
+    os.utime(run.pulse_file, (time.time() - seconds_ago,) * 2)
+    run.write_status(Status(RunState.RUNNING, pid=7, pid_started=1.0, boot="b", host="elsewhere"))
+
+
+def test_a_worker_of_a_machine_that_is_gone_is_lost(run: RunDirectory) -> None:
+    elsewhere(run, seconds_ago=5.0)
+    assert run.read_status().state is RunState.RUNNING
+    elsewhere(run, seconds_ago=pulse.AWAY_SECONDS + 9)
+    assert run.read_status().state is RunState.LOST
+    assert run.noted_status().state is RunState.RUNNING
+
+
+def test_a_lock_that_another_machine_holds_says_that_it_lives(
+    run: RunDirectory, holder: subprocess.Popen[str]
+) -> None:
+    elsewhere(run, seconds_ago=pulse.AWAY_SECONDS + 9)
+    assert run.read_status().state is RunState.RUNNING
+    holder.kill()
+    holder.wait()
+    assert run.read_status().state is RunState.LOST
+
+
+def test_signs_of_life_are_seen_by_watching_whatever_the_clocks_say(run: RunDirectory) -> None:
+    assert not pulse.is_beating(run.pulse_file, beat_seconds=0.01)
+    with pulse.Heart(run.pulse_file, beat_seconds=0.01):
+        os.utime(run.pulse_file, (1.0, 1.0))
+        assert pulse.is_beating(run.pulse_file, beat_seconds=0.2)
+    assert not pulse.is_beating(run.pulse_file, beat_seconds=0.01)
+
+
+def test_a_run_that_another_machine_left_is_found_by_watching_it(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[Path] = []
+    for beats in (True, False):
+
+        def is_beating(path: Path, beats: bool = beats) -> bool:
+            watched.append(path)
+            return beats
+
+        monkeypatch.setattr(directory, "is_beating", is_beating)
+        elsewhere(run, seconds_ago=5.0)
+        assert is_deserted(run) is not beats
+    assert len(watched) == 2
+    run.write_status(Status(RunState.RUNNING, pid=os.getpid()))
+    assert not is_deserted(run)
+    run.write_status(Status(RunState.STOPPED, host="elsewhere"))
+    assert not is_deserted(run)
+    assert len(watched) == 2, "only where it is needed: it takes seconds"
+
+
+def test_a_machine_that_got_another_name_knows_its_processes(run: RunDirectory) -> None:
+    me = psutil.Process()
+    status = Status(
+        RunState.RUNNING,
+        pid=me.pid,
+        pid_started=process_start(me.pid),
+        boot=boot_id() or pytest.skip("the system does not name its starts"),
+        host="before",
+    )
+    run.write_status(status)
+    assert run.read_status().state is RunState.RUNNING
+    assert run.process() == me
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"state": "odd"}', '{"state": ["x"]}', "\0"])
@@ -186,6 +260,51 @@ def test_names_are_numbered_checked_and_found(run: RunDirectory) -> None:
     with pytest.raises(NotFoundError) as missing:
         open_run("r-3")
     assert "r-2" in missing.value.hint
+
+
+def test_a_name_that_is_at_work_is_told_with_who_has_it(run: RunDirectory) -> None:
+    run.write_status(Status(RunState.RUNNING, pid=os.getpid(), host=socket.gethostname()))
+    with pytest.raises(UsageError) as caught:
+        create_run("r")
+    assert f"it is running, held by process {os.getpid()} on " in caught.value.message
+    assert "runs attach r" in caught.value.hint
+
+
+def test_a_folder_that_is_no_run_is_named_with_what_can_be_done(run: RunDirectory) -> None:
+    cut_off = create_run("cut")
+    with pytest.raises(UsageError) as caught:
+        create_run("cut")
+    assert caught.value.code == "run_exists"
+    assert str(cut_off.path) in caught.value.message
+    assert "runs rm" not in caught.value.hint, "it is no run, so that would not find it"
+    assert create_run("cut", numbered=True).id == "cut-2"
+
+
+def test_a_run_that_cannot_be_looked_at_hides_no_other(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_run("theirs").spec_file.write_text("")
+    real = Path.stat
+
+    def denied(self: Path, **options: Any) -> os.stat_result:
+        if self.parent.name == "theirs":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, **options)
+
+    monkeypatch.setattr(Path, "stat", denied)
+    assert [item.id for item in list_runs()] == ["r"]
+
+
+def test_what_a_run_made_is_found_where_the_run_was_moved_to(run: RunDirectory) -> None:
+    made = run.artifacts / "adapter.gguf"
+    outside = run.path.parent / "outside.gguf"
+    for path in (made, outside):
+        path.write_text("")
+        run.list_artifact("adapter" if path == made else "gguf", path, "0")
+    assert {item["path"] for item in run.artifact_list()} == {str(made), str(outside)}
+    moved = RunDirectory(run.path.rename(run.path.with_name("moved")))
+    found = [item["path"] for item in moved.artifact_list()]
+    assert found == [str(moved.artifacts / "adapter.gguf"), str(outside)]
 
 
 HOLDER = """
@@ -215,6 +334,23 @@ def test_a_second_worker_is_told_who_holds_the_run(
         pass
     assert caught.value.code == "run_locked"
     assert str(holder.pid) in caught.value.message
+
+
+def test_looking_whether_a_run_is_held_writes_nothing_and_bars_nobody(
+    run: RunDirectory, holder: subprocess.Popen[str]
+) -> None:
+    before = run.lock_file.read_bytes()
+    assert is_held(run.lock_file)
+    assert run.lock_file.read_bytes() == before
+    holder.kill()
+    holder.wait()
+    assert not is_held(run.lock_file)
+    assert not is_held(run.path / "no such file")
+    looking = os.open(run.lock_file, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.1, os.close, (looking,)).start()
+    with RunLock(run.lock_file):
+        pass
 
 
 def test_a_lock_goes_with_its_holder_however_it_ends(
@@ -265,6 +401,86 @@ def test_a_worker_that_cannot_start_is_told_with_its_log(
     assert caught.value.code == "worker_start"
     assert str(run.log_file) in caught.value.hint
     assert run.log_file.stat().st_mode & 0o777 == 0o600
+
+
+SECOND = """
+    import sys; from pathlib import Path; from llamaforge.runs.lock import RunLock
+    from llamaforge.errors import LlamaForgeError
+    try:
+        RunLock(Path(sys.argv[3]) / "lock").__enter__()
+    except LlamaForgeError as error:
+        sys.exit(error.exit_code)
+"""
+
+
+def test_of_two_starts_the_second_is_told_who_has_the_run(
+    run: RunDirectory,
+    holder: subprocess.Popen[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{textwrap.dedent(SECOND)}' \"$@\"\n")
+    script.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(script))
+    # The first one's event comes while the second is started.
+    real = EventTail.read_new
+
+    def read_new(tail: EventTail) -> list[events.Event]:
+        found = real(tail)
+        if not run.events_file.exists():
+            EventWriter(run.events_file).write(events.Started(run="r", pid=holder.pid))
+        return found
+
+    monkeypatch.setattr(EventTail, "read_new", read_new)
+    with pytest.raises(RefusedError) as caught:
+        launcher.launch(run)
+    assert caught.value.code == "run_locked"
+    assert f"process {holder.pid}" in caught.value.message
+    assert caught.value.hint.endswith("runs attach r")
+
+
+def test_a_worker_is_not_started_without_room_for_its_first_words(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "free_disk_bytes", lambda _place: 4096)
+    with pytest.raises(RefusedError) as caught:
+        launcher.launch(run)
+    assert caught.value.code == "disk_full"
+    assert "1.0 MB must be free" in caught.value.message
+    assert not run.log_file.exists()
+
+
+def test_a_slow_worker_is_not_called_dead(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "_START_TIMEOUT_SECONDS", 0.2)
+    started = []
+    real = subprocess.Popen
+
+    def slow(_command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+        started.append(real(["sleep", "60"], **options))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    with pytest.raises(LlamaForgeError) as caught:
+        launcher.launch(run)
+    started[0].kill()
+    started[0].wait()
+    assert caught.value.code == "worker_slow"
+    assert str(started[0].pid) in caught.value.message
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_in_a_sentence(run: RunDirectory) -> None:
+    run.control.rmdir()
+    run.control.write_text("a file where a folder was: nothing can be left there")
+    with pytest.raises(RefusedError) as caught:
+        control.ask(run, control.Request.STOP)
+    assert caught.value.code == "run_not_writable"
+    run.log_file.mkdir()
+    with pytest.raises(RefusedError) as caught:
+        launcher.launch(run)
+    assert caught.value.code == "run_not_writable"
 
 
 def test_secrets_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
