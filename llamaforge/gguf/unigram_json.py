@@ -70,8 +70,22 @@ def unigram_tokenizer(
 
 
 def is_exact(header: Header) -> bool:
-    """Return whether `unigram_tokenizer` writes every replacement of the table as it is."""
-    return _steps(header) is not None
+    """Return whether `unigram_tokenizer` gives llama.cpp's ids for every text.
+
+    llama.cpp takes the mere beginning of a user's token for one and leaves its letters as they
+    are: a text of the table that begins within it is not replaced there.
+    """
+    steps = _steps(header)
+    if steps is None:
+        return False
+    begins = {text[0] for text, _ in steps}
+    types = header.numbers("tokenizer.ggml.token_type")
+    tokens = header.strings("tokenizer.ggml.tokens") if USER_DEFINED in types else []
+    return all(
+        begins.isdisjoint(token)
+        for token, kind in zip(tokens, types, strict=False)
+        if kind == USER_DEFINED
+    )
 
 
 def _steps(header: Header) -> list[tuple[str, str]] | None:

@@ -70,6 +70,8 @@ def load_dense_model(
             code="unsupported_base",
         )
     rows = header.tensors["token_embd.weight"].rows
+    if head.weight.shape[0] > rows:
+        _cut_tables(model, head, rows)
     if head.weight.shape[0] != rows:
         raise RefusedError(
             f"The base has {head.weight.shape[0]:,} tokens, and the model's file {rows:,}.",
@@ -79,6 +81,23 @@ def load_dense_model(
     weight = frozen_weight(head.weight)
     shaped = output_head(header, weight, head.weight if all_trained else None)
     return LoadedModel(model.eval(), shaped, _adaptable(model, header))
+
+
+def _cut_tables(model: PreTrainedModel, head: nn.Linear, rows: int) -> None:
+    """Leave out rows of embedding and head that stand for no token: the file was made without.
+
+    Not by transformers' own way, which draws random numbers and so changes what LoRA begins with.
+    """
+    embedding: Any = model.get_input_embeddings()
+    tables = {id(table.weight): table.weight for table in (embedding, head)}
+    cut = {
+        number: nn.Parameter(weight.detach()[:rows].clone(), requires_grad=weight.requires_grad)
+        for number, weight in tables.items()
+    }
+    embedding.weight, head.weight = cut[id(embedding.weight)], cut[id(head.weight)]
+    embedding.num_embeddings = head.out_features = rows
+    if embedding.weight.requires_grad:  # they are saved; else PEFT would take them for learned
+        model.config.vocab_size = rows
 
 
 def frozen_weight(weight: Tensor) -> PackedWeight:

@@ -1,11 +1,14 @@
 """A quantised file with the full-precision base that it was made from, for tests of both."""
 
+import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
 from llamaforge.data.chat import EncodedRow
@@ -55,6 +58,21 @@ def make_pair(folder: Path, name: str = "llama", quantization: str = "Q8_0") -> 
         folder / "packed.gguf", bench.header, None, PROVENANCE, quantization=quantization
     )
     return Pair(base.path, read_header(packed.path), bench.layout)
+
+
+def with_spare_rows(pair: Pair, folder: Path, count: int = 8) -> Pair:
+    """Return the pair with a base whose tables have rows that stand for no token, as Gemma 3's."""
+    shutil.copytree(pair.folder, folder)
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    config = json.loads((folder / "config.json").read_text())
+    for name, value in tensors.items():
+        if name in {"model.embed_tokens.weight", "lm_head.weight"}:
+            tensors[name] = torch.cat([value, torch.randn(count, value.shape[1])])
+    save_file(tensors, file, metadata={"format": "pt"})
+    config["vocab_size"] += count
+    (folder / "config.json").write_text(json.dumps(config))
+    return replace(pair, folder=folder)
 
 
 class Session:

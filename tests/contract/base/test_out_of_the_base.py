@@ -26,7 +26,14 @@ from llamaforge.export.tuned_folder import write_tuned
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.worker.trained_base import load_trained_base
-from tests.contract.base.base_bench import ON_BASE, PROVENANCE, Pair, Session, make_pair
+from tests.contract.base.base_bench import (
+    ON_BASE,
+    PROVENANCE,
+    Pair,
+    Session,
+    make_pair,
+    with_spare_rows,
+)
 from tests.contract.engine.engine_bench import fidelity_rows
 from tests.contract.export.hub_bench import EXPORTED, IDS, TEMPLATE, answers, largest
 
@@ -103,6 +110,23 @@ def test_the_merged_file_answers_as_the_trained_model(name: str, way: str, tmp_p
     made = merged(pair, tuned(pair, session), tmp_path / "merged.gguf", "F32")
     assert largest(whole, served(made.path)) < 1e-5
     assert largest(whole, served(pair.header.path)) > 1e-3, "it must have learned something"
+
+
+@pytest.mark.parametrize(("name", "way"), [("gemma3", "lora"), ("llama", "full")])
+def test_rows_of_the_base_that_stand_for_no_token_are_left_out(
+    name: str, way: str, tmp_path: Path
+) -> None:
+    plain = make_pair(tmp_path, name, "F16")
+    longer = with_spare_rows(plain, tmp_path / "longer")
+    without, session = trained(plain, tmp_path / "a", way), trained(longer, tmp_path / "b", way)
+    assert session.losses == without.losses
+    whole = answers(session.model)
+    assert np.array_equal(whole, answers(without.model))
+    made = merged(longer, tuned(longer, session), tmp_path / "merged.gguf", "F32")
+    assert largest(whole, served(made.path)) < 1e-5
+    again = load_trained_base(longer.header, longer.resolved, session.settings, session.learned)
+    found = again.log_probabilities(IDS, range(len(IDS)), strength=1.0).astype(np.float64)
+    assert largest(whole, found) < 1e-6
 
 
 @pytest.mark.parametrize("way", ["lora", "rslora"])
