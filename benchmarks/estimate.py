@@ -30,7 +30,7 @@ from benchmarks.common import (
     model_file,
     table,
 )
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs.launcher import worker_environment
 from tools.random_models import Shape
 

@@ -33,7 +33,7 @@ from llamaforge.data.templates import choose_template
 from llamaforge.export.adapter import Factors, write_adapter
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.tokenizer import GgufTokenizer
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.batches import Batch, RowLoader
 from llamaforge.training.lora import attach_lora, factors, hidden_states, lora_layers
 from llamaforge.training.loss import log_probabilities

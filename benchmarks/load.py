@@ -49,7 +49,7 @@ def _ours(path: Path) -> dict[str, Any]:
 
     from llamaforge.gguf.header import read_header
     from llamaforge.gguf.tokenizer import GgufTokenizer
-    from llamaforge.recipe.spec import TrainingSettings
+    from llamaforge.recipe.training_settings import TrainingSettings
     from llamaforge.training.lora import attach_lora
     from llamaforge.training.model import load_packed_model
     from llamaforge.training.objective import token_loss

@@ -29,7 +29,7 @@ from benchmarks.common import peak_bytes
 from llamaforge.data.chat import EncodedRow
 from llamaforge.gguf.header import read_header
 from llamaforge.gguf.types import TensorType
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.lora import attach_lora
 from llamaforge.training.model import PackedModel, load_packed_model

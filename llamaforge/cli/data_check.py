@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     """
     from llamaforge.data.sources import parse_source
     from llamaforge.recipe.check_request import CheckRequest
-    from llamaforge.recipe.spec import DataChoice, parse
+    from llamaforge.recipe.documents import parse
+    from llamaforge.recipe.spec import DataChoice
     from llamaforge.runs.data_checks import check
 
     data = parse(

@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         if arguments.json:
             print_json(spec.model_dump(mode="json"))
         else:
-            from llamaforge.recipe.spec import to_yaml
+            from llamaforge.recipe.documents import to_yaml
 
             print_text(to_yaml(spec).rstrip("\n"))
         return ExitCode.DONE
@@ -244,7 +244,7 @@ def _lay_data(data: dict[str, Any], given: list[str] | None) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    from llamaforge.recipe.spec import load_yaml
+    from llamaforge.recipe.documents import load_yaml
 
     path = path.expanduser().absolute()
     body = load_yaml(path)

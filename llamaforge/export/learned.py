@@ -15,7 +15,7 @@ from llamaforge.export.dense import Change, DenseWeights
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.names import column_order, gguf_namer
 from llamaforge.gguf.published import published_name
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 _PREFIX: Final = "base_model.model."

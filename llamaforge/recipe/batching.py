@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from llamaforge.recipe.spec import REFERENCE_METHODS, TrainingSettings
+from llamaforge.recipe.training_settings import REFERENCE_METHODS, TrainingSettings
 
 POOL_ROWS: Final = 256
 """Rows, at least, that are sorted by length together: less padding, and still shuffled."""

@@ -7,7 +7,7 @@ or worked out again: the gradient is the same, only time and memory differ.
 import math
 from dataclasses import asdict, dataclass, replace
 
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True)

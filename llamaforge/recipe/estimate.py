@@ -25,7 +25,8 @@ from llamaforge.recipe.batching import (
     steps_an_epoch,
 )
 from llamaforge.recipe.cut import Cut
-from llamaforge.recipe.spec import LaunchSettings, TrainingSettings
+from llamaforge.recipe.launch import LaunchSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 
 PROGRAM_BYTES: Final = 600_000_000
 """Python with torch, transformers and PEFT, and what their first products allocate."""

@@ -15,7 +15,9 @@ from llamaforge.gguf.header import Header
 from llamaforge.gguf.llama_files import is_translated
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import PROGRAM_BYTES, Estimator
-from llamaforge.recipe.spec import LaunchSettings, RunSpec, TrainingSettings
+from llamaforge.recipe.launch import LaunchSettings
+from llamaforge.recipe.spec import RunSpec
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.safe_text import safe_line
 from llamaforge.words import megabytes
 

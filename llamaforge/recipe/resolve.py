@@ -10,6 +10,7 @@ import yaml
 from llamaforge import __version__
 from llamaforge.errors import UsageError
 from llamaforge.hardware import cpu_has_fast_bfloat16
+from llamaforge.recipe.documents import parse
 from llamaforge.recipe.spec import (
     DataChoice,
     FurtherPart,
@@ -19,10 +20,9 @@ from llamaforge.recipe.spec import (
     ResolvedModel,
     RunSpec,
     StartAdapter,
-    TrainingSettings,
-    parse,
 )
 from llamaforge.recipe.spelling import meant_by_flag, model_in
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.safe_text import safe_line
 
 DEFAULT_MAX_LENGTH: Final = 2048

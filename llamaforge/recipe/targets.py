@@ -3,8 +3,8 @@
 from llamaforge.errors import UsageError
 from llamaforge.gguf.header import Header
 from llamaforge.gguf.names import layer_names
-from llamaforge.recipe.spec import TrainingSettings
 from llamaforge.recipe.spelling import nearest
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.safe_text import safe_line
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llamaforge.recipe.batching import planned_steps
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.words import plural
 
 

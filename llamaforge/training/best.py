@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from llamaforge.files import commit, sync_folder, write_json
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.checkpoints import damage_of
 
 _FOLDER: Final = "best"

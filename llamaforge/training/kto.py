@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llamaforge.data.chat import EncodedRow
 from llamaforge.recipe.batching import asks_beforehand
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.batches import Loader
 from llamaforge.training.labelled import (
     LabelledBatch,

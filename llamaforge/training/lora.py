@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llamaforge.errors import UsageError
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.model import LoadedModel
 from llamaforge.training.packed import PackedLinear
 from llamaforge.training.packed_lora import PackedLora

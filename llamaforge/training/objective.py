@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llamaforge.data.chat import EncodedRow
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.batches import Loader, RowLoader, collate
 from llamaforge.training.lora import Trainable, compute_type, hidden_states
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses, trained_positions

@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from llamaforge.recipe.batching import asks_beforehand
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.batches import Loader
 from llamaforge.training.lora import Trainable, compute_type
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from llamaforge.errors import LlamaForgeError
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.arguments import training_arguments, warmup_note
 from llamaforge.training.batches import Loader

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from llamaforge import hardware
 from llamaforge.recipe.batching import PAD_MULTIPLE, padded
 from llamaforge.recipe.estimate import Estimator, Trial
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.heap import peak_bytes, release_memory, reset_peak
 from llamaforge.training.lora import compute_type
 from llamaforge.training.loss import IGNORED_LABEL, OutputHead, token_losses

@@ -37,7 +37,12 @@ from llamaforge.recipe.preflight import (
     needs_of,
 )
 from llamaforge.recipe.resolve import ModelFacts, resolve
-from llamaforge.recipe.spec import FurtherPart, Recipe, ResolvedBase, RunSpec
+from llamaforge.recipe.spec import (
+    FurtherPart,
+    Recipe,
+    ResolvedBase,
+    RunSpec,
+)
 from llamaforge.recipe.targets import check_targets
 from llamaforge.recipe.template import check_template
 from llamaforge.runs.directory import RunDirectory, check_free, check_run_name, create_run

@@ -7,7 +7,8 @@ from pathlib import Path
 from llamaforge.errors import InvalidFileError, NotFoundError, RefusedError
 from llamaforge.files import commit, sha256_of
 from llamaforge.recipe.resolve import ModelFacts
-from llamaforge.recipe.spec import RunSpec, StartAdapter, TrainingSettings
+from llamaforge.recipe.spec import RunSpec, StartAdapter
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs.base_digests import check_same_base, digest_of_link, read_digests
 from llamaforge.runs.directory import RunDirectory, open_run
 from llamaforge.safe_text import safe_line

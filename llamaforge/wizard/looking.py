@@ -11,7 +11,8 @@ from typing import Any, Final
 from llamaforge.data.mapping import Mapping as Columns
 from llamaforge.errors import LlamaForgeError
 from llamaforge.recipe.check_request import CheckRequest
-from llamaforge.recipe.spec import DataChoice, parse
+from llamaforge.recipe.documents import parse
+from llamaforge.recipe.spec import DataChoice
 from llamaforge.runs.data_checks import check
 from llamaforge.wizard.bases import about, base_facts
 from llamaforge.wizard.columns import column_facts

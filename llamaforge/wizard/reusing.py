@@ -8,16 +8,16 @@ from pydantic import BaseModel
 
 from llamaforge.data import library
 from llamaforge.errors import LlamaForgeError
+from llamaforge.recipe.launch import LaunchSettings
 from llamaforge.recipe.resolve import OF_ADAPTER
 from llamaforge.recipe.spec import (
     DataChoice,
     EvaluationSettings,
-    LaunchSettings,
     Phase,
     PublishChoice,
     RunSpec,
-    TrainingSettings,
 )
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs.directory import open_run
 from llamaforge.wizard.draft import Draft
 

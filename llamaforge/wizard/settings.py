@@ -8,14 +8,14 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from llamaforge.recipe.launch import LaunchSettings
 from llamaforge.recipe.spec import (
     DataChoice,
     EvaluationSettings,
-    LaunchSettings,
     PublishChoice,
     Recipe,
-    TrainingSettings,
 )
+from llamaforge.recipe.training_settings import TrainingSettings
 
 Cost = Literal["more", "less", "same"]
 """What a larger value, or switching it on, does."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from llamaforge.errors import InvalidFileError, NotFoundError, RefusedError
 from llamaforge.files import sha256_of
 from llamaforge.gguf.header import Header
-from llamaforge.recipe.spec import ResolvedBase, RunSpec, TrainingSettings
+from llamaforge.recipe.spec import ResolvedBase, RunSpec
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.runs.base_digests import (
     check_same_base,

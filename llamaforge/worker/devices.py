@@ -1,7 +1,7 @@
 """The device that a run computes on."""
 
 from llamaforge.errors import RefusedError
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 
 
 def require_device(settings: TrainingSettings) -> None:

@@ -15,8 +15,10 @@ from llamaforge.recipe.batching import planned_steps
 from llamaforge.recipe.cut import Cut
 from llamaforge.recipe.estimate import Estimator, RowSizes
 from llamaforge.recipe.fit import Fit, fitted
+from llamaforge.recipe.launch import LaunchSettings
 from llamaforge.recipe.preflight import held_bytes, least_memory, trained_parameters
-from llamaforge.recipe.spec import LaunchSettings, RunSpec, TrainingSettings
+from llamaforge.recipe.spec import RunSpec
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.words import size_words
 

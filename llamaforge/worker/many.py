@@ -23,7 +23,8 @@ import psutil
 from llamaforge.errors import ExitCode, LlamaForgeError, RefusedError
 from llamaforge.files import write_json
 from llamaforge.hardware import memory_kills
-from llamaforge.recipe.spec import LaunchSettings, RunSpec
+from llamaforge.recipe.launch import LaunchSettings
+from llamaforge.recipe.spec import RunSpec
 from llamaforge.runs import control, events
 from llamaforge.runs.directory import LIVE_STATES, RunDirectory, RunState
 from llamaforge.safe_text import safe_line

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from llamaforge.data.encoding import EncodedRecord
 from llamaforge.recipe.held_out import no_validation
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.worker.job import Job
 
 if TYPE_CHECKING:

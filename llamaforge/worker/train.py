@@ -9,7 +9,8 @@ from llamaforge.files import write_json
 from llamaforge.recipe.cut import Cut, smaller
 from llamaforge.recipe.estimate import RowSizes
 from llamaforge.recipe.preflight import held_bytes
-from llamaforge.recipe.spec import RunSpec, TrainingSettings
+from llamaforge.recipe.spec import RunSpec
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory
 from llamaforge.training import finished

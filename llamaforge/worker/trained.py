@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from llamaforge.errors import LlamaForgeError
 from llamaforge.export.adapter import Factors
 from llamaforge.gguf.header import Header
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.lora import ADAPTER_NAME, attach_lora, factors, hidden_states, lora_layers
 from llamaforge.training.loss import log_probabilities
 from llamaforge.training.model import PackedModel, load_packed_model

@@ -16,7 +16,8 @@ from llamaforge.errors import InvalidFileError
 from llamaforge.export.learned import ADAPTER_FILE
 from llamaforge.gguf.header import Header
 from llamaforge.hardware import available_memory_bytes
-from llamaforge.recipe.spec import ResolvedBase, TrainingSettings
+from llamaforge.recipe.spec import ResolvedBase
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.dense import load_dense_model
 from llamaforge.training.lora import (
     ADAPTER_NAME,

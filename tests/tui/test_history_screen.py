@@ -17,8 +17,8 @@ from llamaforge.recipe.spec import (
     PublishChoice,
     RunSpec,
     StartAdapter,
-    TrainingSettings,
 )
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunState
 from llamaforge.runs.removing import run_bytes

@@ -16,7 +16,8 @@ from llamaforge.export.layout import Layout
 from llamaforge.export.learned import ADAPTER_FILE
 from llamaforge.export.merged import Provenance, write_merged
 from llamaforge.gguf.header import Header, read_header
-from llamaforge.recipe.spec import ResolvedBase, TrainingSettings
+from llamaforge.recipe.spec import ResolvedBase
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.dense import load_dense_model
 from llamaforge.training.lora import attach_lora, compute_type

@@ -24,7 +24,7 @@ from llamaforge.export.learned import factors_over, read_learned, tuned_weights
 from llamaforge.export.merged import Merged, write_merged
 from llamaforge.export.tuned_folder import write_tuned
 from llamaforge.gguf.header import Header, read_header
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.worker.trained_base import load_trained_base
 from tests.contract.base.base_bench import (
     ON_BASE,

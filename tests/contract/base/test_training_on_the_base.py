@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from llamaforge.errors import LlamaForgeError, RefusedError
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training import dense
 from llamaforge.training.batches import RowLoader

@@ -12,7 +12,7 @@ from llamaforge.data.chat import EncodedRow
 from llamaforge.evaluation.fidelity import FidelityRow
 from llamaforge.export.adapter import Factors
 from llamaforge.gguf.header import Header, read_header
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.lora import attach_lora, factors, lora_layers
 from llamaforge.training.model import PackedModel, load_packed_model
 from llamaforge.training.packed import PackedEmbedding, PackedLinear

@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import PeftModel
 
 from llamaforge.gguf.header import Header
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.kto import LabelledPreference
 from llamaforge.training.labelled import LabelledLoader, LabelledRow

@@ -10,7 +10,7 @@ from transformers.integrations.neftune import activate_neftune
 
 from llamaforge.data.chat import EncodedRow
 from llamaforge.gguf.header import read_header
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training.batches import LengthBatches, collate
 from llamaforge.training.lora import attach_lora, hidden_states
 from llamaforge.training.loss import token_losses, trained_positions

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from llamaforge.data.chat import EncodedRow
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.lora import factors, lora_layers
 from llamaforge.training.pairs import EncodedPair, collate_pairs

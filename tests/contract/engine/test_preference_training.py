@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llamaforge.gguf.header import Header
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training import loss as chunked
 from llamaforge.training.lora import factors, lora_layers

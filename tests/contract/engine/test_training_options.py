@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llamaforge.data.chat import EncodedRow
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training.arguments import training_arguments
 from llamaforge.training.best import BestCheckpoint, best_checkpoint

@@ -14,7 +14,7 @@ from torch.nn import functional
 from llamaforge.data.chat import EncodedRow
 from llamaforge.errors import LlamaForgeError
 from llamaforge.gguf.header import Header, read_header
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.training import trainer as trainer_module
 from llamaforge.training.batches import LengthBatches, RowLoader, collate

@@ -17,7 +17,7 @@ from llamaforge.export.layout import Layout
 from llamaforge.export.peft_adapter import PeftSettings, write_peft
 from llamaforge.gguf.architectures import architecture_of
 from llamaforge.gguf.header import Header, read_header
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.worker.layout import model_layout
 from llamaforge.worker.trained import Trained
 from tests.contract.engine.engine_bench import SETTINGS, make_trained

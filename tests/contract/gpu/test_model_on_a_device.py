@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llamaforge.gguf.header import read_header
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.training import packed
 from llamaforge.training.lora import attach_lora, hidden_states
 from llamaforge.training.model import load_packed_model

@@ -22,8 +22,8 @@ from llamaforge.recipe.spec import (
     PublishChoice,
     ResolvedModel,
     RunSpec,
-    TrainingSettings,
 )
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs.directory import RunDirectory, create_run
 from llamaforge.runs.lock import RunLock
 from llamaforge.worker import publication

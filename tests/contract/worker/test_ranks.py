@@ -18,8 +18,8 @@ from llamaforge import paths
 from llamaforge.catalog.store import Store
 from llamaforge.errors import ExitCode, LlamaForgeError
 from llamaforge.hardware import process_start
+from llamaforge.recipe.launch import LaunchSettings
 from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
-from llamaforge.recipe.spec import LaunchSettings
 from llamaforge.runs import control, events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, create_run
 from llamaforge.runs.tail import EventTail

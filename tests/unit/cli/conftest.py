@@ -17,8 +17,8 @@ from llamaforge.recipe.spec import (
     PublishChoice,
     ResolvedModel,
     RunSpec,
-    TrainingSettings,
 )
+from llamaforge.recipe.training_settings import TrainingSettings
 from llamaforge.runs import events
 from llamaforge.runs.directory import RunDirectory, RunState, Status, create_run
 

@@ -9,6 +9,7 @@ from llamaforge.catalog.store import Store
 from llamaforge.errors import RefusedError
 from llamaforge.gguf.header import Header, read_header
 from llamaforge.gguf.model_file import read_model
+from llamaforge.recipe.launch import LaunchSettings
 from llamaforge.recipe.preflight import (
     Needs,
     adapter_parameters,
@@ -20,14 +21,13 @@ from llamaforge.recipe.preflight import (
 from llamaforge.recipe.resolve import ModelFacts, resolve
 from llamaforge.recipe.spec import (
     DataChoice,
-    LaunchSettings,
     ModelChoice,
     Phase,
     PublishChoice,
     Recipe,
     RunSpec,
-    TrainingSettings,
 )
+from llamaforge.recipe.training_settings import TrainingSettings
 from tools.ollama_models import write_ollama_model
 from tools.random_models import Vocabulary
 

@@ -15,7 +15,8 @@ from llamaforge.recipe.estimate import (
     Seconds,
     Trial,
 )
-from llamaforge.recipe.spec import LaunchSettings, TrainingSettings
+from llamaforge.recipe.launch import LaunchSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from tools.random_models import Shape, Vocabulary, write_random_model
 
 SETTINGS = TrainingSettings(

@@ -16,7 +16,7 @@ from llamaforge.recipe.fit import (
     largest_length,
     usable_bytes,
 )
-from llamaforge.recipe.spec import TrainingSettings
+from llamaforge.recipe.training_settings import TrainingSettings
 from tools.random_models import Shape, Vocabulary, write_random_model
 
 SETTINGS = TrainingSettings(

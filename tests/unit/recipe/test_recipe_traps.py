@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from llamaforge.errors import UsageError
+from llamaforge.recipe.documents import load_yaml, parse
 from llamaforge.recipe.resolve import with_settings
-from llamaforge.recipe.spec import Recipe, load_yaml, parse
+from llamaforge.recipe.spec import Recipe
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, "when: 2024-13-45", "a: [", "\x00", "!!python/x []"])

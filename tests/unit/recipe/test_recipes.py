@@ -8,8 +8,14 @@ import pytest
 
 from llamaforge.errors import UsageError
 from llamaforge.export.mix import FILE_TYPES
+from llamaforge.recipe.documents import parse, to_yaml
 from llamaforge.recipe.resolve import ModelFacts, resolve, with_settings
-from llamaforge.recipe.spec import Quantization, Recipe, ResolvedBase, RunSpec, parse, to_yaml
+from llamaforge.recipe.spec import (
+    Quantization,
+    Recipe,
+    ResolvedBase,
+    RunSpec,
+)
 
 FACTS = ModelFacts(
     store=Path("/store"),
