@@ -169,6 +169,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _l("interface", "The network device that the machines see each other through."),
     _l("fsdp", "Divides the frozen layers of the full-precision base among the processes.",
        memory="less", time="more"),
+    _l("launcher", "What starts the processes: torch's launcher, or accelerate's on one machine."),
     _l("max_restarts", "How often all processes begin again after one has failed.", "times"),
     _p("quantization", "The type of a merged file; empty keeps that of your model.",
        memory="same"),
